@@ -1,0 +1,82 @@
+"""Progress of a transfer: guided step, inner step, loss and time left."""
+
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fastvmt_pl.motion_transfer import MotionTransfer
+
+
+class TransferProgress(ProgressBar):
+    """One bar over the guided steps, by inner steps, with the last loss; where there is no terminal, a line a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True)
+        self.progress: Progress | None = None
+        self.loss = float("nan")
+
+    def disable(self) -> None:
+        """Show nothing, as Lightning asks of processes other than the first."""
+        self.console.quiet = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar where the run stands."""
+        assert isinstance(pl_module, MotionTransfer)
+        if self.console.is_terminal:
+            columns = [
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            ]
+            self.progress = Progress(*columns, console=self.console)
+            total = pl_module.num_guided_steps * pl_module.num_inner_steps
+            self.task = self.progress.add_task("guided", total=total, completed=self._done(pl_module))
+            self.progress.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Move the bar."""
+        assert isinstance(pl_module, MotionTransfer)
+        if pl_module.cached_gradient is None:
+            self.loss = float(trainer.callback_metrics.get("loss", self.loss))
+        where = f"guided step {pl_module.step + 1}/{pl_module.num_guided_steps}"
+        inner = f"inner step {pl_module.inner_step}/{pl_module.num_inner_steps}"
+        if self.progress is not None:
+            self.progress.update(
+                self.task, completed=self._done(pl_module), description=f"{where} {inner} loss {self.loss:.4g}"
+            )
+        elif pl_module.inner_step == pl_module.num_inner_steps:
+            self.console.print(f"{where} loss {self.loss:.4g}", highlight=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar, and say what follows."""
+        assert isinstance(pl_module, MotionTransfer)
+        self._close()
+        rest = pl_module.num_steps - pl_module.num_guided_steps
+        also = f" and the unguided baseline of {pl_module.num_steps} steps" if pl_module.baseline else ""
+        self.console.print(f"denoising the last {rest} steps{also}", highlight=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal usable."""
+        self._close()
+
+    def _close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    @staticmethod
+    def _done(module: MotionTransfer) -> int:
+        return module.step * module.num_inner_steps + module.inner_step

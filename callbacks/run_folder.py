@@ -1,0 +1,125 @@
+"""Write what a transfer made: videos, flow pictures and measures."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from fastvmt_pl.motion import MotionSettings, MotionTarget
+from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
+from fastvmt_pl.sampling import add_noise, job_noise
+from fastvmt_pl.video import enlarge, flow_picture, side_by_side, write_picture, write_video, written_whole
+
+from .gradient_cache import GradientCache
+
+MEASURED_TIMESTEP = 100.0
+"""Noise level times 1000 at which the motion of finished videos is measured: low, where attention tracks best."""
+
+
+class RunFolder(Callback):
+    """Writes a transfer's results to a folder when it is done, ``metrics.json`` last.
+
+    Of one job: ``output.mp4``, ``baseline.mp4``, ``comparison.mp4`` (reference, baseline and output side by side),
+    ``flow_reference.png`` and ``flow_output.png``. Of several: a sub-folder ``000``, ``001`` and so on for each.
+
+    Args:
+        folder: Where to write.
+
+    Raises:
+        ValueError: If the folder holds a finished run.
+
+    Example:
+        .. code-block:: yaml
+
+            trainer:
+              callbacks:
+                - class_path: fastvmt_pl.callbacks.RunFolder
+                  init_args:
+                    folder: runs/my-run
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._refuse_finished()
+        self.begun = time.perf_counter()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a folder that another run has finished in since."""
+        self._refuse_finished()
+
+    def _refuse_finished(self) -> None:
+        if (self.folder / "metrics.json").exists():
+            raise ValueError(f"{self.folder} holds a finished run; choose another output folder, or delete this one")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write everything, once the module has its result."""
+        assert isinstance(pl_module, MotionTransfer)
+        result, data = pl_module.result, trainer.datamodule
+        if result is None:
+            return
+        reference = to_frames(torch.cat([clip.to_video(data.size) for clip in data.clips]))
+        settings = data.motion
+        reference_flow = self._flow(pl_module, data.jobs.reference, settings)
+        output_flow = self._flow(pl_module, result.latents, settings)
+        baseline_flow = None if result.baseline is None else self._flow(pl_module, pl_module.baseline_latents, settings)
+        jobs = []
+        for number, prompt in enumerate(data.jobs.prompts):
+            folder = self.folder if len(data.jobs.prompts) == 1 else self.folder / f"{number:03d}"
+            videos = {"reference": reference[number], "output": result.frames[number]}
+            if result.baseline is not None:
+                videos = {
+                    "reference": reference[number],
+                    "baseline": result.baseline[number],
+                    "output": result.frames[number],
+                }
+            for name in videos.keys() - {"reference"}:
+                write_video(folder / f"{name}.mp4", enlarge(videos[name]), data.clips[number].fps)
+            write_video(folder / "comparison.mp4", enlarge(side_by_side(list(videos.values()))), data.clips[number].fps)
+            self._write_flow(folder / "flow_reference.png", reference_flow, number, reference[number])
+            self._write_flow(folder / "flow_output.png", output_flow, number, result.frames[number])
+            job = {
+                "prompt": prompt,
+                "seed": data.jobs.seeds[number],
+                "clip": data.clips[number].name,
+                "flow_error": _flow_error(output_flow.flow[number], reference_flow.flow[number]),
+            }
+            if baseline_flow is not None:
+                job["baseline_flow_error"] = _flow_error(baseline_flow.flow[number], reference_flow.flow[number])
+            jobs.append(job)
+        caches = [callback for callback in trainer.callbacks if isinstance(callback, GradientCache)]
+        metrics = {
+            "jobs": jobs,
+            "gradients_computed": caches[0].num_computed
+            if caches
+            else pl_module.num_guided_steps * pl_module.num_inner_steps,
+            "gradients_reused": caches[0].num_reused if caches else 0,
+            "seconds": round(time.perf_counter() - self.begun, 2),
+        }
+        with written_whole(self.folder / "metrics.json") as path:
+            path.write_text(json.dumps(metrics, indent=2) + "\n")
+
+    @torch.no_grad()
+    def _flow(self, module: MotionTransfer, latents: Tensor, settings: MotionSettings) -> MotionTarget:
+        """Measure the motion of finished videos, all noised alike, under the null prompt."""
+        backbone, latents = module.backbone, latents.to(module.backbone.device)
+        noise = job_noise(tuple(latents.shape[1:]), [0]).to(latents.device)
+        noisy = add_noise(latents, noise, MEASURED_TIMESTEP / 1000)
+        text = backbone.embed_prompts([""]).expand(len(latents), -1, -1)
+        query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)
+        return MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu")
+
+    @staticmethod
+    def _write_flow(path: Path, measured: MotionTarget, number: int, frames: Tensor) -> None:
+        """Picture the flow from each latent frame to the next."""
+        pairs = measured.pairs
+        adjacent = pairs.second == pairs.first + 1
+        shown = (pairs.first[adjacent] * (len(frames) - 1)) // (measured.num_frames - 1)
+        write_picture(path, flow_picture(measured.flow[number, adjacent], frames[shown], measured.grid))
+
+
+def _flow_error(flow: Tensor, reference: Tensor) -> float:
+    """Return the mean end-point error of a flow in token cells."""
+    return round(float((flow - reference).norm(dim=-1).mean()), 4)

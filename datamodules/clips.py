@@ -1,0 +1,156 @@
+"""Read reference clips: which frames, decoded by what, cropped and resized to which geometry."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+try:
+    import decord
+except ImportError:  # no wheel for this platform, see pyproject.toml
+    decord = None
+
+
+class ClipError(ValueError):
+    """A clip cannot be used; the message says why and what to change."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A reference clip that has been read.
+
+    Attributes:
+        frames: Its pictures, 0 to 255.
+        fps: Frames a second of these frames, so that a video of as many frames keeps the clip's pace.
+        name: Where it comes from.
+    """
+
+    frames: UInt8[Tensor, "frames height width 3"]
+    fps: float
+    name: str
+
+    def to_video(self, size: tuple[int, int]) -> Float[Tensor, "1 3 frames height width"]:
+        """Crop the middle to the size's shape, resize with anti-aliasing, and scale to -1 to 1."""
+        height, width = size
+        old_height, old_width = self.frames.shape[1:3]
+        scale = min(old_height / height, old_width / width)
+        crop_height, crop_width = round(height * scale), round(width * scale)
+        top, left = (old_height - crop_height) // 2, (old_width - crop_width) // 2
+        middle = self.frames[:, top : top + crop_height, left : left + crop_width]
+        pictures = rearrange(middle, "frames height width rgb -> frames rgb height width").float() / 127.5 - 1
+        if pictures.shape[-2:] != size:
+            pictures = interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False)
+        return rearrange(pictures.clamp(-1, 1), "frames rgb height width -> 1 rgb frames height width")
+
+
+def read_clip(
+    path: str | Path, num_frames: int, *, start: float = 0.0, end: float | None = None, stride: int | None = None
+) -> Clip:
+    """Read frames of a video file, by decord, or by PyAV where decord cannot.
+
+    Args:
+        path: A video file of any format that FFmpeg reads.
+        num_frames: How many frames to read.
+        start: Start of the interval in seconds.
+        end: End of the interval in seconds; ``None`` is the end of the file.
+        stride: Take every stride-th frame from the start; ``None`` spreads the frames evenly over the interval.
+
+    Raises:
+        ClipError: If the file is not a whole video, or the interval has too few frames.
+    """
+    path = check_file(path)
+    reader = _Reader(path)
+    first = round(start * reader.fps)
+    last = reader.num_frames if end is None else min(reader.num_frames, round(end * reader.fps))
+    indices = _choose(path, num_frames, first, last, stride)
+    frames = reader.read(indices)
+    seconds = (indices[-1] - indices[0]) / reader.fps
+    return Clip(frames, (num_frames - 1) / seconds if num_frames > 1 else reader.fps, str(path))
+
+
+def check_file(path: str | Path) -> Path:
+    """Return the path of what may be a video file.
+
+    Raises:
+        ClipError: If it is no file, or an empty one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ClipError(f"clip {path} does not exist; check the path")
+    if not path.is_file():
+        raise ClipError(f"clip {path} is a folder; give a video file")
+    if path.stat().st_size == 0:
+        raise ClipError(f"clip {path} is empty; was its download or copy cut short?")
+    return path
+
+
+def _choose(path: Path, num_frames: int, first: int, last: int, stride: int | None) -> list[int]:
+    """Return the numbers of the frames to read."""
+    if stride is not None and stride < 1:
+        raise ClipError(f"stride is {stride}; use 1 or more, or leave it out to spread the frames evenly")
+    available = max(0, last - first) if stride is None else len(range(first, last, stride))
+    if first < 0 or available < num_frames:
+        fits = (available - 1) // 4 * 4 + 1
+        change = f"use --num-frames {fits}" if fits >= 5 else "use a longer clip"
+        raise ClipError(
+            f"clip {path} has {available} frames in the chosen interval{'' if stride is None else f' at stride {stride}'}"
+            f" but {num_frames} were asked for; {change}, or a longer interval or a smaller stride"
+        )
+    if stride is not None:
+        return list(range(first, last, stride))[:num_frames]
+    return np.linspace(first, last - 1, num_frames).round().astype(int).tolist()
+
+
+class _Reader:
+    """A video file open in decord, or read whole by PyAV where decord is missing or fails."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.decoded: np.ndarray | None = None
+        try:
+            if decord is None:
+                raise RuntimeError("decord is not installed")
+            self.reader = decord.VideoReader(str(path), num_threads=2)
+            self.num_frames, self.fps = len(self.reader), float(self.reader.get_avg_fps())
+        except RuntimeError:  # decord's own errors are RuntimeErrors or DECORDErrors
+            self._read_with_pyav()
+        except _DECORD_ERROR:
+            self._read_with_pyav()
+        if not self.fps > 0:
+            raise ClipError(f"clip {path} states no frame rate; convert it to mp4 first")
+
+    def read(self, indices: list[int]) -> UInt8[Tensor, "frames height width 3"]:
+        if self.decoded is None:
+            try:
+                return torch.from_numpy(self.reader.get_batch(indices).asnumpy())
+            except _DECORD_ERROR:
+                self._read_with_pyav()
+        assert self.decoded is not None
+        return torch.from_numpy(self.decoded[indices])
+
+    def _read_with_pyav(self) -> None:
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise ClipError(f"clip {self.path} has no video stream; give a video file")
+                stream = container.streams.video[0]
+                pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+                declared, self.fps = stream.frames, float(stream.average_rate or 0)
+        except (av.FFmpegError, ValueError) as error:
+            if isinstance(error, ClipError):
+                raise
+            raise ClipError(f"clip {self.path} cannot be decoded ({error}); is it a whole video file?") from error
+        if not pictures or len(pictures) < declared:
+            raise ClipError(
+                f"clip {self.path} ends after {len(pictures)} of {declared} frames; it was cut short, get it again"
+            )
+        self.decoded, self.num_frames = np.stack(pictures), len(pictures)
+
+
+_DECORD_ERROR: type[Exception] = RuntimeError if decord is None else decord.DECORDError

@@ -1,0 +1,247 @@
+"""The datamodule of motion transfer: reads clips, encodes them and extracts their motion, once."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.jobs import TransferJobs
+from fastvmt_pl.motion import MotionSettings, MotionTarget
+from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.sampling import add_noise, job_noise
+
+from .clips import Clip, ClipError, check_file, read_clip
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "fastvmt_pl" / "motion"
+CACHE_VERSION = 1
+"""Part of every key: raised when what is stored changes its meaning."""
+
+
+class InnerSteps(Dataset[MotionTarget]):
+    """The batches of an epoch: the target of the guided step that the module is at, once an inner step."""
+
+    def __init__(self, module: MotionTransfer, targets: list[MotionTarget]) -> None:
+        self.module, self.targets = module, targets
+
+    def __len__(self) -> int:
+        return self.module.num_inner_steps
+
+    def __getitem__(self, index: int) -> MotionTarget:
+        return self.targets[min(self.module.step, len(self.targets) - 1)]
+
+
+class MotionDataModule(LightningDataModule):
+    """Jobs of motion transfer: one clip for all prompts, or a clip for each.
+
+    Motion is extracted from the trainer's module's backbone for all guided steps and kept on disk under a hash of the
+    clip's content, the backbone and the settings, so that new prompts and seeds skip it.
+
+    Args:
+        clips: Video files, or clips that have been read: one for all prompts, or one for each.
+        prompts: What each job is to show.
+        seed: Seed of the first job's noise; each further job adds 1.
+        num_frames: Frames to read of each clip and to make, by the backbone's rule (Wan: 4 n + 1).
+        size: Height and width in pixels, by the backbone's rule (Wan: multiples of 16).
+        start: Start of the interval of each clip in seconds.
+        end: End of the interval in seconds; ``None`` is the end of the clip.
+        stride: Take every stride-th frame; ``None`` spreads the frames evenly over the interval.
+        motion: How motion is read from the backbone.
+        reference_timestep: Noise level times 1000 at which the reference is read; ``None`` is the sample's own.
+        reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
+            seed, or with each job's own, as the paper does.
+        extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
+        cache_dir: Folder of extracted motion; ``None`` is the user's cache folder.
+
+    Raises:
+        ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
+        ClipError: If a clip cannot be used.
+    """
+
+    jobs: TransferJobs
+    """What the module is to do; there after ``setup``."""
+    clips: list[Clip]
+    """The clips that were read, one a job; there after ``setup``."""
+
+    def __init__(
+        self,
+        clips: Sequence[str | Path | Clip],
+        prompts: Sequence[str],
+        seed: int = 0,
+        num_frames: int = 81,
+        size: tuple[int, int] = (480, 832),
+        start: float = 0.0,
+        end: float | None = None,
+        stride: int | None = None,
+        motion: MotionSettings = MotionSettings(),
+        reference_timestep: float | None = None,
+        reference_noise: Literal["shared", "job"] = "shared",
+        extraction_batch: int = 1,
+        cache_dir: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if len(clips) not in (1, len(prompts)) or not prompts:
+            raise ValueError(f"{len(clips)} clips for {len(prompts)} prompts; give one clip, or a clip for each prompt")
+        for number, prompt in enumerate(prompts):
+            if not prompt.strip():
+                raise ValueError(f"prompt {number + 1} is empty; say what the video is to show")
+        if start < 0 or (end is not None and end <= start):
+            raise ValueError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
+        if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
+            raise ValueError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
+        if extraction_batch < 1:
+            raise ValueError(f"extraction_batch is {extraction_batch}; use at least 1")
+        for clip in clips:
+            if not isinstance(clip, Clip):
+                check_file(clip)
+        self.sources, self.prompts, self.seed = list(clips), tuple(prompts), seed
+        self.num_frames, self.size = num_frames, size
+        self.start, self.end, self.stride = start, end, stride
+        self.motion, self.reference_timestep = motion, reference_timestep
+        self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
+        self.cache_dir = CACHE if cache_dir is None else Path(cache_dir)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second at which the result keeps the first clip's pace."""
+        return self.clips[0].fps
+
+    def read_clips(self, backbone: Backbone) -> list[Clip]:
+        """Check the settings against a backbone, without its weights, and read the clips, once.
+
+        Raises:
+            ValueError: If the backbone does not have the geometry or the block.
+            ClipError: If a clip cannot be used.
+        """
+        backbone.check_geometry(self.num_frames, *self.size)
+        backbone.check_block(self.motion.block)
+        self.sources = [self._read(source) for source in self.sources]
+        return self.sources
+
+    def setup(self, stage: str) -> None:
+        """Read the clips and get their latents and motion, from the cache or from the backbone."""
+        module: MotionTransfer = self.trainer.lightning_module
+        backbone = module.backbone
+        read = self.read_clips(backbone)
+        backbone.to(self.trainer.strategy.root_device)
+        backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
+        seeds = [self.seed + number for number in range(len(self.prompts))]
+        self.clips = read if len(read) == len(seeds) else read * len(seeds)
+        shared = len(read) == 1 and self.reference_noise == "shared"
+        found = [
+            self._extract(clip, module, seed)
+            for clip, seed in zip(self.clips[: 1 if shared else None], seeds, strict=False)
+        ]
+        reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
+        self.jobs = TransferJobs(self.prompts, tuple(seeds), reference, self.num_frames, *self.size)
+        self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the inner steps of one guided step."""
+        return DataLoader(InnerSteps(self.trainer.lightning_module, self.targets), batch_size=None)
+
+    def _read(self, source: str | Path | Clip) -> Clip:
+        if not isinstance(source, Clip):
+            return read_clip(source, self.num_frames, start=self.start, end=self.end, stride=self.stride)
+        if len(source.frames) != self.num_frames:
+            raise ClipError(f"clip {source.name} has {len(source.frames)} frames; set num_frames to as many")
+        return source
+
+    def _extract(self, clip: Clip, module: MotionTransfer, seed: int) -> tuple[Tensor, list[MotionTarget]]:
+        """Return a clip's latents and its target for each guided step."""
+        video = clip.to_video(self.size)
+        sigmas = module.sigmas[: module.num_guided_steps]
+        if self.reference_timestep is not None:
+            sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
+        noise_seed = 0 if self.reference_noise == "shared" else seed
+        key = self._key(video, module, sigmas, noise_seed)
+        path = self.cache_dir / f"{key}.safetensors"
+        stored = _load(path)
+        if stored is None:
+            latents = module.backbone.encode(video)
+            flow, centres = self._measure(latents, module, sigmas, noise_seed)
+            stored = {"latents": latents.cpu(), "flow": flow.cpu(), "centres": centres.cpu()}
+            _store(stored, path)
+            rank_zero_info(f"extracted the motion of {clip.name} for {len(sigmas)} guided steps")
+        else:
+            rank_zero_info(f"found the motion of {clip.name} in {path}; nothing was extracted")
+        latents = stored["latents"]
+        grid, num_frames = module.backbone.token_grid(latents), latents.shape[2]
+        targets = [
+            MotionTarget(flow[None], centres[None], grid, num_frames, self.motion)
+            for flow, centres in zip(stored["flow"], stored["centres"], strict=True)
+        ]
+        return latents, targets
+
+    @torch.no_grad()
+    def _measure(
+        self, latents: Tensor, module: MotionTransfer, sigmas: Float[Tensor, "steps"], noise_seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the flow and the window centres of a clip at each noise level; equal levels are measured once."""
+        if not len(sigmas):
+            return torch.empty(0), torch.empty(0)
+        backbone = module.backbone
+        noise = job_noise(tuple(latents.shape[1:]), [noise_seed]).to(latents.device)
+        null, grid = backbone.embed_prompts([""]), backbone.token_grid(latents)
+        levels, which = sigmas.unique(return_inverse=True)
+        parts = []
+        for some in levels.split(self.extraction_batch):
+            clean, own_noise = (x.expand(len(some), -1, -1, -1, -1) for x in (latents, noise))
+            query, key = backbone.query_key(
+                add_noise(clean, own_noise, some.view(-1, 1, 1, 1, 1).to(latents.device)),
+                1000 * some,
+                null.expand(len(some), -1, -1),
+                self.motion.block,
+                rotary=self.motion.rotary,
+            )
+            parts.append(MotionTarget.extract(query, key, grid, self.motion))
+        whole = MotionTarget.stack(parts)
+        which = which.to(whole.flow.device)
+        return whole.flow[which], whole.centres[which]
+
+    def _key(self, video: Tensor, module: MotionTransfer, sigmas: Tensor, noise_seed: int) -> str:
+        """Return the hash of everything that the stored tensors depend on."""
+        settings = {
+            "version": CACHE_VERSION,
+            "backbone": module.backbone.fingerprint,
+            "motion": asdict(self.motion),
+            "sigmas": sigmas.tolist(),
+            "noise_seed": noise_seed,
+            "shape": list(video.shape),
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(video.numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+
+def _load(path: Path) -> dict[str, Tensor] | None:
+    """Return what is stored, or nothing if it is not there or damaged."""
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        rank_zero_warn(f"{path} is damaged ({error}); extracting again")
+        return None
+
+
+def _store(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors so that the file is either whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        temporary = Path(folder) / path.name
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        os.replace(temporary, path)

@@ -1,0 +1,7 @@
+"""``python -m fastvmt_pl`` is ``fastvmt``."""
+
+import sys
+
+from fastvmt_pl.cli import main
+
+sys.exit(main())

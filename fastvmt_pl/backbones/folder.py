@@ -1,0 +1,76 @@
+"""Find a model's folder and check it before any weights are read."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+BUNDLED = {"wan-tiny": Path(__file__).parent / "wan_tiny"}
+"""Models that ship with this package."""
+SAFE_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.md")
+"""What is fetched from a hub: no pickle and no code."""
+
+
+def resolve_model(model: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a bundled model, a local diffusers folder, or a hub id (fetched if need be).
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if str(model) in BUNDLED:
+        return BUNDLED[str(model)]
+    folder = Path(model).expanduser()
+    if str(model) and folder.is_dir():
+        return folder
+    known = f"use {', '.join(BUNDLED)}, a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        raise ValueError(f"model {str(model)!r} is not known; {known}")
+    try:
+        return Path(snapshot_download(str(model), revision=revision, allow_patterns=list(SAFE_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"model {str(model)!r} is no local folder and cannot be had from the hub ({reason}); {known}"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a model folder.
+
+    Raises:
+        ValueError: If it is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); is {path.parent} a whole diffusers folder?") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; is {path.parent} a whole diffusers folder?")
+    return content
+
+
+def check_folder(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
+    """Check that a folder holds a pipeline of these classes with safetensors weights.
+
+    Args:
+        folder: A diffusers folder.
+        pipeline: Class name that ``model_index.json`` has to give.
+        classes: Class name of each component that has weights.
+
+    Raises:
+        ValueError: If anything is missing or of another class, naming it.
+    """
+    index = read_json(folder / "model_index.json")
+    if index.get("_class_name") != pipeline:
+        raise ValueError(
+            f"{folder} holds a {index.get('_class_name')}; only {pipeline} (Wan text to video) is supported"
+        )
+    for name, class_name in classes.items():
+        found = (index.get(name) or [None, None])[1]
+        if found != class_name:
+            raise ValueError(f"{folder} has a {name} of class {found}; only {class_name} is supported")
+        if not any((folder / name).glob("*.safetensors")):
+            raise ValueError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")

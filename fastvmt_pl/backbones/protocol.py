@@ -1,0 +1,101 @@
+"""What motion transfer needs of a video diffusion transformer.
+
+Axes: ``jobs``, ``channels``, ``frames``, ``height``, ``width``, ``tokens`` (of a frame), ``heads``, ``dim`` (of one).
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Video = Float[Tensor, "jobs 3 frames height width"]
+"""Pictures in -1 to 1."""
+Latents = Float[Tensor, "jobs channels latent_frames latent_height latent_width"]
+"""The autoencoder's latents, normalised as the transformer expects them, in fp32."""
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A pretrained, frozen text-to-video model: one adapter a model family implements it.
+
+    Attributes:
+        name: What the user asked for: a hub id, a folder or the name of the bundled model.
+        licence: Licence of the weights.
+        source: Where the weights come from.
+        default_shift: Shift of the noise schedule that the model's folder asks for.
+        num_blocks: Transformer blocks.
+        lora_targets: Names of the linear layers that a LoRA adapts by default.
+        device: Where it computes.
+    """
+
+    name: str
+    licence: str
+    source: str
+    default_shift: float
+    num_blocks: int
+    lora_targets: tuple[str, ...]
+    device: torch.device
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash that changes with the weights or the arithmetic, for caches."""
+
+    def to(self, device: torch.device | str) -> "Backbone":
+        """Compute on a device from now on."""
+
+    def check_geometry(self, num_frames: int, height: int, width: int) -> None:
+        """Raise ``ValueError`` if the model cannot make videos of this geometry, naming one that it can."""
+
+    def check_block(self, block: int) -> None:
+        """Raise ``ValueError`` if the model has no such block."""
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return channels, frames, height and width of the latents of a video."""
+
+    def token_grid(self, latents: Latents) -> tuple[int, int]:
+        """Return the rows and columns of tokens in each latent frame."""
+
+    def encode(self, video: Video) -> Latents:
+        """Encode a video, without sampling."""
+
+    def decode(self, latents: Latents) -> Video:
+        """Decode a video."""
+
+    def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "prompts text_tokens text_dim"]:
+        """Embed prompts, loading the text encoder if need be."""
+
+    def release_text_encoder(self) -> None:
+        """Give the text encoder's memory back."""
+
+    def velocity(
+        self, latents: Latents, timestep: float | Tensor, text: Float[Tensor, "jobs text_tokens text_dim"]
+    ) -> Latents:
+        """Predict the flow-matching velocity (noise less clean latents), in fp32.
+
+        Args:
+            latents: Noisy latents.
+            timestep: Noise level times 1000, one for all jobs or one for each.
+            text: Prompt embeddings.
+        """
+
+    def query_key(
+        self,
+        latents: Latents,
+        timestep: float | Tensor,
+        text: Float[Tensor, "jobs text_tokens text_dim"],
+        block: int,
+        *,
+        rotary: bool = True,
+    ) -> tuple[
+        Float[Tensor, "jobs token_frames tokens heads dim"], Float[Tensor, "jobs token_frames tokens heads dim"]
+    ]:
+        """Return a block's self-attention queries and keys, and run nothing behind them, forward or backward.
+
+        Args:
+            latents: Noisy latents; gradients flow to them.
+            timestep: Noise level times 1000, one for all jobs or one for each.
+            text: Prompt embeddings.
+            block: Which transformer block, counted from 0.
+            rotary: Give them after the rotary embedding, as attention sees them, or before it.
+        """

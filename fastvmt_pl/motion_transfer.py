@@ -1,0 +1,289 @@
+"""Motion transfer as a fit loop: an epoch is a guided denoising step, a batch is a step of the optimiser on latents."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from fastvmt_pl.backbones.protocol import Backbone, Latents, Video
+from fastvmt_pl.jobs import TransferJobs, TransferResult
+from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
+from fastvmt_pl.motion.target import MotionTarget
+from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, job_noise
+
+WAN_NEGATIVE_PROMPT = (
+    "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
+    "gray, worst quality, low quality, JPEG artifacts, ugly, incomplete, extra fingers, poorly drawn hands, poorly "
+    "drawn face, deformed, disfigured, malformed limbs, fused fingers, static frame, cluttered background, three legs, "
+    "many people in background, walking backwards"
+)
+"""The negative prompt that Wan recommends, in English, as the published code of FastVMT uses it."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is infinite or not a number, so that another step would destroy the latents."""
+
+
+class MotionTransfer(LightningModule):
+    """Moves the motion of reference clips into videos of prompts (FastVMT, arXiv 2602.05551).
+
+    The first denoising steps are guided: before each of them, an optimiser moves the latents so that the motion flow in
+    the backbone's attention follows the reference's. ``Trainer.fit`` runs these steps as epochs, then denoises the rest
+    unguided and decodes; :attr:`result` holds what came of it. The datamodule brings the jobs (``datamodule.jobs``, a
+    :class:`~fastvmt_pl.jobs.TransferJobs`) and yields each step's :class:`~fastvmt_pl.motion.MotionTarget`.
+
+    A checkpoint holds latents, optimiser, position and random state, and never the backbone. Position is the
+    module's own state, so a run that was killed anywhere goes on to the same latents.
+
+    Args:
+        backbone: The frozen video model.
+        losses: What is minimised, each with its weight.
+        optimizer: Makes the optimiser of the latents; a fresh one for every guided step.
+        num_steps: Denoising steps.
+        num_guided_steps: How many of them, from the first, are guided; the trainer's ``max_epochs``.
+        num_inner_steps: Optimiser steps before each guided denoising step.
+        final_rate: Learning rate of the last inner step as a share of the first's; it falls linearly between them.
+        guidance_scale: Classifier-free guidance scale; 1 turns it off.
+        negative_prompt: What to steer away from.
+        strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
+        shift: Shift of the noise schedule towards high noise.
+        centres: Windows lie where the reference's tiles went, or where the sample's own do.
+        baseline: Also denoise the same start without guidance, to compare.
+
+    Raises:
+        ValueError: If a setting is out of range, saying which and what is allowed.
+    """
+
+    cached_gradient: Tensor | None
+    """While this is set, a training step yields exactly this gradient of the latents and runs no backbone."""
+    result: TransferResult | None
+    """What came of the last fit."""
+    latents: nn.Parameter
+    text: Tensor
+    negative_text: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        losses: Sequence[MotionLoss] | None = None,
+        optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=0.003),
+        num_steps: int = 50,
+        num_guided_steps: int = 10,
+        num_inner_steps: int = 10,
+        final_rate: float = 2 / 3,
+        guidance_scale: float = 5.8,
+        negative_prompt: str = WAN_NEGATIVE_PROMPT,
+        strength: float = 0.75,
+        shift: float = 7.0,
+        centres: Literal["reference", "sample"] = "reference",
+        baseline: bool = True,
+    ) -> None:
+        super().__init__()
+        _check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
+        _check(
+            0 <= num_guided_steps <= num_steps,
+            f"num_guided_steps is {num_guided_steps}; use 0 to num_steps, that is {num_steps} (the paper's is a fifth)",
+        )
+        _check(num_inner_steps >= 1, f"num_inner_steps is {num_inner_steps}; use at least 1 (the paper's is 10)")
+        _check(0 < strength <= 1, f"strength is {strength}; use above 0 (the reference itself) to 1 (pure noise)")
+        _check(guidance_scale >= 1, f"guidance_scale is {guidance_scale}; use 1 (off) or more")
+        _check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
+        _check(final_rate >= 0, f"final_rate is {final_rate}; use a share of the first rate, 0 or more")
+        self.backbone = backbone
+        self.losses: Sequence[MotionLoss] = [MotionFlowLoss(), WindowLoss()] if losses is None else list(losses)
+        self.metrics = nn.ModuleList(self.losses)  # so that Lightning moves them
+        self.optimizer = optimizer
+        self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
+        self.final_rate = final_rate
+        self.guidance_scale, self.negative_prompt = guidance_scale, negative_prompt
+        self.strength, self.centres, self.baseline = strength, centres, baseline
+        self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
+        self.step, self.inner_step = 0, 0
+        self.cached_gradient = None
+        self.result = None
+        self.baseline_latents: Tensor | None = None
+        self.baseline_step = 0
+
+    def setup(self, stage: str) -> None:
+        """Embed the prompts and put the latents at their start."""
+        jobs = self.jobs
+        if stage == "fit" and self.trainer.max_epochs != self.num_guided_steps:
+            raise ValueError(
+                f"the trainer's max_epochs is {self.trainer.max_epochs}; set it to num_guided_steps, "
+                f"which is {self.num_guided_steps}: an epoch is a guided step"
+            )
+        embedded = self.backbone.embed_prompts([*jobs.prompts, self.negative_prompt])
+        self.backbone.release_text_encoder()
+        self.register_buffer("text", embedded[:-1], persistent=False)
+        self.register_buffer("negative_text", embedded[-1:].expand_as(embedded[:-1]), persistent=False)
+        self.latents = nn.Parameter(self.initial_latents(jobs))
+
+    @property
+    def jobs(self) -> TransferJobs:
+        """What the trainer's datamodule says is to be done."""
+        jobs: TransferJobs = self.trainer.datamodule.jobs  # type: ignore[attr-defined]
+        return jobs
+
+    @property
+    def latents_optimizer(self) -> LightningOptimizer:
+        """The optimiser of the latents."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def initial_latents(self, jobs: TransferJobs) -> Latents:
+        """Return the references, noised to the first noise level with each job's own noise, in fp32."""
+        reference = jobs.reference.float()
+        noise = job_noise(tuple(reference.shape[1:]), list(jobs.seeds)).to(reference.device)
+        return add_noise(reference, noise, float(self.sigmas[0]))
+
+    def timestep(self, step: int) -> float:
+        """Return the noise level before a denoising step, times 1000."""
+        return 1000 * float(self.sigmas[step])
+
+    def training_step(self, target: MotionTarget, batch_index: int) -> Tensor:
+        """Return the weighted losses of the latents, or a surrogate whose gradient is the cached one exactly."""
+        if self.cached_gradient is not None:
+            return (self.latents * self.cached_gradient).sum()
+        settings = target.settings
+        query, key = self.backbone.query_key(
+            self.latents, self.timestep(self.step), self.text, settings.block, rotary=settings.rotary
+        )
+        if self.centres == "sample":
+            target = target.with_centres_of(query, key)
+        values = {loss.name: loss(query, key, target) for loss in self.losses}
+        total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * query.sum())
+        if not total.isfinite():
+            raise NonFiniteLossError(
+                f"the loss is {total.item()} at guided step {self.step + 1}, inner step {self.inner_step + 1}; "
+                "lower the learning rate, or use dtype float32 or bfloat16"
+            )
+        logged = {f"loss/{name}": value.detach() for name, value in values.items()}
+        self.log_dict({"loss": total.detach(), **logged}, prog_bar=True, batch_size=len(self.latents))
+        return total
+
+    def on_train_batch_start(self, batch: MotionTarget, batch_index: int) -> None:
+        """Set the learning rate of this inner step."""
+        progress = self.inner_step / max(1, self.num_inner_steps - 1)
+        for group in self.latents_optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1 + progress * (self.final_rate - 1))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take an inner step, and count it at once, so that any checkpoint has latents and position in step."""
+        super().optimizer_step(*args, **kwargs)
+        self.inner_step += 1
+        for loss in self.losses:  # a metric keeps its last value, and with it the graph of the whole step
+            loss.reset()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each job's gradient by itself."""
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            assert self.latents.grad is not None
+            for gradient in self.latents.grad:
+                gradient.mul_((gradient_clip_val / (gradient.norm() + 1e-6)).clamp(max=1.0))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimiser of the latents."""
+        optimizer = self.optimizer([self.latents])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def advance(self) -> None:
+        """Take the scheduler's step once all inner steps are done; otherwise, and if called again, do nothing."""
+        if self.step >= self.num_guided_steps or self.inner_step < self.num_inner_steps:
+            return
+        with torch.no_grad():
+            self.latents.copy_(self.denoised(self.latents, self.step))
+        self.step, self.inner_step = self.step + 1, 0
+        self.cached_gradient = None
+        self.latents_optimizer.state.clear()
+
+    def on_train_start(self) -> None:
+        """Make up for the end of an epoch that a resumed run skips."""
+        self.advance()
+
+    def on_train_epoch_end(self) -> None:
+        """End a guided step."""
+        self.advance()
+
+    @torch.no_grad()
+    def on_fit_end(self) -> None:
+        """Denoise the rest unguided and decode; a resumed run passes here whatever it had done."""
+        self.advance()
+        self.result = None
+        while self.step < self.num_steps:
+            self.latents.data = self.denoised(self.latents.data, self.step)
+            self.step += 1
+            self._save_progress()
+        if self.baseline:
+            if self.baseline_latents is None:
+                self.baseline_latents = self.initial_latents(self.jobs)
+            while self.baseline_step < self.num_steps:
+                self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
+                self.baseline_step += 1
+                self._save_progress()
+        self.result = TransferResult(
+            latents=self.latents.detach().cpu(),
+            frames=to_frames(self.backbone.decode(self.latents)),
+            baseline=None if self.baseline_latents is None else to_frames(self.backbone.decode(self.baseline_latents)),
+        )
+
+    @torch.no_grad()
+    def denoised(self, latents: Latents, step: int) -> Latents:
+        """Take one denoising step with classifier-free guidance."""
+        latents, timestep = latents.to(self.backbone.device), self.timestep(step)
+        velocity = self.backbone.velocity(latents, timestep, self.text)
+        if self.guidance_scale != 1:
+            negative = self.backbone.velocity(latents, timestep, self.negative_text)
+            velocity = negative + self.guidance_scale * (velocity - negative)
+        return denoise(velocity, latents, self.sigmas, step)
+
+    def _save_progress(self) -> None:
+        """Write the last checkpoint again, where the trainer writes one, after an unguided step."""
+        callback = self.trainer.checkpoint_callback
+        if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
+            self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add position, baseline and random state."""
+        checkpoint["motion_transfer"] = {
+            "step": self.step,
+            "inner_step": self.inner_step,
+            "baseline_latents": self.baseline_latents,
+            "baseline_step": self.baseline_step,
+            "random_state": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore position, baseline and random state."""
+        state = checkpoint["motion_transfer"]
+        self.step, self.inner_step = state["step"], state["inner_step"]
+        self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
+        torch.set_rng_state(state["random_state"])
+
+
+def to_frames(video: Video) -> UInt8[Tensor, "jobs frames height width 3"]:
+    """Turn videos of -1 to 1 into pictures of 0 to 255, on the CPU."""
+    pictures: Float[Tensor, "jobs frames height width 3"] = rearrange(video, "b c f h w -> b f h w c")
+    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)

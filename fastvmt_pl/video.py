@@ -1,0 +1,102 @@
+"""Write videos and pictures, so that a file is either whole or not there."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+MIN_SIDE = 240
+"""Shorter side in pixels up to which small videos are enlarged, in whole multiples, to be looked at."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path with the same ending that replaces ``path`` if nothing fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def enlarge(frames: UInt8[Tensor, "frames height width 3"]) -> UInt8[Tensor, "frames larger_height larger_width 3"]:
+    """Repeat the pixels of small pictures so that they can be looked at."""
+    factor = max(1, MIN_SIDE // min(frames.shape[1:3]))
+    return repeat(frames, "f h w c -> f (h n) (w m) c", n=factor, m=factor)
+
+
+def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps: float) -> None:
+    """Write an H.264 video in good quality that browsers play; an odd last row or column is doubled.
+
+    Args:
+        path: An ``.mp4`` file.
+        frames: Pictures, 0 to 255.
+        fps: Frames a second.
+    """
+    frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
+    frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
+    height, width = frames.shape[1:3]
+    with written_whole(path) as temporary:
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary),
+            (width, height),
+            fps=fps,
+            codec="libx264",
+            macro_block_size=1,
+            output_params=["-crf", "12", "-movflags", "+faststart"],
+        )
+        writer.send(None)
+        for frame in frames.numpy():
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
+
+
+def side_by_side(videos: list[UInt8[Tensor, "frames height width 3"]]) -> UInt8[Tensor, "frames height wide 3"]:
+    """Put videos of equal size beside each other with a white gap."""
+    gap = max(2, videos[0].shape[2] // 24)
+    spaced = [pad(video, (0, 0, 0, gap), value=255) for video in videos[:-1]]
+    return torch.cat([*spaced, videos[-1]], 2)
+
+
+def flow_picture(
+    flow: Float[Tensor, "pairs tokens 2"],
+    frames: UInt8[Tensor, "pairs height width 3"],
+    grid: tuple[int, int],
+    num_columns: int = 4,
+) -> UInt8[Tensor, "picture_height picture_width 3"]:
+    """Picture the flow of some pairs of frames, each beside its frame.
+
+    Hue is the direction (red to the right, then clockwise), and saturation the length, full at the longest shown.
+
+    Args:
+        flow: Flow (down, right) in token cells.
+        frames: The picture that each flow starts from.
+        grid: Rows and columns of tokens.
+        num_columns: Pairs in a row of the picture.
+    """
+    longest = flow.norm(dim=-1).amax().clamp(min=1e-6)
+    direction = torch.atan2(flow[..., 0], flow[..., 1]).remainder(2 * torch.pi) / (2 * torch.pi)
+    hsv = torch.stack([direction, flow.norm(dim=-1) / longest, torch.ones_like(direction)], -1)
+    cells = rearrange((hsv * 255).to(torch.uint8), "p (h w) c -> p h w c", h=grid[0])
+    rgb = torch.from_numpy(np.stack([np.asarray(Image.fromarray(c.numpy(), "HSV").convert("RGB")) for c in cells]))
+    shown = interpolate(rearrange(rgb, "p h w c -> p c h w").float(), frames.shape[1:3])
+    both = torch.cat([frames, rearrange(shown, "p c h w -> p h w c").to(torch.uint8)], 2)
+    missing = -len(both) % num_columns
+    both = torch.cat([both, both.new_full((missing, *both.shape[1:]), 255)])
+    return enlarge(rearrange(both, "(r n) h w c -> 1 (r h) (n w) c", n=num_columns))[0]
+
+
+def write_picture(path: Path, picture: UInt8[Tensor, "height width 3"]) -> None:
+    """Write a PNG file."""
+    with written_whole(path) as temporary:
+        Image.fromarray(picture.numpy()).save(temporary)

@@ -1,0 +1,190 @@
+"""Parts a, b and d: a fresh gradient, a guided step and a step that reuses a gradient."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from jobs import StepTimer, compose, toy_clip
+from measure import medians, now, table
+from published import PublishedBackbone, loss, measure
+from subject import SETTINGS, Sizes, Subject
+from torch import Tensor, nn
+
+from fastvmt_pl.motion_transfer import MotionTransfer
+
+INTERVAL = 3
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+"""Allowed difference of final latents as a share of their change: AdamW turns rounding of tiny gradients into whole
+steps, so single entries say little."""
+
+
+def fresh_loss(subject: Subject) -> Tensor:
+    """Return the module's loss."""
+    subject.module.cached_gradient = None
+    return subject.module.training_step(subject.target, 0)
+
+
+def fresh_gradient(subject: Subject) -> None:
+    """Compute a gradient of the latents as a training step does."""
+    subject.module.latents.grad = None
+    fresh_loss(subject).backward()
+    for metric in subject.module.losses:
+        metric.reset()
+
+
+def bare_gradient(transformer: WanTransformer3DModel, latents: nn.Parameter, timestep: float, text: Tensor) -> None:
+    """Run stock blocks up to the projections of block b, and back from the sum of queries and keys."""
+    latents.grad = None
+    cast, text = latents.to(transformer.dtype), text.to(transformer.dtype)
+    times = torch.full((len(latents),), timestep, device=latents.device)
+    rotary = transformer.rope(cast)
+    hidden = transformer.patch_embedding(cast).flatten(2).transpose(1, 2).contiguous()
+    _, modulation, text, _ = transformer.condition_embedder(times, text, None)
+    modulation = modulation.unflatten(1, (6, -1))
+    for block in transformer.blocks[: SETTINGS.block]:
+        hidden = block(hidden, text, modulation, rotary)
+    last = transformer.blocks[SETTINGS.block]
+    shift, scale, *_ = (last.scale_shift_table + modulation.float()).chunk(6, dim=1)
+    hidden = (last.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+    (last.attn1.to_q(hidden).sum() + last.attn1.to_k(hidden).sum()).backward()
+
+
+def part_a(subject: Subject, sizes: Sizes, repeats: int) -> str:
+    """Compare a fresh gradient with the bare cost of what it has to run."""
+    module = subject.module
+    transformer, timestep = module.backbone.transformer, module.timestep(0)
+    seconds = medians(
+        {
+            "bare": lambda: bare_gradient(transformer, module.latents, timestep, module.text),
+            "ours": lambda: fresh_gradient(subject),
+        },
+        repeats,
+        sizes.device,
+    )
+    ratio = seconds["ours"] / seconds["bare"]
+    rows = [
+        ["stock blocks before b, query and key projections of b, forward and backward", f"{seconds['bare']:.3f}", "1"],
+        [
+            "fresh gradient: early exit, windowed AMF, both losses, backward",
+            f"{seconds['ours']:.3f}",
+            f"**{ratio:.3f}**",
+        ],
+    ]
+    return table(["a. Fresh gradient", "seconds", "ratio (target <= 1.15)"], rows)
+
+
+def inner_steps(start: Tensor, module: MotionTransfer, loss_of: Callable[[nn.Parameter], Tensor]) -> Tensor:
+    """Take all inner steps of a guided step with the module's optimiser, a fresh gradient at every third."""
+    module.latents = nn.Parameter(start.clone())
+    optimizer = module.configure_optimizers()
+    for inner in range(module.num_inner_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * (1 + inner / (module.num_inner_steps - 1) * (module.final_rate - 1))
+        optimizer.zero_grad()
+        if inner % INTERVAL == 0:
+            loss_of(module.latents).backward()
+            cached = module.latents.grad.clone()
+        else:
+            (module.latents * cached).sum().backward()
+        optimizer.step()
+    for metric in module.losses:
+        metric.reset()
+    return module.latents.detach()
+
+
+def part_b(subject: Subject, folder: Path, sizes: Sizes, repeats: int) -> str:
+    """Compare a guided step with the published way of executing it, and see that both end at the same latents."""
+    module, start, ends = subject.module, subject.module.latents.detach().clone(), {}
+    timestep = module.timestep(0)
+    theirs = PublishedBackbone(folder, sizes.dtype, sizes.device, SETTINGS.block)
+
+    def run_ours() -> None:
+        ends["ours"] = inner_steps(start, module, lambda latents: fresh_loss(subject))
+
+    def run_published() -> None:
+        with torch.no_grad():
+            read = theirs.query_key(subject.noisy_reference, timestep, subject.null_text)
+        target = measure(*read, sizes.grid, SETTINGS)
+        ends["published"] = inner_steps(
+            start, module, lambda latents: loss(*theirs.query_key(latents, timestep, module.text), target)
+        )
+
+    sides = {"published": run_published, "ours": run_ours, "denoise": lambda: module.denoised(start, 0)}
+    seconds = medians(sides, repeats, sizes.device)
+    difference, change = ends["ours"] - ends["published"], ends["ours"] - start
+    apart = difference.norm() / change.norm()
+    torch.testing.assert_close(apart, torch.zeros_like(apart), rtol=0, atol=TOLERANCE[sizes.dtype])
+    rows = [
+        ["inner steps", *_compared(seconds["published"], seconds["ours"])],
+        [
+            "inner steps and the denoising step (two predictions, the same on both sides)",
+            *_compared(seconds["published"] + seconds["denoise"], seconds["ours"] + seconds["denoise"]),
+        ],
+    ]
+    return table(["b. Guided step", "published way, seconds", "ours, seconds", "ratio (target >= 2)"], rows) + (
+        f"\nFinal latents agree: the difference is {apart:.1e} of their change (`torch.testing.assert_close`, atol "
+        f"{TOLERANCE[sizes.dtype]:g}), at most {difference.abs().max():.1e} where they change by "
+        f"{change.pow(2).mean().sqrt():.1e} (root mean square).\n"
+    )
+
+
+def _compared(published: float, ours: float) -> list[str]:
+    return [f"{published:.2f}", f"{ours:.2f}", f"{published / ours:.2f}"]
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) -> None:
+    """Take one step of the optimiser."""
+    optimizer.zero_grad()
+    loss_of().backward()
+    optimizer.step()
+
+
+def reuse_steps(module: MotionTransfer, optimizer: torch.optim.Optimizer, count: int) -> None:
+    """Take steps that reuse a gradient, by the module's own arithmetic."""
+    module.cached_gradient = torch.ones_like(module.latents)
+    for _ in range(count):
+        optimizer_step(optimizer, lambda: module.training_step(None, 0))
+    module.cached_gradient = None
+
+
+def part_d(subject: Subject, sizes: Sizes, repeats: int, scratch: Path, count: int = 100) -> str:
+    """Compare the arithmetic of a reuse step with a fresh one, and take the trainer's overhead apart."""
+    module = subject.module
+    optimizer = module.configure_optimizers()
+    seconds = medians(
+        {
+            "fresh": lambda: optimizer_step(optimizer, lambda: fresh_loss(subject)),
+            "reuse": lambda: reuse_steps(module, optimizer, count),
+        },
+        repeats,
+        sizes.device,
+    )
+    reuse, overhead = seconds["reuse"] / count, trainer_overhead(scratch, sizes.device)
+    rows = [
+        ["fresh step", f"{1000 * seconds['fresh']:.2f}", "1"],
+        ["reuse step", f"{1000 * reuse:.3f}", f"**{reuse / seconds['fresh']:.5f}**"],
+        ["the trainer's overhead a step, beside the arithmetic (wan-tiny)", f"{1000 * overhead:.2f}", ""],
+    ]
+    return table(["d. Reuse step", "milliseconds", "ratio (target <= 0.02)"], rows)
+
+
+def trainer_overhead(scratch: Path, device: str, count: int = 200) -> float:
+    """Return the seconds that a reuse step takes in ``Trainer.fit`` beyond its arithmetic, on the bundled model."""
+    timer = StepTimer()
+    cli = compose(
+        "wan-tiny",
+        toy_clip(scratch),
+        scratch / "overhead",
+        device,
+        "--model.num_steps=1",
+        "--model.num_guided_steps=1",
+        f"--model.num_inner_steps={count}",
+        f"--trainer.callbacks.init_args.interval={count}",
+    )
+    cli.trainer.callbacks.append(timer)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    optimizer = cli.model.configure_optimizers()
+    begun = now(device)
+    reuse_steps(cli.model, optimizer, count)
+    return timer.median_step() - (now(device) - begun) / count

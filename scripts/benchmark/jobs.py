@@ -1,0 +1,116 @@
+"""Part e: whole jobs on the bundled model, with and without each part of the method."""
+
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fastvmt_pl.callbacks import GradientCache
+from fastvmt_pl.datamodules.toy_world import ToyWorld
+from lightning import Callback, LightningModule, Trainer
+from measure import now, table
+from subject import PROMPT
+
+from fastvmt_pl.cli import TransferCLI, default_config
+from fastvmt_pl.video import write_video
+
+FLOW_LOSS = {"class_path": "fastvmt_pl.metrics.MotionFlowLoss"}
+WINDOW_LOSS = {"class_path": "fastvmt_pl.metrics.WindowLoss", "init_args": {"window": 7}}
+WITHOUT = {
+    "everything": [],
+    "global AMF, no window": [
+        "--data.motion.window=null",
+        f"--model.losses={json.dumps([FLOW_LOSS, WINDOW_LOSS])}",
+    ],
+    "no window loss": [f"--model.losses={json.dumps([FLOW_LOSS])}"],
+    "no reuse (interval 1)": ["--trainer.callbacks.init_args.interval=1"],
+    "no motion guidance": ["--model.num_guided_steps=0"],
+}
+"""Options that take each part away. Without windows the window loss keeps the size of its own."""
+
+
+class StepTimer(Callback):
+    """Notes when each batch starts."""
+
+    def __init__(self) -> None:
+        self.starts: list[tuple[int, float]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note the time."""
+        self.starts.append((batch_idx, time.perf_counter()))
+
+    def median_step(self) -> float:
+        """Return the median time from one batch to the next, in seconds, after each epoch's first."""
+        pairs = pairwise(self.starts)
+        return median(end - begin for (number, begin), (following, end) in pairs if 0 < number < following)
+
+    def median_epoch(self) -> float:
+        """Return the median time from one epoch to the next, in seconds."""
+        begins = [begin for number, begin in self.starts if number == 0]
+        return median(end - begin for begin, end in pairwise(begins))
+
+
+def toy_clip(folder: Path) -> Path:
+    """Write a clip of one moving object."""
+    path = folder / "clip.mp4"
+    if not path.exists():
+        write_video(path, ToyWorld(seed=5, num_objects=1, camera=False)[0].frames, 8.0)
+    return path
+
+
+def compose(model: str, clip: Path, cache: Path, device: str, *options: str) -> TransferCLI:
+    """Compose a job from the shipped config that fits a model, without a baseline and without output."""
+    accelerator, _, index = device.partition(":")
+    return TransferCLI(
+        args=[
+            f"--config={default_config(model)}",
+            f"--model.backbone.init_args.model={model}",
+            "--model.baseline=false",
+            f"--data.clips={json.dumps([str(clip)])}",
+            f"--data.prompts={json.dumps([PROMPT])}",
+            f"--data.cache_dir={cache}",
+            f"--trainer.accelerator={accelerator}",
+            f"--trainer.devices={[int(index)] if index else 1}",
+            *options,
+        ],
+        run=False,
+        save_config_callback=None,
+        trainer_defaults={
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+    )
+
+
+def run_job(clip: Path, cache: Path, device: str, options: list[str]) -> tuple[float, int, int]:
+    """Run a whole job, reading the weights and extracting the motion included.
+
+    Returns:
+        Seconds, and how many gradients were computed and reused.
+    """
+    begun = now(device)
+    cli = compose("wan-tiny", clip, cache, device, *options)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    seconds = now(device) - begun
+    (gradients,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, GradientCache))
+    return seconds, gradients.num_computed, gradients.num_reused
+
+
+def part_e(scratch: Path, device: str, repeats: int) -> str:
+    """Compare whole jobs, in turn, each with a cache of its own so that all of them extract."""
+    clip = toy_clip(scratch)
+    runs: dict[str, list[tuple[float, int, int]]] = {name: [] for name in WITHOUT}
+    run_job(clip, scratch / "warm", device, WITHOUT["no motion guidance"])
+    for repeat in range(repeats):
+        for name, options in WITHOUT.items():
+            runs[name].append(run_job(clip, scratch / f"{name} {repeat}", device, options))
+    seconds = {name: median(run[0] for run in done) for name, done in runs.items()}
+    rows = [
+        [name, f"{seconds[name]:.1f}", f"{seconds[name] / seconds['everything']:.2f}", str(done[0][1]), str(done[0][2])]
+        for name, done in runs.items()
+    ]
+    return table(["e. Whole job, wan-tiny", "seconds", "ratio", "gradients computed", "reused"], rows)

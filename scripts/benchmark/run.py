@@ -1,0 +1,79 @@
+"""Measure what the parts of motion transfer cost, as ratios of sides timed in turn, and print Markdown tables.
+
+Usage: ``python scripts/benchmark/run.py``, or with ``--parts abd`` for some of the parts.
+"""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+from attention import part_c
+from full_size import part_f
+from guidance import part_a, part_b, part_d
+from jobs import part_e
+from jsonargparse import auto_cli
+from measure import hardware
+from subject import Sizes, load_subject, write_scaled_wan
+
+from fastvmt_pl.backbones.wan import Precision
+
+PARTS = "abcdef"
+
+
+def main(
+    parts: str = "abcde",
+    num_heads: int = 4,
+    head_dim: int = 32,
+    grid: tuple[int, int] = (24, 24),
+    num_latent_frames: int = 5,
+    device: str = "cpu",
+    dtype: Precision = "float32",
+    repeats: int = 5,
+) -> None:
+    """Print the tables of some parts.
+
+    Args:
+        parts: Letters of the parts. a: a fresh gradient against its bare cost. b: a guided step against the published
+            way of executing it. c: windowed against global motion flow. d: a step that reuses a gradient against a
+            fresh one. e: whole jobs on the bundled model, with and without each part of the method. f: guided steps
+            at the size of Wan 2.1 1.3B and the memory they take; writes 3 GB to the temporary folder.
+        num_heads: Attention heads of the transformer in a, b and d, which has Wan 2.1 1.3B's 30 blocks.
+        head_dim: Width of each head.
+        grid: Rows and columns of tokens in a latent frame, in a, b and d; multiples of 3 and 4 in b.
+        num_latent_frames: Latent frames in a, b and d.
+        device: cpu, cuda or cuda:1.
+        dtype: Precision of the transformer in a, b and d.
+        repeats: Rounds of each part that count, of which it takes medians.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown or repeats < 1:
+        raise ValueError(f"parts is {parts!r} and repeats {repeats}; use letters of {PARTS!r} and at least 1")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    print(f"Measured on {hardware(device)}; medians of {repeats} rounds.\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        if set(parts) & set("abd"):
+            sizes = Sizes(num_heads, head_dim, grid, num_latent_frames, dtype, device)
+            print(f"Parts a, b, d: {sizes}.\n", flush=True)
+            write_scaled_wan(scratch / "scaled", sizes)
+            subject = load_subject(scratch / "scaled", sizes)
+        for part in sorted(set(parts)):
+            if part == "a":
+                text = part_a(subject, sizes, repeats)
+            elif part == "b":
+                text = part_b(subject, scratch / "scaled", sizes, repeats)
+            elif part == "c":
+                text = part_c(repeats, device)
+            elif part == "d":
+                text = part_d(subject, sizes, repeats, scratch)
+            elif part == "e":
+                text = part_e(scratch, device, repeats)
+            else:
+                text = part_f(scratch, device)
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

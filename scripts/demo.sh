@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up and runs the main job on the bundled backbone: a clip's motion is moved to a prompt.
+set -euo pipefail
+extras=tensorboard
+. "$(dirname "$0")/setup.sh"
+out=${1:-runs/demo}
+python scripts/toy_clip.py "$out-clip.mp4"
+fastvmt transfer "$out-clip.mp4" "a green square on a brown background" --output "$out"
+echo "Look at $out/comparison.mp4: the clip, the prompt without guidance, and the prompt with the clip's motion."

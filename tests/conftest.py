@@ -1,0 +1,27 @@
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("fastvmt_pl", "beartype.beartype")
+
+import pytest
+import torch
+
+from fastvmt_pl.datamodules import Clip, ToyWorld
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    yield
+    torch.set_rng_state(state)
+
+
+@pytest.fixture(scope="session")
+def toy_clips():
+    """Short clips of one moving object, of five frames, which make three latent frames on wan-tiny."""
+    world = ToyWorld(11, num_objects=1, camera=False, paths=("linear",))
+    return [Clip(world[i].frames[:5], 8.0, f"toy {i}") for i in range(3)]

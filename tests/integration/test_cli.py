@@ -1,0 +1,362 @@
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+
+from fastvmt_pl import configs
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.cli import CONFIGS, TransferCLI, default_config, main
+from fastvmt_pl.datamodules import ToyWorld, motion
+from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.video import write_video
+
+PROMPT = "a red circle on a gray background"
+SMALL = ["--num-frames", "5", "--size", "48x48", "--steps", "3", "--guided-steps", "1"]
+RESULTS = {
+    "output.mp4",
+    "baseline.mp4",
+    "comparison.mp4",
+    "flow_reference.png",
+    "flow_output.png",
+    "metrics.json",
+    "config.yaml",
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(motion, "CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    write_video(path, ToyWorld(11, num_objects=1, camera=False, paths=("linear",))[0].frames, 8.0)
+    return str(path)
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Fails a test as soon as any weights are read."""
+    for part in ("transformer", "vae", "text_pipeline"):
+        monkeypatch.setattr(WanBackbone, part, property(lambda self: pytest.fail("weights were read")))
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must fail, and returns its one line of error."""
+
+    def run(*args, code=2):
+        assert main([str(arg) for arg in args]) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if line.startswith("fastvmt: error: ")] == lines[-1:]
+        assert not any("Traceback" in line or "usage" in line for line in lines)
+        if code == 2:
+            assert len(lines) == 1
+        return lines[-1]
+
+    return run
+
+
+@pytest.fixture
+def succeed(capsys):
+    """Runs a command that must succeed, and returns its output."""
+
+    def run(*args):
+        assert main([str(arg) for arg in args]) == 0
+        return capsys.readouterr()
+
+    return run
+
+
+def changed_model(tmp_path, change):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED["wan-tiny"], folder)
+    change(folder)
+    return folder
+
+
+# Bad input
+
+
+def test_a_command_is_needed_and_known(refused, capsys):
+    assert "transfer, fit" in refused("transform")
+    assert main([]) == 0
+    assert "transfer" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_weights")
+class TestBadClips:
+    @pytest.fixture
+    def clips(self, tmp_path, clip):
+        world = ToyWorld(11)[0].frames
+        write_video(tmp_path / "one.mp4", world[:1], 8.0)
+        write_video(tmp_path / "short.mp4", world[:10], 8.0)
+        (tmp_path / "empty.mp4").touch()
+        (tmp_path / "text.mp4").write_text("I am no video\n" * 100)
+        with open(clip, "rb") as whole:
+            content = whole.read()
+        (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+        (tmp_path / "folder.mp4").mkdir()
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("missing.mp4", "does not exist"),
+            ("empty.mp4", "empty"),
+            ("folder.mp4", "folder"),
+            ("text.mp4", "video file"),
+            ("cut.mp4", "cut short|whole video"),
+            ("one.mp4", "has 1 frame"),
+            ("short.mp4", "--num-frames 9"),
+        ],
+    )
+    def test_it_is_refused_by_name_and_leaves_no_folder(self, refused, clips, name, says):
+        line = refused("transfer", clips / name, PROMPT, "--output", "out")
+        assert name in line
+        assert any(word in line for word in says.split("|"))
+        assert not (clips / "out").exists()
+
+    def test_the_number_of_frames_that_is_named_is_accepted(self, refused, clips):
+        refused("transfer", clips / "short.mp4", PROMPT, "--output", "out")
+        # the clip is accepted now, and only the weights are missing
+        with pytest.raises(pytest.fail.Exception, match="weights were read"):
+            main(["transfer", str(clips / "short.mp4"), PROMPT, "--output", "out", "--num-frames", "9"])
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--size", "48"], "such as 480x832"),
+        (["--size", "47x48"], "example 48"),
+        (["--size", "48x50"], "example 48"),
+        (["--size", "0x48"], "example 16"),
+        (["--num-frames", "16"], "example 17"),
+        (["--num-frames", "1"], "example 5"),
+        (["--num-frames", "-3"], "example 5"),
+        (["--num-frames", "21"], "--num-frames 17"),
+        (["--steps", "0"], "at least 1"),
+        (["--steps", "-1"], "at least 1"),
+        (["--steps", "many"], "int"),
+        (["--guided-steps", "-1"], "0 to num_steps"),
+        (["--guided-steps", "31"], "which is 30"),
+        (["--strength", "0"], "above 0"),
+        (["--strength", "1.5"], "above 0"),
+        (["--guidance-scale", "-1"], "1 (off) or more"),
+        (["--dtype", "int8"], "bfloat16"),
+        (["--device", "toaster"], "cuda:1"),
+        (["--device", "cuda:x"], "cuda:1"),
+        (["--model", "no-such-model"], "wan-tiny"),
+        (["--model", "some-org/no-such-model"], "wan-tiny"),
+        (["--config", "no.yaml"], "no.yaml"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(refused, clip, tmp_path, options, says):
+    assert says in refused("transfer", clip, PROMPT, *options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"model": {"num_stepz": 3}}, "num_stepz"),
+        ({"model": {"num_inner_steps": 0}}, "at least 1"),
+        ({"model": {"losses": [{"class_path": "fastvmt_pl.metrics.NoLoss"}]}}, "NoLoss"),
+        ({"data": {"motion": {"block": 6}}}, "blocks 0 to 5"),
+        ({"data": {"motion": {"block": -1}}}, "counted from 0"),
+        ({"data": {"motion": {"window": 0}}}, "at least 1"),
+        ({"data": {"motion": {"window": -7}}}, "at least 1"),
+        ({"data": {"motion": {"tile": [0, 4]}}}, "at least 1"),
+        ({"data": {"motion": {"span": 1}}}, "2 or more"),
+        ({"data": {"motion": {"span": -4}}}, "2 or more"),
+        ({"data": {"motion": {"temperature": 0}}}, "positive"),
+        ({"data": {"extraction_batch": 0}}, "at least 1"),
+        ({"data": {"reference_timestep": 2000}}, "0 to 1000"),
+        ({"data": {"start": 1.5}}, "--num-frames 5"),
+        ({"data": {"start": 2.0, "end": 1.0}}, "start < end"),
+        ({"data": {"stride": 0}}, "stride"),
+        ({"trainer": {"callbacks": [{"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 0}}]}}, "1 (no"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(refused, clip, tmp_path, settings, says):
+    config = yaml.safe_load(default_config("wan-tiny").read_text())
+    for part, values in settings.items():
+        for name, value in values.items():
+            if name == "motion":
+                config[part][name] |= value
+            else:
+                config[part][name] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert says in refused("transfer", clip, PROMPT, "--config", "config.yaml")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+class TestOtherBadInput:
+    @pytest.mark.parametrize("prompt", ["", "  "])
+    def test_an_empty_prompt(self, refused, clip, prompt):
+        assert "say what the video is to show" in refused("transfer", clip, prompt)
+
+    def test_missing_arguments(self, refused, clip):
+        assert "clip, prompt" in refused("transfer")
+        assert "prompt" in refused("transfer", clip)
+
+    def test_a_config_that_is_no_yaml(self, refused, clip, tmp_path):
+        (tmp_path / "bad.yaml").write_text("model: [")
+        refused("transfer", clip, PROMPT, "--config", "bad.yaml")
+
+    def test_a_model_folder_without_safetensors(self, refused, clip, tmp_path):
+        def change(folder):
+            for path in (folder / "transformer").glob("*.safetensors"):
+                path.rename(path.with_suffix(".bin"))
+
+        assert "safetensors" in refused("transfer", clip, PROMPT, "--model", changed_model(tmp_path, change))
+
+    def test_a_model_folder_of_an_unsupported_class(self, refused, clip, tmp_path):
+        def change(folder):
+            index = json.loads((folder / "model_index.json").read_text())
+            (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+
+        assert "FluxPipeline" in refused("transfer", clip, PROMPT, "--model", changed_model(tmp_path, change))
+
+    def test_a_folder_that_holds_no_model(self, refused, clip, tmp_path):
+        (tmp_path / "model").mkdir()
+        assert "diffusers folder" in refused("transfer", clip, PROMPT, "--model", tmp_path / "model")
+
+    def test_an_output_folder_in_use(self, refused, clip, tmp_path):
+        (tmp_path / "holiday").mkdir()
+        (tmp_path / "holiday" / "photo.jpg").touch()
+        assert "--output" in refused("transfer", clip, PROMPT, "--output", "holiday")
+        (tmp_path / "file").touch()
+        assert "--output" in refused("transfer", clip, PROMPT, "--output", "file")
+
+    def test_fit_without_what_it_needs(self, refused, clip):
+        assert "data.clips" in refused("fit")
+        assert "no.yaml" in refused("fit", "--config", "no.yaml")
+        assert "num_stepz" in refused("fit", "--config", default_config("wan-tiny"), "--model.num_stepz", "3")
+        data = ["--data.clips", json.dumps([clip]), "--data.prompts", json.dumps([PROMPT])]
+        line = refused("fit", "--config", default_config("wan-tiny"), *data, "--data.size", "[48, 50]")
+        assert "example 48" in line
+
+    def test_debug_shows_the_traceback(self, clip):
+        with pytest.raises(ValueError, match="num_steps"):
+            main(["transfer", clip, PROMPT, "--steps", "0", "--debug"])
+
+
+def test_a_failure_at_run_time_is_told_apart(refused, clip, monkeypatch):
+    monkeypatch.setattr(
+        WanBackbone, "query_key", lambda self, latents, *args, **kwargs: (torch.full((1, 3, 144, 2, 4), torch.nan),) * 2
+    )
+    monkeypatch.setattr(motion.MotionTarget, "extract", zero_motion)
+    assert "guided step 1, inner step 1" in refused("transfer", clip, PROMPT, *SMALL, code=1)
+
+
+def zero_motion(query, key, grid, settings):
+    pairs, tiles = 3, 12
+    return motion.MotionTarget(torch.zeros(1, pairs, 144, 2), torch.zeros(1, pairs, tiles, 2).long(), grid, 3, settings)
+
+
+# Help and configs
+
+
+def test_help_names_every_command_and_option(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "transfer" in said
+    assert "fit" in said
+    with pytest.raises(SystemExit) as end:
+        main(["transfer", "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    names = "model output seed steps guided-steps guidance-scale negative-prompt strength num-frames size device dtype"
+    for name in [*names.split(), "baseline", "config"]:
+        assert f"--{name} " in said
+    assert "_frames" not in said.replace("NUM_FRAMES", "")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--help"])
+    assert end.value.code == 0
+    said = capsys.readouterr().out
+    for name in ("model.num_guided_steps", "model.losses", "data.clips", "data.motion.window", "trainer.devices", "config"):
+        assert f"--{name} " in said
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_makes_a_run(path, clip, monkeypatch, no_weights):
+    monkeypatch.setattr(TransferCLI, "instantiate_trainer", LightningCLI.instantiate_trainer)  # wan-tiny has 6 blocks
+    args = [f"--config={path}", "--model.backbone.init_args.model=wan-tiny"]
+    args += [f"--data.clips={json.dumps([clip])}", f"--data.prompts={json.dumps([PROMPT])}"]
+    cli = TransferCLI(args, run=False, save_config_callback=None)
+    assert isinstance(cli.model, MotionTransfer)
+    assert cli.trainer.max_epochs == cli.model.num_guided_steps
+    assert cli.trainer.num_devices == 1
+    assert [type(callback).__name__ for callback in cli.trainer.callbacks].count("GradientCache") == 1
+    assert len(path.read_text().splitlines()) <= 30
+
+
+def test_the_config_fits_the_size_of_the_model(tmp_path):
+    assert default_config("wan-tiny").name == "wan_tiny.yaml"
+    (tmp_path / "transformer").mkdir()
+    for layers, name in ((30, "wan2.1_1.3b.yaml"), (40, "wan2.1_14b.yaml")):
+        (tmp_path / "transformer" / "config.json").write_text(json.dumps({"num_layers": layers}))
+        assert default_config(str(tmp_path)).name == name
+    assert CONFIGS.samefile(next(iter(configs.__path__)))
+
+
+# Whole runs
+
+
+def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, refused, clip, tmp_path):
+    args = ["transfer", clip, PROMPT, *SMALL, "--output", "out", "--seed", "4", "--negative-prompt", "gray: [mist"]
+    assert "out" in succeed(*args).out
+    folder = tmp_path / "out"
+    assert {path.name for path in folder.iterdir()} >= RESULTS
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (job,) = metrics["jobs"]
+    assert (job["prompt"], job["seed"], job["clip"]) == (PROMPT, 4, clip)
+    assert metrics["gradients_computed"] + metrics["gradients_reused"] == 6
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["model"]["negative_prompt"] == "gray: [mist"
+    assert (config["data"]["num_frames"], config["trainer"]["max_epochs"]) == (5, 1)
+
+    assert "finished run" in refused(*args)
+    assert "finished run" in refused(*args, "--steps", "4")
+
+    (folder / "metrics.json").unlink()
+    assert "other settings" in refused(*args, "--steps", "4")
+    latents_before = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["latents"]
+    resumed = succeed(*args)
+    assert "guided step" not in resumed.err  # nothing is guided twice
+    assert json.loads((folder / "metrics.json").read_text())["jobs"] == metrics["jobs"]
+    latents = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["latents"]
+    assert torch.equal(latents, latents_before)
+
+
+def test_the_folder_is_named_after_clip_prompt_and_seed(succeed, clip, tmp_path):
+    succeed("transfer", clip, "ein roter Kreis über 赤い円", *SMALL, "--no-baseline" if False else "--baseline", "false")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "clip-ein-roter-kreis-über-赤い円-0"
+    assert not (folder / "baseline.mp4").exists()
+
+
+def test_fit_takes_a_config(succeed, clip, tmp_path):
+    config = yaml.safe_load(default_config("wan-tiny").read_text())
+    config["model"] |= {"num_steps": 3, "num_guided_steps": 1, "num_inner_steps": 2}
+    config["data"] |= {"clips": [clip], "prompts": [PROMPT, "a blue cross on a navy background"], "num_frames": 5}
+    config["data"]["cache_dir"] = str(tmp_path / "elsewhere")
+    folder = {"class_path": "fastvmt_pl.callbacks.RunFolder", "init_args": {"folder": str(tmp_path / "out")}}
+    config["trainer"] |= {"callbacks": [folder], "enable_progress_bar": False, "enable_model_summary": False}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    succeed("fit", "--config", "config.yaml")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"000", "001", "metrics.json"}
+    assert {path.name for path in (tmp_path / "out" / "001").iterdir()} == RESULTS - {"metrics.json", "config.yaml"}
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+    assert not (tmp_path / "cache").exists()

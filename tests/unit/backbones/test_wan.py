@@ -1,0 +1,209 @@
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import WanPipeline
+from einops import rearrange
+
+from fastvmt_pl.backbones import Backbone, WanBackbone
+from fastvmt_pl.backbones.capture import apply_rotary
+from fastvmt_pl.backbones.folder import BUNDLED
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return WanBackbone("wan-tiny")
+
+
+@pytest.fixture
+def inputs(backbone):
+    latents = torch.randn(2, *backbone.latent_shape(5, 48, 48), requires_grad=True)
+    return latents, torch.tensor([700.0, 300.0]), backbone.embed_prompts(["a red circle on a gray background", ""])
+
+
+def by_hooks(backbone, latents, timestep, text, block):
+    """Queries and keys of the whole, stock forward pass, before rotation and after it."""
+    kept, attention = {}, backbone.transformer.blocks[block].attn1
+    handles = [
+        getattr(attention, norm).register_forward_hook(lambda m, i, o, name=norm: kept.__setitem__(name, o))
+        for norm in ("norm_q", "norm_k")
+    ]
+    backbone.transformer(latents, timestep, text, return_dict=False)
+    for handle in handles:
+        handle.remove()
+    plain = [rearrange(kept[n], "b n (h d) -> b n h d", h=attention.heads) for n in ("norm_q", "norm_k")]
+    rotary = backbone.transformer.rope(latents)
+    turned = [apply_rotary(x, rotary) for x in plain]
+    return [[rearrange(x, "b (f s) h d -> b f s h d", f=latents.shape[2]) for x in pair] for pair in (plain, turned)]
+
+
+@pytest.mark.parametrize("block", [0, 2, 5])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_early_exit_gives_the_full_models_values_and_gradients(backbone, inputs, block, checkpointing):
+    latents, timestep, text = inputs
+    plain, turned = by_hooks(backbone, latents, timestep, text, block)
+    if checkpointing:
+        backbone.transformer.enable_gradient_checkpointing()
+    try:
+        for rotary, expected in ((False, plain), (True, turned)):
+            found = backbone.query_key(latents, timestep, text, block, rotary=rotary)
+            torch.testing.assert_close(list(found), expected)
+            ours, theirs = (
+                torch.autograd.grad(q.pow(2).sum() + k.pow(3).sum(), latents, retain_graph=True)
+                for q, k in (found, expected)
+            )
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    finally:
+        backbone.transformer.disable_gradient_checkpointing()
+
+
+def test_early_exit_runs_nothing_behind_it(backbone, inputs):
+    ran = []
+    blocks = backbone.transformer.blocks
+    watched = [blocks[2].attn1.to_v, blocks[2].attn2, blocks[2].ffn, blocks[3], backbone.transformer.proj_out]
+    handles = [module.register_forward_hook(lambda m, i, o: ran.append(m)) for module in watched]
+    backbone.query_key(*inputs, block=2)
+    for handle in handles:
+        handle.remove()
+    assert ran == []
+    with torch.no_grad():
+        assert backbone.velocity(*inputs).isfinite().all()  # the model is whole again
+
+
+def test_rotation_is_the_models_own(backbone, inputs):
+    """The rotated queries and keys give the attention weights that stock attention computes."""
+    latents, timestep, text = (x[:1].detach() for x in inputs)
+    attention = backbone.transformer.blocks[1].attn1
+    seen = []
+    handle = attention.to_out[0].register_forward_pre_hook(lambda m, i: seen.append(i[0]))
+    values = []
+    other = attention.to_v.register_forward_hook(lambda m, i, o: values.append(o))
+    with torch.no_grad():
+        backbone.transformer(latents, timestep, text, return_dict=False)
+        handle.remove()
+        other.remove()
+        query, key = (rearrange(x, "b f s h d -> b h (f s) d") for x in backbone.query_key(latents, timestep, text, 1))
+    value = rearrange(values[0], "b n (h d) -> b h n d", h=attention.heads)
+    mixed = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
+    torch.testing.assert_close(rearrange(mixed, "b h n d -> b n (h d)"), seen[0], rtol=1e-3, atol=1e-4)
+
+
+def test_timesteps_can_be_batched(backbone, inputs):
+    latents, timestep, text = inputs
+    together = backbone.query_key(latents, timestep, text, 3)
+    for job in range(2):
+        alone = backbone.query_key(latents[job : job + 1], float(timestep[job]), text[job : job + 1], 3)
+        torch.testing.assert_close(together[0][job : job + 1], alone[0], rtol=1e-4, atol=1e-4)
+
+
+def test_velocity_is_the_stock_pipelines(backbone):
+    """One step of the stock pipeline from given latents, without guidance, shows the velocity that it used."""
+    pipeline = WanPipeline.from_pretrained(BUNDLED["wan-tiny"])
+    pipeline.set_progress_bar_config(disable=True)
+    latents = torch.randn(1, *backbone.latent_shape(5, 48, 48))
+    prompt = "a red circle on a gray background"
+    options = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 1, "guidance_scale": 1.0}
+    end = pipeline(prompt, latents=latents.clone(), output_type="latent", **options).frames
+    ours = latents - backbone.velocity(latents, 1000.0, backbone.embed_prompts([prompt]))
+    torch.testing.assert_close(ours, end, rtol=1e-4, atol=1e-4)
+
+
+def test_encoding_and_decoding_keeps_a_clip(backbone, toy_clips):
+    video = toy_clips[0].to_video((48, 48))
+    latents = backbone.encode(video)
+    assert latents.shape[1:] == backbone.latent_shape(5, 48, 48)
+    assert (backbone.decode(latents) - video).pow(2).mean() < 0.01
+
+
+def test_bfloat16_weights_take_float32_latents(inputs):
+    backbone = WanBackbone("wan-tiny", dtype="bfloat16")
+    latents, timestep, text = inputs
+    query, _ = backbone.query_key(latents, timestep, text, 2)
+    query.float().sum().backward()
+    assert query.dtype == torch.bfloat16
+    assert latents.grad.dtype == torch.float32
+    assert backbone.velocity(latents, timestep, text).dtype == torch.float32
+
+
+def test_prompts_are_embedded_once_and_the_text_encoder_is_released():
+    backbone = WanBackbone("wan-tiny")
+    first = backbone.embed_prompts(["a blue cross on a navy background"])
+    backbone.release_text_encoder()
+    assert "text_pipeline" not in vars(backbone)
+    assert torch.equal(backbone.embed_prompts(["a blue cross on a navy background"]), first)
+    assert "text_pipeline" not in vars(backbone)
+
+
+def test_it_is_a_frozen_backbone(backbone):
+    assert isinstance(backbone, Backbone)
+    assert not any(p.requires_grad for p in [*backbone.transformer.parameters(), *backbone.vae.parameters()])
+    assert len(backbone.fingerprint) == 16
+    assert backbone.fingerprint != WanBackbone("wan-tiny", dtype="bfloat16").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("geometry", "message"),
+    [
+        ((16, 48, 48), "example 17"),
+        ((1, 48, 48), "example 5"),
+        ((17, 50, 48), "height.*48"),
+        ((17, 48, 8), "width.*16"),
+    ],
+)
+def test_a_geometry_that_cannot_be_is_refused_with_one_that_can(backbone, geometry, message):
+    with pytest.raises(ValueError, match=message):
+        backbone.check_geometry(*geometry)
+    backbone.check_geometry(17, 64, 96)
+
+
+def test_a_block_that_is_not_there_is_refused(backbone):
+    with pytest.raises(ValueError, match="0 to 5"):
+        backbone.check_block(6)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED["wan-tiny"], folder)
+    return folder
+
+
+def test_a_copy_of_the_folder_loads(copied):
+    assert WanBackbone(str(copied)).num_blocks == 6
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "some-org/no-such-model", ""])
+def test_an_unknown_model_is_refused(name):
+    with pytest.raises(ValueError, match="wan-tiny"):
+        WanBackbone(name)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+def test_a_folder_without_safetensors_is_refused(copied, part):
+    for path in (copied / part).glob("*.safetensors"):
+        path.rename(path.with_suffix(".bin"))
+    with pytest.raises(ValueError, match=r"safetensors"):
+        WanBackbone(str(copied))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("_class_name", "FluxPipeline"),
+        ("transformer", ["diffusers", "FluxTransformer2DModel"]),
+        ("boundary_ratio", 0.9),
+    ],
+)
+def test_an_unsupported_class_is_refused(copied, key, value):
+    index = json.loads((copied / "model_index.json").read_text())
+    (copied / "model_index.json").write_text(json.dumps(index | {key: value}))
+    with pytest.raises(ValueError, match="support|Wan 2.1"):
+        WanBackbone(str(copied))
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json", "vae/config.json"])
+def test_a_damaged_config_is_named(copied, name):
+    (copied / name).write_text("{")
+    with pytest.raises(ValueError, match=name):
+        WanBackbone(str(copied))

@@ -1,0 +1,229 @@
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.callbacks import GradientCache
+from fastvmt_pl.datamodules import MotionDataModule
+from fastvmt_pl.metrics import MotionFlowLoss, WindowLoss
+from fastvmt_pl.motion import MotionSettings
+from fastvmt_pl.motion_transfer import MotionTransfer, NonFiniteLossError
+from fastvmt_pl.optimizers import NormalizedGradientDescent
+
+PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")
+ADAMW = partial(torch.optim.AdamW, lr=0.01)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return WanBackbone("wan-tiny")
+
+
+@pytest.fixture
+def fit(backbone, toy_clips, tmp_path):
+    """Run a short transfer; keyword arguments go to the module."""
+
+    def run(callbacks=(), clips=1, prompts=PROMPTS[:1], seed=0, ckpt_path=None, trainer=None, **options):
+        settings = {
+            "optimizer": ADAMW,
+            "num_steps": 4,
+            "num_guided_steps": 2,
+            "num_inner_steps": 4,
+            "guidance_scale": 3.0,
+            "negative_prompt": "",
+            "strength": 1.0,
+            "shift": 3.0,
+            "baseline": False,
+        } | options
+        module = MotionTransfer(backbone, **settings)
+        data = MotionDataModule(
+            toy_clips[:clips],
+            prompts,
+            seed=seed,
+            num_frames=5,
+            size=(48, 48),
+            motion=MotionSettings(block=2, window=5),
+            cache_dir=tmp_path / "cache",
+        )
+        trainer_settings = {
+            "accelerator": "cpu",
+            "max_epochs": settings["num_guided_steps"],
+            "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "logger": False,
+        } | (trainer or {})
+        Trainer(callbacks=list(callbacks), **trainer_settings).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module
+
+    return run
+
+
+def test_it_makes_videos_and_a_baseline_from_the_same_start(fit):
+    result = fit(baseline=True).result
+    assert result.frames.shape == result.baseline.shape == (1, 5, 48, 48, 3)
+    assert result.frames.dtype == torch.uint8
+    assert not torch.equal(result.frames, result.baseline)
+
+
+def test_the_baseline_is_what_no_guidance_gives(fit):
+    assert torch.equal(fit(baseline=True).result.baseline, fit(num_guided_steps=0).result.frames)
+
+
+def test_weights_of_zero_guide_nothing(fit):
+    nothing = [MotionFlowLoss(weight=0.0), WindowLoss(weight=0.0)]
+    guided = fit(losses=nothing, optimizer=partial(NormalizedGradientDescent, lr=0.05))
+    assert torch.equal(guided.result.latents, fit(num_guided_steps=0).result.latents)
+
+
+def test_the_optimiser_lowers_the_loss(fit):
+    losses = []
+
+    class Record(GradientCache):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            losses.append(float(trainer.callback_metrics["loss/motion_flow"]))
+
+    fit([Record(interval=1)], num_guided_steps=1, num_inner_steps=8, losses=[MotionFlowLoss()], optimizer=ADAMW)
+    assert losses[-1] < losses[0]
+    assert len(set(losses)) == 8  # the second inner step sees the first one's update, and so on
+
+
+@pytest.mark.parametrize("where", ["reference", "sample"])
+def test_an_interval_of_one_is_no_cache(fit, where):
+    assert torch.equal(
+        fit([GradientCache(interval=1)], centres=where).result.latents, fit(centres=where).result.latents
+    )
+
+
+def test_reuse_computes_every_third_gradient(fit):
+    cache = GradientCache(interval=3)
+    module = fit([cache], num_inner_steps=10)
+    assert (cache.num_computed, cache.num_reused) == (8, 12)
+    assert not torch.equal(module.result.latents, fit(num_inner_steps=10).result.latents)
+
+
+def test_a_reuse_step_has_exactly_the_cached_gradient_and_runs_no_backbone(fit, backbone, monkeypatch):
+    calls = []
+    query_key = backbone.query_key
+    monkeypatch.setattr(backbone, "query_key", lambda *a, **k: calls.append(len(a[0])) or query_key(*a, **k))
+    gradients = []
+
+    class Record(GradientCache):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            gradients.append(pl_module.latents.grad.clone())
+
+    fit([Record(interval=4)], num_guided_steps=1)
+    assert len(calls) == 2  # one extraction, one gradient
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+def test_carrying_over_computes_fewer(fit):
+    cache = GradientCache(interval=8, carry_over=True)
+    fit([cache])
+    assert (cache.num_computed, cache.num_reused) == (1, 7)
+
+
+@pytest.mark.parametrize("optimizer", [ADAMW, partial(NormalizedGradientDescent, lr=0.02)])
+def test_a_job_in_a_batch_is_the_same_job_alone(fit, optimizer):
+    clipping = {"gradient_clip_val": 0.5}
+    together = fit([GradientCache(3)], clips=2, prompts=PROMPTS, optimizer=optimizer, trainer=clipping)
+    alone = fit([GradientCache(3)], clips=1, prompts=PROMPTS[:1], optimizer=optimizer, trainer=clipping)
+    torch.testing.assert_close(together.result.latents[:1], alone.result.latents, atol=2e-3, rtol=1e-2)
+
+
+def test_clipping_is_per_job(fit):
+    norms = []
+
+    class Record(GradientCache):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            norms.append(pl_module.latents.grad.flatten(1).norm(dim=1))
+
+    fit([Record(1)], clips=2, prompts=PROMPTS, num_guided_steps=1, trainer={"gradient_clip_val": 0.5})
+    torch.testing.assert_close(torch.stack(norms), torch.full((4, 2), 0.5), rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path):
+    """After any inner step (the last of an epoch included) and after any unguided step."""
+    everything = ModelCheckpoint(
+        tmp_path / "all", filename="{step}", save_top_k=-1, save_last=True, every_n_train_steps=1
+    )
+    whole = fit([everything, GradientCache(3)], baseline=True)
+    kept = sorted((tmp_path / "all").glob("step=*.ckpt"))
+    assert len(kept) == 8
+    for checkpoint in [*kept, tmp_path / "all" / "last.ckpt"]:
+        resumed = fit([GradientCache(3)], baseline=True, ckpt_path=checkpoint)
+        assert torch.equal(resumed.result.latents, whole.result.latents), checkpoint
+        assert torch.equal(resumed.result.baseline, whole.result.baseline), checkpoint
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, stop_after):
+    checkpoints = {"save_top_k": 0, "save_last": True, "every_n_train_steps": 1}
+    whole = fit([GradientCache(3)], baseline=True)
+    denoised, calls = MotionTransfer.denoised, []
+
+    def killed(self, latents, step):
+        calls.append(step)
+        if len(calls) > 2 + stop_after:
+            raise KeyboardInterrupt
+        return denoised(self, latents, step)
+
+    monkeypatch.setattr(MotionTransfer, "denoised", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit([GradientCache(3), ModelCheckpoint(tmp_path / "run", **checkpoints)], baseline=True)
+    monkeypatch.setattr(MotionTransfer, "denoised", denoised)
+    resumed = fit([GradientCache(3)], baseline=True, ckpt_path=tmp_path / "run" / "last.ckpt")
+    assert torch.equal(resumed.result.latents, whole.result.latents)
+    assert torch.equal(resumed.result.baseline, whole.result.baseline)
+
+
+def test_a_checkpoint_holds_no_backbone_and_no_pickle(fit, tmp_path):
+    fit([ModelCheckpoint(tmp_path, save_top_k=0, save_last=True, every_n_train_steps=1)])
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {"latents"}
+    assert (tmp_path / "last.ckpt").stat().st_size < 1_000_000
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(fit):
+    with pytest.raises(NonFiniteLossError, match="guided step 1"):
+        fit(optimizer=partial(torch.optim.SGD, lr=1e38))
+
+
+def test_the_learning_rate_falls_linearly_in_every_guided_step(fit):
+    rates = []
+
+    class Record(GradientCache):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    fit([Record(1)], optimizer=partial(torch.optim.AdamW, lr=0.003))
+    expected = torch.linspace(0.003, 0.002, 4).tolist() * 2
+    assert rates == pytest.approx(expected)
+
+
+def test_epochs_must_be_the_guided_steps(fit):
+    with pytest.raises(ValueError, match="max_epochs is 5; set it to num_guided_steps, which is 2"):
+        fit(trainer={"max_epochs": 5})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_steps": 0},
+        {"num_guided_steps": -1},
+        {"num_guided_steps": 51},
+        {"num_inner_steps": 0},
+        {"strength": 0.0},
+        {"strength": 1.1},
+        {"guidance_scale": 0.5},
+        {"shift": 0.0},
+        {"final_rate": -1.0},
+    ],
+)
+def test_impossible_settings_are_refused(backbone, setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        MotionTransfer(backbone, **setting)

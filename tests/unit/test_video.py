@@ -1,0 +1,112 @@
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastvmt_pl.video import MIN_SIDE, enlarge, flow_picture, side_by_side, write_picture, write_video, written_whole
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return float(stream.average_rate), np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (33, 48), (32, 47), (1, 1)])
+def test_any_size_is_written_with_an_odd_edge_doubled(tmp_path, size):
+    frames = torch.full((6, *size, 3), 200, dtype=torch.uint8)
+    write_video(tmp_path / "new" / "video.mp4", frames, 6.0)
+    fps, found = decoded(tmp_path / "new" / "video.mp4")
+    assert fps == 6
+    assert found.shape == (6, *(n + n % 2 for n in size), 3)
+    assert abs(found.astype(int) - 200).max() < 6
+
+
+def test_a_video_keeps_its_pictures(tmp_path, toy_clips):
+    write_video(tmp_path / "toy.mp4", enlarge(toy_clips[0].frames), 8.0)
+    _, found = decoded(tmp_path / "toy.mp4")
+    assert np.abs(found.astype(int) - enlarge(toy_clips[0].frames).numpy()).mean() < 4
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_file_leaves_nothing_behind(tmp_path, error):
+    with pytest.raises(error), written_whole(tmp_path / "results" / "file.txt") as path:
+        path.write_text("half of it")
+        raise error
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_an_interrupted_file_keeps_the_old_one(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), written_whole(path) as temporary:
+        temporary.write_text("half of it")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with written_whole(path) as temporary:
+        assert temporary.suffix == path.suffix  # writers choose a format by it
+        temporary.write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("encoder", ["#!/bin/sh\nexit 1\n", "#!/bin/sh\ncat > /dev/null\nexit 1\n"])
+def test_a_video_that_cannot_be_encoded_leaves_no_file(tmp_path, monkeypatch, encoder):
+    (tmp_path / "ffmpeg").write_text(encoder)
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
+    with pytest.raises(OSError):  # noqa: PT011 - imageio-ffmpeg's own, or that there is no file
+        write_video(tmp_path / "videos" / "video.mp4", torch.zeros(40, 64, 64, 3, dtype=torch.uint8), 8.0)
+    assert list((tmp_path / "videos").iterdir()) == []
+
+
+def test_videos_side_by_side_have_white_gaps():
+    videos = [torch.full((2, 10, 48, 3), value, dtype=torch.uint8) for value in (10, 20, 30)]
+    row = side_by_side(videos)[0, 0, :, 0].tolist()
+    assert row == [10] * 48 + [255] * 2 + [20] * 48 + [255] * 2 + [30] * 48
+    assert torch.equal(side_by_side(videos[:1]), videos[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "factor"), [((48, 48), 5), ((100, 60), 4), ((240, 416), 1), ((480, 832), 1), ((239, 500), 1)]
+)
+def test_small_videos_are_enlarged_in_whole_multiples(size, factor):
+    frames = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+    large = enlarge(frames)
+    assert large.shape == (1, size[0] * factor, size[1] * factor, 3)
+    assert min(large.shape[1:3]) > MIN_SIDE / 2
+    assert torch.equal(large[:, ::factor, ::factor], frames)
+    assert torch.equal(large[:, factor - 1 :: factor, factor - 1 :: factor], frames)
+
+
+@pytest.mark.parametrize("num_pairs", [1, 4, 5])
+def test_flow_is_pictured_beside_its_frames(num_pairs):
+    frames = torch.randint(0, 256, (num_pairs, 48, 48, 3), dtype=torch.uint8)
+    picture = flow_picture(torch.randn(num_pairs, 144, 2), frames, (12, 12))
+    rows = -(-num_pairs // 4)
+    scale = max(1, MIN_SIDE // min(rows * 48, 4 * 96))
+    assert picture.shape == (rows * 48 * scale, 4 * 96 * scale, 3)
+    assert torch.equal(picture[: 48 * scale : scale, : 48 * scale : scale], frames[0])
+
+
+def test_directions_have_hues_and_no_motion_is_white():
+    towards = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [0.0, 0.0]])[:, None]  # right, down, left, none
+    picture = flow_picture(towards, torch.zeros(4, 240, 240, 3, dtype=torch.uint8), (1, 1))
+    right, down, left, none = (picture[120, 480 * pair + 360].int().tolist() for pair in range(4))
+    assert right == [255, 0, 0]
+    assert down[1] > down[2] > 100 > down[0] or down[1] == 255 > down[2]
+    assert left[0] == 0
+    assert min(left[1:]) > 240
+    assert none == [255, 255, 255]
+
+
+def test_no_motion_at_all_can_be_pictured():
+    picture = flow_picture(torch.zeros(1, 4, 2), torch.zeros(1, 240, 240, 3, dtype=torch.uint8), (2, 2))
+    assert (picture[:, 240:480] == 255).all()
+
+
+def test_a_picture_is_read_back(tmp_path):
+    picture = torch.randint(0, 256, (7, 9, 3), dtype=torch.uint8)
+    write_picture(tmp_path / "new" / "picture.png", picture)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "picture.png")), picture.numpy())
