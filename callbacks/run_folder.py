@@ -105,7 +105,7 @@ class RunFolder(Callback):
     def _flow(self, module: MotionTransfer, latents: Tensor, settings: MotionSettings) -> MotionTarget:
         """Measure the motion of finished videos, all noised alike, under the null prompt."""
         backbone, latents = module.backbone, latents.to(module.backbone.device)
-        noise = job_noise(tuple(latents.shape[1:]), [0]).to(latents.device)
+        noise = job_noise(tuple(latents.shape[1:]), [0]).to(latents.device).expand_as(latents)
         noisy = add_noise(latents, noise, MEASURED_TIMESTEP / 1000)
         text = backbone.embed_prompts([""]).expand(len(latents), -1, -1)
         query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)

@@ -98,8 +98,9 @@ def _choose(path: Path, num_frames: int, first: int, last: int, stride: int | No
     if first < 0 or available < num_frames:
         fits = (available - 1) // 4 * 4 + 1
         change = f"use --num-frames {fits}" if fits >= 5 else "use a longer clip"
+        at_stride = "" if stride is None else f" at stride {stride}"
         raise ClipError(
-            f"clip {path} has {available} frames in the chosen interval{'' if stride is None else f' at stride {stride}'}"
+            f"clip {path} has {available} frames in the chosen interval{at_stride}"
             f" but {num_frames} were asked for; {change}, or a longer interval or a smaller stride"
         )
     if stride is not None:

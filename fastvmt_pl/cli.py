@@ -5,25 +5,25 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from fastvmt_pl.callbacks import RunFolder, TransferProgress
-from fastvmt_pl.datamodules import MotionDataModule, check_file
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from fastvmt_pl import configs
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
 from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.callbacks import RunFolder, TransferProgress
+from fastvmt_pl.datamodules import MotionDataModule, check_file
 from fastvmt_pl.jobs import TransferResult
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.video import written_whole
 
-CONFIGS = Path(configs.__file__).parent
+CONFIGS = Path(str(files("fastvmt_pl.configs")))
 
 
 class TransferCLI(LightningCLI):
@@ -53,8 +53,9 @@ class TransferCLI(LightningCLI):
         """Link what would otherwise have to be said twice."""
         parser.link_arguments("model.num_guided_steps", "trainer.max_epochs")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, without Lightning's warning that the process has arguments of its own."""
+        assert isinstance(args, list)
         self.config = parser.parse_args(args)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
@@ -204,7 +205,9 @@ class HyphenParser(jsonargparse.ArgumentParser):
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Add an argument."""
-        return super().add_argument(*(n.replace("_", "-") if n.startswith("-") else n for n in names), **options)
+        hyphenated = [name.replace("_", "-") if name.startswith("-") else name for name in names]
+        action: argparse.Action = super().add_argument(*hyphenated, **options)
+        return action
 
 
 def fit(args: list[str]) -> None:
@@ -269,7 +272,7 @@ def _report(error: Exception, code: int, debug: bool) -> int:
 
 
 def _one_line(message: str) -> str:
-    """Join the lines of a message, and say in fewer words which types jsonargparse would have taken.
+    r"""Join the lines of a message, and say in fewer words which types jsonargparse would have taken.
 
     >>> _one_line("a\n  b")
     'a b'

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fastvmt_pl.datamodules.toy_world import FPS, ToyWorld
-from fastvmt_pl.datamodules.toy_world import Path as Kind
 from jsonargparse import auto_cli
 
+from fastvmt_pl.datamodules.toy_world import FPS, ToyWorld
+from fastvmt_pl.datamodules.toy_world import Path as Kind
 from fastvmt_pl.video import write_video
 
 

@@ -1,15 +1,11 @@
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-from jaxtyping import install_import_hook
-
-install_import_hook("fastvmt_pl", "beartype.beartype")
-
 import pytest
 import torch
 
 from fastvmt_pl.datamodules import Clip, ToyWorld
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,12 @@ Video = Float[Tensor, "jobs 3 frames height width"]
 """Pictures in -1 to 1."""
 Latents = Float[Tensor, "jobs channels latent_frames latent_height latent_width"]
 """The autoencoder's latents, normalised as the transformer expects them, in fp32."""
+PromptEmbeddings = Float[Tensor, "prompts text_tokens text_dim"]
+"""What the text encoder makes of prompts."""
+Text = Float[Tensor, "jobs text_tokens text_dim"]
+"""The prompt embedding of each job."""
+FrameTokens = Float[Tensor, "jobs token_frames tokens heads dim"]
+"""Queries or keys of a block."""
 
 
 @runtime_checkable
@@ -62,15 +68,13 @@ class Backbone(Protocol):
     def decode(self, latents: Latents) -> Video:
         """Decode a video."""
 
-    def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "prompts text_tokens text_dim"]:
+    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
         """Embed prompts, loading the text encoder if need be."""
 
     def release_text_encoder(self) -> None:
         """Give the text encoder's memory back."""
 
-    def velocity(
-        self, latents: Latents, timestep: float | Tensor, text: Float[Tensor, "jobs text_tokens text_dim"]
-    ) -> Latents:
+    def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
         """Predict the flow-matching velocity (noise less clean latents), in fp32.
 
         Args:
@@ -83,13 +87,11 @@ class Backbone(Protocol):
         self,
         latents: Latents,
         timestep: float | Tensor,
-        text: Float[Tensor, "jobs text_tokens text_dim"],
+        text: Text,
         block: int,
         *,
         rotary: bool = True,
-    ) -> tuple[
-        Float[Tensor, "jobs token_frames tokens heads dim"], Float[Tensor, "jobs token_frames tokens heads dim"]
-    ]:
+    ) -> tuple[FrameTokens, FrameTokens]:
         """Return a block's self-attention queries and keys, and run nothing behind them, forward or backward.
 
         Args:

@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from einops import rearrange
-from jaxtyping import Float
 from torch import Tensor
 
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
 from fastvmt_pl.backbones.folder import check_folder, read_json, resolve_model
-from fastvmt_pl.backbones.protocol import Backbone, Latents, Video
+from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -107,7 +106,7 @@ class WanBackbone(Backbone):
         )
         return pipeline.to(self.device)
 
-    def to(self, device: torch.device | str) -> "WanBackbone":
+    def to(self, device: torch.device | str) -> Backbone:
         """Compute on a device from now on."""
         self.device = torch.device(device)
         for part in {"transformer", "vae", "text_pipeline"} & vars(self).keys():
@@ -159,7 +158,7 @@ class WanBackbone(Backbone):
         return rearrange(mean, "c -> 1 c 1 1 1"), rearrange(std, "c -> 1 c 1 1 1")
 
     @torch.no_grad()
-    def embed_prompts(self, prompts: list[str]) -> Float[Tensor, "prompts text_tokens text_dim"]:
+    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
         """Embed prompts as ``WanPipeline`` does: cleaned, and filled up with zeros to 512 tokens.
 
         Embeddings are kept, so that a prompt that was embedded before does not need the text encoder again.
@@ -176,9 +175,7 @@ class WanBackbone(Backbone):
         vars(self).pop("text_pipeline", None)
 
     @torch.no_grad()
-    def velocity(
-        self, latents: Latents, timestep: float | Tensor, text: Float[Tensor, "jobs text_tokens text_dim"]
-    ) -> Latents:
+    def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
         """Predict the flow-matching velocity, in fp32."""
         predicted: Tensor = self.transformer(*self._inputs(latents, timestep, text), return_dict=False)[0]
         return predicted.float()
@@ -187,13 +184,11 @@ class WanBackbone(Backbone):
         self,
         latents: Latents,
         timestep: float | Tensor,
-        text: Float[Tensor, "jobs text_tokens text_dim"],
+        text: Text,
         block: int,
         *,
         rotary: bool = True,
-    ) -> tuple[
-        Float[Tensor, "jobs token_frames tokens heads dim"], Float[Tensor, "jobs token_frames tokens heads dim"]
-    ]:
+    ) -> tuple[FrameTokens, FrameTokens]:
         """Return a block's queries and keys after their norm; an exact early exit, see :mod:`.capture`."""
         self.check_block(block)
         try:

@@ -60,7 +60,7 @@ def corresponding_window_loss(
     if not follows.any():
         raise ValueError("the window loss compares two later frames; use a span of 3 or more, or leave it out")
     means = _window_means(key, pairs, grid, centres, window)
-    distance = (means[:, 1:] - means[:, :-1])[:, follows].norm(dim=-1)
+    distance: Tensor = (means[:, 1:] - means[:, :-1])[:, follows].norm(dim=-1)
     return distance.mean((1, 2))
 
 
@@ -78,4 +78,5 @@ def _window_means(key: Tokens, pairs: FramePairs, grid: Grid, centres: Tensor, w
         - table[job, frame, top + rows, left]
         + table[job, frame, top, left]
     )
-    return total / (rows * columns)
+    means: Tensor = total / (rows * columns)
+    return means

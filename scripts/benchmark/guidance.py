@@ -22,6 +22,8 @@ steps, so single entries say little."""
 def fresh_loss(subject: Subject) -> Tensor:
     """Return the module's loss."""
     subject.module.cached_gradient = None
+    for metric in subject.module.losses:  # each keeps the graph of its last value
+        metric.reset()
     return subject.module.training_step(subject.target, 0)
 
 
@@ -29,8 +31,6 @@ def fresh_gradient(subject: Subject) -> None:
     """Compute a gradient of the latents as a training step does."""
     subject.module.latents.grad = None
     fresh_loss(subject).backward()
-    for metric in subject.module.losses:
-        metric.reset()
 
 
 def bare_gradient(transformer: WanTransformer3DModel, latents: nn.Parameter, timestep: float, text: Tensor) -> None:
@@ -88,8 +88,6 @@ def inner_steps(start: Tensor, module: MotionTransfer, loss_of: Callable[[nn.Par
         else:
             (module.latents * cached).sum().backward()
         optimizer.step()
-    for metric in module.losses:
-        metric.reset()
     return module.latents.detach()
 
 

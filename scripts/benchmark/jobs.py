@@ -7,13 +7,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.datamodules.toy_world import ToyWorld
 from lightning import Callback, LightningModule, Trainer
 from measure import now, table
 from subject import PROMPT
 
+from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.cli import TransferCLI, default_config
+from fastvmt_pl.datamodules.toy_world import ToyWorld
 from fastvmt_pl.video import write_video
 
 FLOW_LOSS = {"class_path": "fastvmt_pl.metrics.MotionFlowLoss"}

@@ -29,7 +29,7 @@ def main(
     num_latent_frames: int = 5,
     device: str = "cpu",
     dtype: Precision = "float32",
-    repeats: int = 5,
+    repeats: int = 3,
 ) -> None:
     """Print the tables of some parts.
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 from einops import rearrange
-from fastvmt_pl.datamodules.toy_world import ToyWorld
 from jsonargparse import auto_cli
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
+
+from fastvmt_pl.datamodules.toy_world import ToyWorld
 
 TRAINING_SEED, VALIDATION_SEED = 0, 1
 LATENT_CHANNELS = 8

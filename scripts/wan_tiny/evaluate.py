@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 from einops import rearrange
-from fastvmt_pl.datamodules.toy_tracker import score
-from fastvmt_pl.datamodules.toy_world import ToyWorld, combinations, prompt_for
 from jsonargparse import auto_cli
 
 from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.datamodules.toy_tracker import score
+from fastvmt_pl.datamodules.toy_world import ToyWorld, combinations, prompt_for
 from fastvmt_pl.motion_transfer import to_frames
 from fastvmt_pl.video import enlarge, write_picture
 

@@ -14,7 +14,6 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from einops import rearrange
-from fastvmt_pl.datamodules.toy_world import BACKGROUNDS, COLOURS, SHAPES, ToyWorld
 from jsonargparse import auto_cli
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, scaled_dot_product_attention
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from fastvmt_pl.datamodules.toy_world import BACKGROUNDS, COLOURS, SHAPES, ToyWorld
 
 TRAINING_SEED = 0
 NUM_TEXT_TOKENS = 512

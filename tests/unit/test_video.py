@@ -29,20 +29,24 @@ def test_a_video_keeps_its_pictures(tmp_path, toy_clips):
     assert np.abs(found.astype(int) - enlarge(toy_clips[0].frames).numpy()).mean() < 4
 
 
+def write_half(path, error):
+    with written_whole(path) as temporary:
+        temporary.write_text("half of it")
+        raise error
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_file_leaves_nothing_behind(tmp_path, error):
-    with pytest.raises(error), written_whole(tmp_path / "results" / "file.txt") as path:
-        path.write_text("half of it")
-        raise error
+    with pytest.raises(error):
+        write_half(tmp_path / "results" / "file.txt", error)
     assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_an_interrupted_file_keeps_the_old_one(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), written_whole(path) as temporary:
-        temporary.write_text("half of it")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(path, RuntimeError)
     assert path.read_text() == "old"
     with written_whole(path) as temporary:
         assert temporary.suffix == path.suffix  # writers choose a format by it

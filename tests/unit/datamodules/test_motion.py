@@ -257,7 +257,7 @@ def test_clips_that_are_no_files_are_refused_at_once(tmp_path):
         ({"motion": MotionSettings(block=14)}, "0 to 5"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_before_any_weights_are_read(prepare, backbone, monkeypatch, options, message):
+def test_what_the_model_cannot_do_is_refused_before_weights_are_read(prepare, backbone, monkeypatch, options, message):
     for part in ("transformer", "vae", "text_pipeline"):
         vars(backbone).pop(part, None)
         monkeypatch.setattr(WanBackbone, part, property(lambda self: pytest.fail("weights were read")))

@@ -5,8 +5,18 @@ import torch
 
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.datamodules.toy_tracker import centroids, colour_mask
-from fastvmt_pl.datamodules.toy_world import BACKGROUNDS, COLOURS, FPS, MARGIN, NUM_FRAMES, PATHS, SHAPES, SIZE
-from fastvmt_pl.datamodules.toy_world import combinations, is_held_out
+from fastvmt_pl.datamodules.toy_world import (
+    BACKGROUNDS,
+    COLOURS,
+    FPS,
+    MARGIN,
+    NUM_FRAMES,
+    PATHS,
+    SHAPES,
+    SIZE,
+    combinations,
+    is_held_out,
+)
 
 MOTION_WORDS = {"moves", "moving", "left", "right", "up", "down", "camera", "bounces", "still", "static", *PATHS}
 

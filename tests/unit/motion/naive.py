@@ -1,6 +1,7 @@
 """The maths of the papers written as loops, to check the fast versions against."""
 
 import math
+from itertools import pairwise
 
 import torch
 
@@ -70,5 +71,5 @@ def window_loss(query, key, job, grid, tile, size, span, temperature):
                 row, column = centre_of_tile(query, key, i, j, job, grid, rows, columns, temperature)
                 inside = [r * grid[1] + c for r in window(row, grid[0], size) for c in window(column, grid[1], size)]
                 means.append(keys[j, inside].mean(0))
-            distances += [(after - before).norm() for before, after in zip(means[:-1], means[1:], strict=True)]
+            distances += [(after - before).norm() for before, after in pairwise(means)]
     return torch.stack(distances).mean()

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastvmt_pl.motion import flow as flow_module
 from fastvmt_pl.motion import (
     corresponding_window_loss,
     frame_pairs,
@@ -13,6 +12,7 @@ from fastvmt_pl.motion import (
     window_centres,
     windowed_motion_flow,
 )
+from fastvmt_pl.motion import flow as flow_module
 
 spec = importlib.util.spec_from_file_location("naive", Path(__file__).parent / "naive.py")
 naive = importlib.util.module_from_spec(spec)
