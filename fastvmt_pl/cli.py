@@ -117,7 +117,7 @@ def transfer(
     callbacks = [
         RunFolder(folder),
         TransferProgress(),
-        ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True, every_n_train_steps=1),
+        ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True),
     ]
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
     model = model or ("wan-tiny" if config is None else None)

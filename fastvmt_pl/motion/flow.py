@@ -16,14 +16,14 @@ import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from fastvmt_pl.motion.grid import Grid, num_tiles, tile_centre_tokens, token_positions, window_tokens
 from fastvmt_pl.motion.pairs import FramePairs
 
-MAX_GATHERED = 2**26
-"""Elements of gathered keys held at a time; pairs of frames beyond that follow in turn and gather again backwards."""
+MAX_LOGITS = 2**26
+"""Logits held at a time; pairs of frames beyond that follow in turn, and are computed again for the backward pass."""
 
 Tokens = Float[Tensor, "jobs frames tokens heads dim"]
 
@@ -116,29 +116,32 @@ def windowed_motion_flow(
     Returns:
         Flow (down, right) in token cells, in fp32. Equal to :func:`global_motion_flow` when the window covers the grid.
     """
-    queries = _split_tiles(join_heads(query), grid, tile)[:, pairs.first]
-    keys = rearrange(join_heads(key), "jobs frames tokens width -> (jobs frames tokens) width")
+    queries, keys = join_heads(query)[:, pairs.first], join_heads(key)[:, pairs.second]
     inside = window_tokens(centres, grid, window)
-    frame = torch.arange(len(query), device=query.device)[:, None] * query.shape[1] + pairs.second
-    rows = rearrange(frame, "jobs pairs -> jobs pairs 1 1") * (grid[0] * grid[1]) + inside
-    positions = token_positions(grid, query.device)
-    scale = logit_scale(query, temperature)
-    step = max(1, MAX_GATHERED // (inside[:, 0].numel() * keys.shape[1]))
-    parts = zip(queries.split(step, 1), rows.split(step, 1), inside.split(step, 1), strict=True)
-    # One part needs no second gathering: what it gathered is small enough to keep for the backward pass.
+    positions, scale = token_positions(grid, query.device), logit_scale(query, temperature)
+    step = max(1, MAX_LOGITS // (len(query) * positions.shape[0] ** 2))
+    parts = zip(queries.split(step, 1), keys.split(step, 1), inside.split(step, 1), strict=True)
+    # One part needs no second computation: its logits are few enough to keep for the backward pass.
     attend = _attend if queries.shape[1] <= step else _attend_again_backwards
-    attended = torch.cat([attend(q, keys, r, positions[i], scale) for q, r, i in parts], 1)
-    return _join_tiles(attended, grid, tile) - positions
+    tiles = torch.cat([attend(q, k, i, positions, scale, grid, tile) for q, k, i in parts], 1)
+    return _join_tiles(tiles, grid, tile) - positions
 
 
-def _attend(query: Tensor, keys: Tensor, rows: Tensor, positions: Tensor, scale: float) -> Tensor:
-    """Return the expected position over each tile's window, in fp32."""
-    logits = query @ embedding(rows, keys).mT
-    return (logits.float() * scale).softmax(-1) @ positions
+def _attend(
+    query: Tensor, key: Tensor, inside: Tensor, positions: Tensor, scale: float, grid: Grid, tile: Grid
+) -> Tensor:
+    """Return the expected position over each tile's window, in fp32.
+
+    It takes the logits of the whole frame and then picks each tile's. Picking the keys of each window first needs fewer
+    products, but copies every key for each of the many windows that it is in, which takes longer and far more memory.
+    """
+    logits = _split_tiles(query @ key.mT, grid, tile)
+    windows = logits.gather(-1, repeat(inside, "b p tiles keys -> b p tiles tokens keys", tokens=tile[0] * tile[1]))
+    return (windows.float() * scale).softmax(-1) @ positions[inside]
 
 
-def _attend_again_backwards(*args: Tensor | float) -> Tensor:
-    """Attend without keeping the gathered keys for the backward pass."""
+def _attend_again_backwards(*args: Tensor | float | Grid) -> Tensor:
+    """Attend without keeping the logits for the backward pass."""
     attended: Tensor = checkpoint(_attend, *args, use_reentrant=False)
     return attended
 

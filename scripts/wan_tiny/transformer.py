@@ -190,6 +190,7 @@ def main(
     """
     torch.manual_seed(TRAINING_SEED)
     autoencoder = AutoencoderKLWan.from_pretrained(output / "vae")
+    autoencoder.register_to_config(_name_or_path="")  # what is written names no folder of this machine
     latents, prompts = latent_bank(output / "bank.safetensors", autoencoder, num_clips)
     tokenizer = small_tokenizer()
     tokens = tokenizer([*prompts, ""], padding=True, return_tensors="pt")
@@ -199,6 +200,7 @@ def main(
         text_encoder = small_text_encoder(len(tokenizer))
     else:
         transformer = WanTransformer3DModel.from_pretrained(warm_start / "transformer")
+        transformer.register_to_config(_name_or_path="")
         text_encoder = UMT5EncoderModel.from_pretrained(warm_start / "text_encoder")
     model = TextToLatents(transformer, text_encoder, ids.shape[1])
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))

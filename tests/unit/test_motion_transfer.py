@@ -147,13 +147,14 @@ def test_clipping_is_per_job(fit):
 
 
 def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path):
-    """After any inner step (the last of an epoch included) and after any unguided step."""
+    """After any inner step, the last of an epoch included, after an epoch's end, and after the last unguided step."""
     everything = ModelCheckpoint(
         tmp_path / "all", filename="{step}", save_top_k=-1, save_last=True, every_n_train_steps=1
     )
-    whole = fit([everything, GradientCache(3)], baseline=True)
-    kept = sorted((tmp_path / "all").glob("step=*.ckpt"))
-    assert len(kept) == 8
+    epochs = ModelCheckpoint(tmp_path / "epochs", filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    whole = fit([everything, epochs, GradientCache(3)], baseline=True)
+    kept = sorted((tmp_path / "all").glob("step=*.ckpt")) + sorted((tmp_path / "epochs").glob("*.ckpt"))
+    assert len(kept) == 8 + 2
     for checkpoint in [*kept, tmp_path / "all" / "last.ckpt"]:
         resumed = fit([GradientCache(3)], baseline=True, ckpt_path=checkpoint)
         assert torch.equal(resumed.result.latents, whole.result.latents), checkpoint

@@ -65,11 +65,11 @@ def test_a_window_over_the_whole_grid_is_global(grid):
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-4)
 
 
-def test_gathering_in_parts_changes_nothing(monkeypatch):
+def test_pairs_in_parts_change_nothing(monkeypatch):
     query, key = tokens((6, 8))
     pairs = frame_pairs(4)
     whole = windowed(query, key, pairs, (6, 8), window=3)
-    monkeypatch.setattr(flow_module, "MAX_GATHERED", 1)
+    monkeypatch.setattr(flow_module, "MAX_LOGITS", 1)
     parts = windowed(query, key, pairs, (6, 8), window=3)
     assert torch.equal(whole, parts)
     gradients = [torch.autograd.grad(f.pow(2).sum(), (query, key)) for f in (whole, parts)]
