@@ -114,11 +114,6 @@ class MotionDataModule(LightningDataModule):
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
         self.cache_dir = CACHE if cache_dir is None else Path(cache_dir)
 
-    @property
-    def fps(self) -> float:
-        """Frames a second at which the result keeps the first clip's pace."""
-        return self.clips[0].fps
-
     def read_clips(self, backbone: Backbone) -> list[Clip]:
         """Check the settings against a backbone, without its weights, and read the clips, once.
 
@@ -138,6 +133,7 @@ class MotionDataModule(LightningDataModule):
         read = self.read_clips(backbone)
         backbone.to(self.trainer.strategy.root_device)
         backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
+        backbone.release_text_encoder()  # before the transformer is read: of Wan, it is the larger of the two
         seeds = [self.seed + number for number in range(len(self.prompts))]
         self.clips = read if len(read) == len(seeds) else read * len(seeds)
         shared = len(read) == 1 and self.reference_noise == "shared"

@@ -78,7 +78,7 @@ def test_a_target_for_every_guided_step(prepare):
     assert target.num_frames == data.jobs.reference.shape[2]
     assert target.flow.shape == (1, len(target.pairs.first), 144, 2)
     assert not torch.equal(target.flow, data.targets[2].flow)  # read at another noise level
-    assert data.fps == 8
+    assert data.clips[0].fps == 8
 
 
 def test_an_epoch_holds_the_inner_steps_of_the_guided_step_that_the_module_is_at(prepare):
