@@ -142,8 +142,8 @@ def test_clipping_is_per_job(fit):
         def on_train_batch_end(self, trainer, pl_module, *args):
             norms.append(pl_module.latents.grad.flatten(1).norm(dim=1))
 
-    fit([Record(1)], clips=2, prompts=PROMPTS, num_guided_steps=1, trainer={"gradient_clip_val": 0.5})
-    torch.testing.assert_close(torch.stack(norms), torch.full((4, 2), 0.5), rtol=1e-3, atol=1e-3)
+    fit([Record(1)], clips=2, prompts=PROMPTS, num_guided_steps=1, trainer={"gradient_clip_val": 0.01})
+    torch.testing.assert_close(torch.stack(norms), torch.full((4, 2), 0.01), rtol=1e-2, atol=0.0)
 
 
 def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path):
