@@ -8,15 +8,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fastvmt_pl.motion import MotionSettings, MotionTarget
+from fastvmt_pl.measure import motion_of
+from fastvmt_pl.motion import MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
-from fastvmt_pl.sampling import add_noise, job_noise
 from fastvmt_pl.video import enlarge, flow_picture, side_by_side, write_picture, write_video, written_whole
 
 from .gradient_cache import GradientCache
-
-MEASURED_TIMESTEP = 100.0
-"""Noise level times 1000 at which the motion of finished videos is measured: low, where attention tracks best."""
 
 
 class RunFolder(Callback):
@@ -57,14 +54,14 @@ class RunFolder(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write everything, once the module has its result."""
         assert isinstance(pl_module, MotionTransfer)
-        result, data = pl_module.result, trainer.datamodule
+        result, data, backbone = pl_module.result, trainer.datamodule, pl_module.backbone
         if result is None:
             return
         reference = to_frames(torch.cat([clip.to_video(data.size) for clip in data.clips]))
         settings = data.motion
-        reference_flow = self._flow(pl_module, data.jobs.reference, settings)
-        output_flow = self._flow(pl_module, result.latents, settings)
-        baseline_flow = None if result.baseline is None else self._flow(pl_module, pl_module.baseline_latents, settings)
+        reference_flow = motion_of(backbone, data.jobs.reference, settings)
+        output_flow = motion_of(backbone, result.latents, settings)
+        baseline_flow = None if result.baseline is None else motion_of(backbone, pl_module.baseline_latents, settings)
         jobs = []
         for number, prompt in enumerate(data.jobs.prompts):
             folder = self.folder if len(data.jobs.prompts) == 1 else self.folder / f"{number:03d}"
@@ -100,16 +97,6 @@ class RunFolder(Callback):
         }
         with written_whole(self.folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n")
-
-    @torch.no_grad()
-    def _flow(self, module: MotionTransfer, latents: Tensor, settings: MotionSettings) -> MotionTarget:
-        """Measure the motion of finished videos, all noised alike, under the null prompt."""
-        backbone, latents = module.backbone, latents.to(module.backbone.device)
-        noise = job_noise(tuple(latents.shape[1:]), [0]).to(latents.device).expand_as(latents)
-        noisy = add_noise(latents, noise, MEASURED_TIMESTEP / 1000)
-        text = backbone.embed_prompts([""]).expand(len(latents), -1, -1)
-        query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)
-        return MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu")
 
     @staticmethod
     def _write_flow(path: Path, measured: MotionTarget, number: int, frames: Tensor) -> None:

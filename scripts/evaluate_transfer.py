@@ -22,15 +22,14 @@ from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.datamodules import Clip, MotionDataModule, ToyClip, ToyWorld
 from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
+from fastvmt_pl.measure import motion_of
 from fastvmt_pl.metrics import MotionFlowLoss, WindowLoss
-from fastvmt_pl.motion import MotionSettings, MotionTarget
+from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.sampling import add_noise, job_noise
 
 SEEDS = {"tuning": 100, "test": 101}
 MOVING = ("linear", "arc", "sine", "bounce")
 CONFIG = Path(__file__).parent.parent / "configs" / "wan_tiny.yaml"
-MEASURED_TIMESTEP = 100.0
 
 SHARES = ("present", "one_piece", "background", "leak_free")
 
@@ -150,14 +149,15 @@ def _run_batch(jobs: Sequence[Job], start: int, setting: Setting, config: Path, 
     seconds = time.perf_counter() - begun
     result = module.result
     assert result is not None
-    reference = _flow(module, datamodule.jobs.reference, datamodule.motion)
-    guided = _flow(module, result.latents, datamodule.motion)
-    plain = guided if module.baseline_latents is None else _flow(module, module.baseline_latents, datamodule.motion)
+    videos = [datamodule.jobs.reference, result.latents]
+    if module.baseline_latents is not None:
+        videos.append(module.baseline_latents)
+    reference, guided, *plain = (motion_of(module.backbone, video, datamodule.motion).flow for video in videos)
     return Outcome(
         [_score(frames, job) for frames, job in zip(result.frames, jobs, strict=True)],
         [] if result.baseline is None else [_score(f, j) for f, j in zip(result.baseline, jobs, strict=True)],
         (guided - reference).norm(dim=-1).mean((1, 2)).tolist(),
-        (plain - reference).norm(dim=-1).mean((1, 2)).tolist(),
+        [error for flow in plain for error in (flow - reference).norm(dim=-1).mean((1, 2)).tolist()],
         seconds,
         cache.num_computed,
     )
@@ -165,17 +165,6 @@ def _run_batch(jobs: Sequence[Job], start: int, setting: Setting, config: Path, 
 
 def _score(frames: Tensor, job: Job) -> ToyScore:
     return score(frames, job.item, job.background, job.clip.trajectories[0], job.clip.objects[0].colour)
-
-
-@torch.no_grad()
-def _flow(module: MotionTransfer, latents: Tensor, settings: MotionSettings) -> Tensor:
-    backbone = module.backbone
-    noise = job_noise(tuple(latents.shape[1:]), [0]).expand_as(latents)
-    text = backbone.embed_prompts([""]).expand(len(latents), -1, -1)
-    query, key = backbone.query_key(
-        add_noise(latents, noise, MEASURED_TIMESTEP / 1000), MEASURED_TIMESTEP, text, settings.block
-    )
-    return MotionTarget.extract(query, key, backbone.token_grid(latents), settings).flow
 
 
 def interval_of_mean(values: Tensor, num_resamples: int = 10_000) -> tuple[float, float, float]:
