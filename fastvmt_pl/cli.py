@@ -158,7 +158,7 @@ def default_config(model: str) -> Path:
     """Return the shipped config that fits a model, by its size."""
     if model in BUNDLED:
         return CONFIGS / f"{model.replace('-', '_')}.yaml"
-    num_layers = read_json(resolve_model(model) / "transformer" / "config.json").get("num_layers")
+    num_layers = read_json(resolve_model(model, weights=False) / "transformer" / "config.json").get("num_layers")
     return CONFIGS / ("wan2.1_14b.yaml" if num_layers == 40 else "wan2.1_1.3b.yaml")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 BUNDLED = {"wan-tiny": Path(__file__).parent / "wan_tiny"}
 """Models that ship with this package."""
-SAFE_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.md")
-"""What is fetched from a hub: no pickle and no code."""
+CONFIGS = ("*.json", "*.model", "*.txt", "*.md")
+WEIGHTS = "*.safetensors"
+"""Beside the configs, all that is fetched from a hub: no pickle and no code."""
 
 
-def resolve_model(model: str | Path, revision: str | None = None) -> Path:
+def resolve_model(model: str | Path, revision: str | None = None, *, weights: bool = True) -> Path:
     """Return the folder of a bundled model, a local diffusers folder, or a hub id (fetched if need be).
+
+    Args:
+        model: Name, folder or hub id.
+        revision: Branch, tag or commit on the hub.
+        weights: Fetch the weights too; without them, settings can be checked before gigabytes are fetched.
 
     Raises:
         ValueError: If there is no such model.
@@ -28,8 +35,9 @@ def resolve_model(model: str | Path, revision: str | None = None) -> Path:
     known = f"use {', '.join(BUNDLED)}, a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         raise ValueError(f"model {str(model)!r} is not known; {known}")
+    wanted = [*CONFIGS, WEIGHTS] if weights else list(CONFIGS)
     try:
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=list(SAFE_FILES)))
+        return Path(snapshot_download(str(model), revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -52,8 +60,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_folder(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
-    """Check that a folder holds a pipeline of these classes with safetensors weights.
+def check_classes(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
+    """Check that a folder holds a pipeline of these classes.
 
     Args:
         folder: A diffusers folder.
@@ -72,5 +80,10 @@ def check_folder(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
         found = (index.get(name) or [None, None])[1]
         if found != class_name:
             raise ValueError(f"{folder} has a {name} of class {found}; only {class_name} is supported")
-        if not any((folder / name).glob("*.safetensors")):
+
+
+def check_weights(folder: Path, components: Iterable[str]) -> None:
+    """Raise ``ValueError`` unless a folder has safetensors weights of these components."""
+    for name in components:
+        if not any((folder / name).glob(WEIGHTS)):
             raise ValueError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")

@@ -11,7 +11,8 @@ from einops import rearrange
 from torch import Tensor
 
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
-from fastvmt_pl.backbones.folder import check_folder, read_json, resolve_model
+from fastvmt_pl.backbones.folder import check_classes, check_weights, read_json, resolve_model
+from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -21,13 +22,12 @@ FRAME_CHUNK = 4
 """``AutoencoderKLWan`` works in chunks of this many frames whatever its config says."""
 SIZE_MULTIPLE = 16
 """``WanPipeline`` asks for heights and widths that divide by this."""
-NUM_TEXT_TOKENS = 512
 
 
 class WanBackbone(Backbone):
     """A Wan text-to-video pipeline folder in diffusers format.
 
-    Checks the folder when made, and reads each part's weights when it is first used.
+    Checks the folder when made, and fetches and reads weights when they are first used.
 
     Args:
         model: ``wan-tiny``, a local diffusers folder, or a hub id such as ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
@@ -51,24 +51,34 @@ class WanBackbone(Backbone):
         revision: str | None = None,
     ) -> None:
         self.name = str(model)
-        self.folder = resolve_model(model, revision)
-        check_folder(self.folder, "WanPipeline", COMPONENTS)
-        config = read_json(self.folder / "transformer" / "config.json")
-        if read_json(self.folder / "model_index.json").get("boundary_ratio") is not None or config.get("image_dim"):
+        self.revision = revision
+        folder = resolve_model(model, revision, weights=False)
+        check_classes(folder, "WanPipeline", COMPONENTS)
+        if Path(model).expanduser() == folder:
+            check_weights(folder, COMPONENTS)
+        config = read_json(folder / "transformer" / "config.json")
+        if read_json(folder / "model_index.json").get("boundary_ratio") is not None or config.get("image_dim"):
             raise ValueError(f"{self.name} is a two-expert or image-to-video Wan; use a Wan 2.1 text-to-video model")
-        scheduler = read_json(self.folder / "scheduler" / "scheduler_config.json")
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
         self.default_shift = float(scheduler.get("flow_shift", scheduler.get("shift", 1.0)))
         self.num_blocks = int(config["num_layers"])
         self.patch_size: tuple[int, int, int] = tuple(config["patch_size"])
-        vae = read_json(self.folder / "vae" / "config.json")
+        vae = read_json(folder / "vae" / "config.json")
         self.latent_channels = int(vae.get("z_dim", 16))
         self.temporal_factor = int(vae.get("scale_factor_temporal", 4))
         self.spatial_factor = int(vae.get("scale_factor_spatial", 8))
-        self.licence, self.source = "Apache-2.0", str(self.folder)
+        self.licence, self.source = "Apache-2.0", str(folder)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.gradient_checkpointing, self.vae_tiling = gradient_checkpointing, vae_tiling
         self.device = torch.device("cpu")
         self._embedded: dict[str, Tensor] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model's folder with its weights, fetched if need be."""
+        folder = resolve_model(self.name, self.revision)
+        check_weights(folder, COMPONENTS)
+        return folder
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,6 +98,7 @@ class WanBackbone(Backbone):
         )
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
+        count_padding(transformer)
         return transformer.requires_grad_(False).eval().to(self.device)
 
     @cached_property
@@ -205,7 +216,7 @@ class WanBackbone(Backbone):
     def _inputs(self, latents: Tensor, timestep: float | Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Cast here rather than by autocast, which would hand out a stale copy of latents that are being optimised.
         times = torch.as_tensor(timestep, device=self.device, dtype=torch.float32).expand(len(latents))
-        return latents.to(self.device, self.dtype), times, text.to(self.device, self.dtype)
+        return latents.to(self.device, self.dtype), times, trim_padding(text).to(self.device, self.dtype)
 
 
 def _sample_of(path: Path, num_samples: int = 64, size: int = 1 << 14) -> bytes:

@@ -27,6 +27,7 @@ def reconstruction(autoencoder: AutoencoderKLWan, num_clips: int) -> float:
     for index in range(num_clips):
         frames = ToyWorld(UNSEEN_SEED)[index].frames[None]
         video = rearrange(frames, "b f h w c -> b c f h w").float() / 127.5 - 1
+        video = video.to(autoencoder.device)
         decoded = autoencoder.decode(autoencoder.encode(video).latent_dist.mode()).sample
         values.append(10 * torch.log10(4 / (decoded - video).pow(2).mean()))
     return float(torch.stack(values).mean())
@@ -40,6 +41,7 @@ def main(
     batch_size: int = 16,
     seed: int = 0,
     sheet: Path | None = None,
+    device: str = "cpu",
 ) -> None:
     """Sample the held-out prompts and print the scores.
 
@@ -51,8 +53,9 @@ def main(
         batch_size: Prompts at a time.
         seed: Seed of the first batch's noise.
         sheet: PNG file for 16 of the videos, a row each.
+        device: cpu or cuda.
     """
-    pipeline = WanPipeline.from_pretrained(model)
+    pipeline = WanPipeline.from_pretrained(model).to(device)
     pipeline.set_progress_bar_config(disable=True)
     print(f"autoencoder: {reconstruction(pipeline.vae, 32):.2f} dB on unseen clips")
     held_out = combinations(held_out=True)

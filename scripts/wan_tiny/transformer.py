@@ -18,15 +18,15 @@ from jsonargparse import auto_cli
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, scaled_dot_product_attention
+from torch.nn.functional import mse_loss, pad, scaled_dot_product_attention
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
+from fastvmt_pl.backbones.padding import NUM_KEPT, count_padding
 from fastvmt_pl.datamodules.toy_world import BACKGROUNDS, COLOURS, SHAPES, ToyWorld
 
 TRAINING_SEED = 0
-NUM_TEXT_TOKENS = 512
-"""Wan attends to this many text tokens: those of the prompt, then zeros."""
 SHIFT = 3.0
 SHORT_SHARE, MIDDLE_SHARE = 0.35, 0.25
 """Shares of the training that see 3 and 5 latent frames of each clip; the rest sees all 9."""
@@ -65,26 +65,6 @@ def small_transformer(latent_channels: int, num_layers: int, num_heads: int) -> 
     )
 
 
-class PaddedTextAttention(WanAttnProcessor):
-    """Cross-attention to a text of which the last token stands for all the zeros behind it.
-
-    The zeros of Wan's 512 text tokens are alike, so one of them, counted as often as they are by a bias on its logit,
-    gives the same result.
-    """
-
-    def __init__(self, num_padding: int) -> None:
-        super().__init__()
-        self.bias = math.log(num_padding)
-
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, text: Tensor, *unused: None) -> Tensor:
-        query, key, value = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(text)), attn.to_v(text)
-        query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=attn.heads) for x in (query, key, value))
-        bias = torch.zeros(text.shape[1], dtype=query.dtype)
-        bias[-1] = self.bias
-        mixed = scaled_dot_product_attention(query, key, value.to(query.dtype), bias.expand(query.shape[2], -1))
-        return attn.to_out[0](rearrange(mixed, "b h n d -> b n (h d)"))
-
-
 class ComplexRotaryAttention(WanAttnProcessor):
     """Self-attention whose rotary embedding is a complex product: the same result, much cheaper on a CPU."""
 
@@ -110,35 +90,37 @@ def rotate(tokens: Tensor, angles: Tensor) -> Tensor:
 class TextToLatents(nn.Module):
     """The two networks that are trained together."""
 
-    def __init__(
-        self, transformer: WanTransformer3DModel, text_encoder: UMT5EncoderModel, num_text_tokens: int
-    ) -> None:
+    def __init__(self, transformer: WanTransformer3DModel, text_encoder: UMT5EncoderModel) -> None:
         super().__init__()
         self.transformer, self.text_encoder = transformer, text_encoder
+        count_padding(self.transformer)
         for block in self.transformer.blocks:
             block.attn1.set_processor(ComplexRotaryAttention())
-            block.attn2.set_processor(PaddedTextAttention(NUM_TEXT_TOKENS - num_text_tokens))
 
     def forward(self, latents: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         text = self.text_encoder(ids, mask).last_hidden_state * mask[..., None]
-        text = torch.cat([text, torch.zeros_like(text[:, :1])], 1)
-        return self.transformer(latents, timestep, text, return_dict=False)[0]
+        return self.transformer(latents, timestep, pad(text, (0, 0, 0, NUM_KEPT)), return_dict=False)[0]
 
 
 @torch.no_grad()
-def latent_bank(path: Path, autoencoder: AutoencoderKLWan, num_clips: int) -> tuple[Tensor, list[str]]:
-    """Return normalised latents of clips, and their prompts; encoded once, then read."""
+def latent_bank(path: Path, autoencoder: AutoencoderKLWan, num_clips: int, device: str) -> tuple[Tensor, list[str]]:
+    """Return normalised latents of clips, on the CPU, and their prompts; encoded once, then read."""
     if not path.exists():
         mean, std = (
-            torch.tensor(x).view(1, -1, 1, 1, 1)
+            torch.tensor(x, device=device).view(1, -1, 1, 1, 1)
             for x in (autoencoder.config.latents_mean, autoencoder.config.latents_std)
         )
+        autoencoder.to(device)
         parts, prompts = [], []
-        for start in range(0, num_clips, 16):
-            clips = [ToyWorld(TRAINING_SEED)[i] for i in range(start, min(start + 16, num_clips))]
-            frames = torch.stack([clip.frames for clip in clips])
+        batches = DataLoader(
+            ToyWorld(TRAINING_SEED), 16, sampler=range(num_clips), collate_fn=list, num_workers=os.cpu_count() or 1
+        )
+        for clips in batches:
+            frames = torch.stack([clip.frames for clip in clips]).to(device)
             video = rearrange(frames, "b f h w c -> b c f h w").float() / 127.5 - 1
-            parts.append(((autoencoder.encode(video).latent_dist.mode() - mean) / std).half())
+            with torch.autocast(device, torch.bfloat16):
+                encoded = autoencoder.encode(video).latent_dist.mode()
+            parts.append(((encoded - mean) / std).half().cpu())
             prompts += [clip.prompt for clip in clips]
         save_file({"latents": torch.cat(parts)}, path, {"prompts": json.dumps(prompts)})
     with safe_open(path, "pt") as file:
@@ -172,6 +154,7 @@ def main(
     ema_decay: float = 0.995,
     warm_start: Path | None = None,
     save_every: int = 100,
+    device: str = "cpu",
 ) -> None:
     """Train, or go on training, and write ``OUTPUT/pipeline``.
 
@@ -187,14 +170,16 @@ def main(
         ema_decay: Decay of the weights' moving average, which is what is written out.
         warm_start: A ``WanPipeline`` folder whose transformer and text encoder training starts from.
         save_every: Steps between two checkpoints.
+        device: cpu or cuda.
     """
     torch.manual_seed(TRAINING_SEED)
     autoencoder = AutoencoderKLWan.from_pretrained(output / "vae")
     autoencoder.register_to_config(_name_or_path="")  # what is written names no folder of this machine
-    latents, prompts = latent_bank(output / "bank.safetensors", autoencoder, num_clips)
+    latents, prompts = latent_bank(output / "bank.safetensors", autoencoder, num_clips, device)
+    latents = latents.to(device)
     tokenizer = small_tokenizer()
     tokens = tokenizer([*prompts, ""], padding=True, return_tensors="pt")
-    ids, mask = tokens.input_ids, tokens.attention_mask
+    ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
     if warm_start is None:
         transformer = small_transformer(latents.shape[1], num_layers, num_heads)
         text_encoder = small_text_encoder(len(tokenizer))
@@ -202,7 +187,7 @@ def main(
         transformer = WanTransformer3DModel.from_pretrained(warm_start / "transformer")
         transformer.register_to_config(_name_or_path="")
         text_encoder = UMT5EncoderModel.from_pretrained(warm_start / "text_encoder")
-    model = TextToLatents(transformer, text_encoder, ids.shape[1])
+    model = TextToLatents(transformer, text_encoder).to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "blocks" in name and "transformer" in name]
     chosen = {id(p) for p in matrices}
@@ -213,28 +198,28 @@ def main(
     ]
     checkpoint, start = output / "transformer-training.pt", 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         start = state["step"]
     begun = time.perf_counter()
-    running = 0.0
+    running = torch.zeros((), device=device)
     for step in range(start, num_steps):
-        draw = torch.Generator().manual_seed(step)
+        draw = torch.Generator(device).manual_seed(step)
         num_frames, num_drawn = curriculum(1.0 if whole_clips else step / num_steps, batch_size)
-        index = torch.randint(len(latents), (num_drawn,), generator=draw)
+        index = torch.randint(len(latents), (num_drawn,), generator=draw, device=device)
         clean = latents[index, :, :num_frames].float()
-        mirrored = torch.rand(num_drawn, generator=draw) < 0.5  # prompts name no direction
+        mirrored = torch.rand(num_drawn, generator=draw, device=device) < 0.5  # prompts name no direction
         clean[mirrored] = clean[mirrored].flip(-1)
-        noise = torch.randn(clean.shape, generator=draw)
-        uniform = torch.randn(num_drawn, generator=draw).sigmoid()
+        noise = torch.randn(clean.shape, generator=draw, device=device)
+        uniform = torch.randn(num_drawn, generator=draw, device=device).sigmoid()
         sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-        unnamed = torch.rand(num_drawn, generator=draw) < 0.1
+        unnamed = torch.rand(num_drawn, generator=draw, device=device) < 0.1
         index[unnamed] = len(prompts)  # the empty prompt
         weight = rearrange(sigma, "b -> b 1 1 1 1")
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             velocity = model((1 - weight) * clean + weight * noise, 1000 * sigma, ids[index], mask[index])
         loss = mse_loss(velocity.float(), noise - clean)
         loss.backward()
@@ -244,11 +229,11 @@ def main(
             optimizer.step()
             optimizer.zero_grad()
         average.update_parameters(model)
-        running += loss.item()
+        running += loss.detach()
         if (step + 1) % 25 == 0:
             seconds = (time.perf_counter() - begun) / (step + 1 - start)
-            print(f"step {step + 1} loss {running / 25:.4f} ({seconds:.2f} s a step)", flush=True)
-            running = 0.0
+            print(f"step {step + 1} loss {running / 25:.4f} ({seconds:.3f} s a step)", flush=True)
+            running.zero_()
         if (step + 1) % save_every == 0 or step + 1 == num_steps:
             state = {
                 "step": step + 1,
@@ -260,7 +245,6 @@ def main(
             os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
             for block in average.module.transformer.blocks:
                 block.attn1.set_processor(WanAttnProcessor())
-                block.attn2.set_processor(WanAttnProcessor())
             WanPipeline(
                 tokenizer=tokenizer,
                 text_encoder=average.module.text_encoder,

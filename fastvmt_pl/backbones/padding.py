@@ -1,0 +1,55 @@
+"""Count the zeros that fill a prompt up instead of attending to each of them: the same result, for less.
+
+Wan attends to 512 text tokens whatever the prompt, most of them zeros. Equal tokens have equal keys and values, so one
+of them whose logit is raised by the logarithm of their number stands for all. On small videos, where 512 tokens are
+many beside those of the video, that saves a good part of a forward pass.
+"""
+
+import math
+from typing import Any
+
+import torch
+from diffusers import WanTransformer3DModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+NUM_TEXT_TOKENS = 512
+NUM_KEPT = 2
+"""Zeros that stay: half precision would round a single one's logit by a percent, and the second takes up the rest."""
+
+
+def trim_padding(text: Float[Tensor, "jobs 512 text_dim"]) -> Float[Tensor, "jobs kept text_dim"]:
+    """Drop the zeros behind the longest prompt but two, for a transformer that counts them.
+
+    Args:
+        text: Prompts filled up with zeros to 512 tokens.
+    """
+    longest = int(text.any(-1).any(0).sum())
+    return text[:, : longest + NUM_KEPT]
+
+
+def count_padding(transformer: WanTransformer3DModel) -> None:
+    """Let each cross-attention take the last two text tokens for all that are missing from the 512."""
+    for block in transformer.blocks:
+        block.attn2.register_forward_pre_hook(_weigh_last_tokens)
+
+
+def _weigh_last_tokens(attention: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Give a cross-attention its mask; it depends on nothing but the text, so that recomputing a block repeats it."""
+    hidden, text, _, rotary = args
+    if text.shape[1] == NUM_TEXT_TOKENS:
+        return args
+    mask = torch.zeros(text.shape[1], dtype=hidden.dtype)
+    mask[-NUM_KEPT:] = padding_logits(NUM_TEXT_TOKENS + NUM_KEPT - text.shape[1], hidden.dtype)
+    return hidden, text, mask.to(hidden.device).view(1, 1, 1, -1), rotary
+
+
+def padding_logits(count: int, dtype: torch.dtype) -> Tensor:
+    """Return two logits whose exponentials add up to a count, in spite of the rounding of their precision.
+
+    >>> padding_logits(500, torch.bfloat16).double().exp().sum().round().item()
+    500.0
+    """
+    below = torch.tensor(math.log(count) * (1 - torch.finfo(dtype).eps), dtype=dtype)
+    rest = count - math.exp(below)
+    return torch.stack([below, torch.tensor(math.log(rest), dtype=dtype)])
