@@ -136,7 +136,8 @@ def _run_batch(jobs: Sequence[Job], start: int, setting: Setting, config: Path, 
     )
     cache = GradientCache(interval if setting.interval is None else setting.interval)
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator="auto",
+        devices=1,
         max_epochs=module.num_guided_steps,
         callbacks=[cache],
         logger=False,

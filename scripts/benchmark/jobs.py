@@ -7,13 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from measure import now, table
 from subject import PROMPT
 
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.cli import TransferCLI, default_config
-from fastvmt_pl.datamodules.toy_world import ToyWorld
+from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, ToyWorld
 from fastvmt_pl.video import write_video
 
 FLOW_LOSS = {"class_path": "fastvmt_pl.metrics.MotionFlowLoss"}
@@ -52,11 +53,12 @@ class StepTimer(Callback):
         return median(end - begin for begin, end in pairwise(begins))
 
 
-def toy_clip(folder: Path) -> Path:
-    """Write a clip of one moving object."""
-    path = folder / "clip.mp4"
+def toy_clip(folder: Path, num_frames: int = NUM_FRAMES) -> Path:
+    """Write a clip of one moving object, whose frames are repeated if there are to be more than it has."""
+    path = folder / f"clip-{num_frames}.mp4"
     if not path.exists():
-        write_video(path, ToyWorld(seed=5, num_objects=1, camera=False)[0].frames, 8.0)
+        frames = ToyWorld(seed=5, num_objects=1, camera=False)[0].frames
+        write_video(path, frames[torch.arange(num_frames) * NUM_FRAMES // num_frames], 8.0)
     return path
 
 

@@ -29,6 +29,8 @@ def main(
     num_latent_frames: int = 5,
     device: str = "cpu",
     dtype: Precision = "float32",
+    num_frames: int = 9,
+    size: tuple[int, int] = (128, 128),
     repeats: int = 3,
 ) -> None:
     """Print the tables of some parts.
@@ -44,6 +46,8 @@ def main(
         num_latent_frames: Latent frames in a, b and d.
         device: cpu, cuda or cuda:1.
         dtype: Precision of the transformer in a, b and d.
+        num_frames: Frames of the video in f; the paper's is 81.
+        size: Its height and width in pixels; the paper's is 480 x 832.
         repeats: Rounds of each part that count, of which it takes medians.
     """
     unknown = set(parts) - set(PARTS)
@@ -71,7 +75,7 @@ def main(
             elif part == "e":
                 text = part_e(scratch, device, repeats)
             else:
-                text = part_f(scratch, device)
+                text = part_f(scratch, device, num_frames, size)
             print(text, flush=True)
 
 

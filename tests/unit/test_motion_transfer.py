@@ -79,6 +79,18 @@ def test_weights_of_zero_guide_nothing(fit):
     assert torch.equal(guided.result.latents, fit(num_guided_steps=0).result.latents)
 
 
+@pytest.mark.gpu
+def test_a_gpu_makes_what_a_cpu_makes(fit):
+    optimizer = partial(NormalizedGradientDescent, lr=0.05)
+    gpu, cpu = (
+        fit([GradientCache()], baseline=True, optimizer=optimizer, trainer={"accelerator": name, "devices": 1}).result
+        for name in ("gpu", "cpu")
+    )
+    assert (gpu.latents - cpu.latents).norm() < 0.02 * cpu.latents.norm()
+    assert (gpu.frames.float() - cpu.frames.float()).abs().mean() < 1
+    assert (gpu.baseline.float() - cpu.baseline.float()).abs().mean() < 1
+
+
 def test_the_optimiser_lowers_the_loss(fit):
     losses = []
 
