@@ -281,6 +281,9 @@ def _one_line(message: str) -> str:
     types = (
         r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors: .* Given value: (.*)"
     )
+    no_list = re.fullmatch(r"""Parser key "([^"]+)": ('utf-8' codec|Expected a <class '.*Sequence'>).*""", message)
+    if no_list is not None:
+        return f"""{no_list[1]} is a list; write it as '["first", "second"]', or '["first"]' for a single one"""
     found = re.fullmatch(rf'Parser key "([^"]+)": {types}', message)
     if found is None:
         return message

@@ -248,6 +248,9 @@ class TestOtherBadInput:
         data = ["--data.clips", json.dumps([clip]), "--data.prompts", json.dumps([PROMPT])]
         line = refused("fit", "--config", default_config("wan-tiny"), *data, "--data.size", "[48, 50]")
         assert "example 48" in line
+        for name, value in (("clips", clip), ("prompts", PROMPT)):
+            line = refused("fit", "--config", default_config("wan-tiny"), *data, f"--data.{name}", value)
+            assert f"data.{name} is a list; write it as" in line
 
     def test_debug_shows_the_traceback(self, clip):
         with pytest.raises(ValueError, match="num_steps"):
