@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, auto_cli
 from lightning import Trainer
 from torch import Tensor
 
+from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.datamodules import Clip, MotionDataModule, ToyClip, ToyWorld
 from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
@@ -96,23 +97,26 @@ def toy_jobs(num_jobs: int, split: str, **world: Any) -> list[Job]:
     return jobs
 
 
-def read_config(path: Path) -> tuple[MotionTransfer, Overrides, Overrides, int]:
+def read_config(path: Path, dtype: Precision) -> tuple[MotionTransfer, Overrides, Overrides, int]:
     """Return the module, the arguments of the datamodule and of its motion, and the reuse interval of a config."""
     parser = ArgumentParser()
     parser.add_class_arguments(MotionTransfer, "model")
     parser.add_argument("--data", type=dict)
     parser.add_argument("--trainer", type=dict)
     config = parser.parse_path(path)
+    config.model.backbone.init_args.dtype = dtype
     data = dict(config.data)
     motion = data.pop("motion")
     caches = [c for c in config.trainer["callbacks"] if c["class_path"].endswith("GradientCache")]
     return parser.instantiate_classes(config).model, data, motion, caches[0]["init_args"]["interval"]
 
 
-def run(jobs: Sequence[Job], setting: Setting, config: Path, batch_size: int, baseline: bool) -> Outcome:
+def run(
+    jobs: Sequence[Job], setting: Setting, config: Path, batch_size: int, baseline: bool, dtype: Precision
+) -> Outcome:
     """Transfer every job's motion and score the videos."""
     starts = range(0, len(jobs), batch_size)
-    parts = [_run_batch(jobs[start : start + batch_size], start, setting, config, baseline) for start in starts]
+    parts = [_run_batch(jobs[start : start + batch_size], start, setting, config, baseline, dtype) for start in starts]
     return Outcome(
         scores=[score for part in parts for score in part.scores],
         unguided=[score for part in parts for score in part.unguided],
@@ -123,8 +127,10 @@ def run(jobs: Sequence[Job], setting: Setting, config: Path, batch_size: int, ba
     )
 
 
-def _run_batch(jobs: Sequence[Job], start: int, setting: Setting, config: Path, baseline: bool) -> Outcome:
-    module, data, motion, interval = read_config(config)
+def _run_batch(
+    jobs: Sequence[Job], start: int, setting: Setting, config: Path, baseline: bool, dtype: Precision
+) -> Outcome:
+    module, data, motion, interval = read_config(config, dtype)
     for name, value in {**setting.model, "baseline": baseline}.items():
         setattr(module, name, value)
     clips = [Clip(job.clip.frames, FPS, f"toy clip {start + i}") for i, job in enumerate(jobs)]
@@ -188,6 +194,7 @@ def main(
     other_clips: bool = True,
     config: Path = CONFIG,
     batch_size: int = 16,
+    dtype: Precision = "float32",
     results: Path | None = None,
 ) -> None:
     """Run the settings over the jobs and print the tables.
@@ -199,6 +206,7 @@ def main(
         other_clips: Also score clips with a moving camera alone and clips of two objects, by the error of their flow.
         config: Config of the shipped row.
         batch_size: Jobs at a time; changes nothing but speed and memory.
+        dtype: Precision of the transformer.
         results: JSON file for every job's scores.
     """
     jobs = toy_jobs(num_jobs, split, num_objects=1, camera=False, paths=MOVING)
@@ -207,7 +215,7 @@ def main(
     first: Outcome | None = None
     kept = {}
     for name in settings:
-        outcome = run(jobs, SETTINGS[name], config, batch_size, baseline=first is None)
+        outcome = run(jobs, SETTINGS[name], config, batch_size, first is None, dtype)
         if first is None:
             first = outcome
             print(_row("unguided", outcome.unguided, ["", "0", ""]))
@@ -215,18 +223,18 @@ def main(
         less = "" if outcome is first else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*interval_of_mean(errors - compared))
         print(_row(name, outcome.scores, [f"{outcome.seconds:.1f}", str(outcome.num_gradients), less]), flush=True)
         kept[name] = [vars(s) for s in outcome.scores]
+        if results is not None:
+            results.write_text(json.dumps(kept, indent=1))
     if other_clips:
         print("\n| clips | flow error guided | flow error unguided |\n| --- | --- | --- |")
         for name, world in (
             ("camera only", {"num_objects": 1, "camera": True, "paths": ("still",)}),
             ("two objects", {"num_objects": 2, "camera": False, "paths": MOVING}),
         ):
-            outcome = run(toy_jobs(16, split, **world), SETTINGS[settings[0]], config, batch_size, baseline=True)
+            outcome = run(toy_jobs(16, split, **world), SETTINGS[settings[0]], config, batch_size, True, dtype)
             pair = (outcome.flow_errors, outcome.unguided_flow_errors)
             cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(torch.tensor(x))) for x in pair]
             print(f"| {name} | {cells[0]} | {cells[1]} |", flush=True)
-    if results is not None:
-        results.write_text(json.dumps(kept, indent=1))
 
 
 if __name__ == "__main__":
