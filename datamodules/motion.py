@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.files import written_whole
 from fastvmt_pl.jobs import TransferJobs
 from fastvmt_pl.motion import MotionSettings, MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -170,7 +170,8 @@ class MotionDataModule(LightningDataModule):
             latents = module.backbone.encode(video)
             flow, centres = self._measure(latents, module, sigmas, noise_seed)
             stored = {"latents": latents.cpu(), "flow": flow.cpu(), "centres": centres.cpu()}
-            _store(stored, path)
+            with written_whole(path) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in stored.items()}, temporary)
             rank_zero_info(f"extracted the motion of {clip.name} for {len(sigmas)} guided steps")
         else:
             rank_zero_info(f"found the motion of {clip.name} in {path}; nothing was extracted")
@@ -232,12 +233,3 @@ def _load(path: Path) -> dict[str, Tensor] | None:
     except SafetensorError as error:
         rank_zero_warn(f"{path} is damaged ({error}); extracting again")
         return None
-
-
-def _store(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors so that the file is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = Path(folder) / path.name
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        os.replace(temporary, path)

@@ -19,9 +19,9 @@ from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import RunFolder, TransferProgress
 from fastvmt_pl.datamodules import MotionDataModule, check_file
+from fastvmt_pl.files import written_whole
 from fastvmt_pl.jobs import TransferResult
 from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.video import written_whole
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 

@@ -1,9 +1,5 @@
-"""Write videos and pictures, so that a file is either whole or not there."""
+"""Write videos and pictures, whole or not at all."""
 
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,18 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from fastvmt_pl.files import written_whole
+
 MIN_SIDE = 240
 """Shorter side in pixels up to which small videos are enlarged, in whole multiples, to be looked at."""
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path with the same ending that replaces ``path`` if nothing fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        os.replace(temporary, path)
 
 
 def enlarge(frames: UInt8[Tensor, "frames height width 3"]) -> UInt8[Tensor, "frames larger_height larger_width 3"]:
