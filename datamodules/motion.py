@@ -22,12 +22,12 @@ from fastvmt_pl.files import written_whole
 from fastvmt_pl.jobs import TransferJobs
 from fastvmt_pl.motion import MotionSettings, MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.sampling import add_noise, job_noise
+from fastvmt_pl.sampling import SHARED_SEED, add_noise, job_noise
 
 from .clips import Clip, ClipError, check_file, read_clip
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "fastvmt_pl" / "motion"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of every key: raised when what is stored changes its meaning."""
 
 
@@ -98,6 +98,8 @@ class MotionDataModule(LightningDataModule):
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise ValueError(f"prompt {number + 1} is empty; say what the video is to show")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; use 0 or more")
         if start < 0 or (end is not None and end <= start):
             raise ValueError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
@@ -162,7 +164,7 @@ class MotionDataModule(LightningDataModule):
         sigmas = module.sigmas[: module.num_guided_steps]
         if self.reference_timestep is not None:
             sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
-        noise_seed = 0 if self.reference_noise == "shared" else seed
+        noise_seed = SHARED_SEED if self.reference_noise == "shared" else seed
         key = self._key(video, module, sigmas, noise_seed)
         path = self.cache_dir / f"{key}.safetensors"
         stored = _load(path)

@@ -18,8 +18,9 @@ MAX_DISTANCE = 80.0
 """Distance in RGB (0 to 255) up to which a pixel counts as a colour; two colours are at least 90 apart."""
 MIN_AREA = 40
 """Pixels of its colour that an object has at least; the smallest drawn has over 100."""
-MAX_LEAK = 12
-"""Pixels of the reference's colour below which a frame counts as free of it."""
+LEAK_SIDE = 3
+"""Side in pixels of the smallest solid square of the reference's colour that counts as a leak. The smallest object drawn
+holds one; the edges of yellow on a dark background look orange, but are thinner, in true clips too."""
 MAIN_PIECE = 0.9
 """Share of an object's pixels that its largest connected piece holds when it is in one piece."""
 
@@ -64,6 +65,12 @@ def largest_piece(mask: Bool[Tensor, "frames height width"]) -> Float[Tensor, "f
         labels = spread
     sizes = [frame[frame > 0].unique(return_counts=True)[1] for frame in labels]
     return torch.tensor([float(size.max() / size.sum()) if len(size) else 0.0 for size in sizes])
+
+
+def holds_square(mask: Bool[Tensor, "frames height width"], side: int) -> Bool[Tensor, "frames"]:
+    """Return which masks hold a solid square of pixels."""
+    eroded = -max_pool2d(-mask[:, None].float(), side, stride=1)
+    return eroded.flatten(1).any(1)
 
 
 def centroids(mask: Bool[Tensor, "frames height width"]) -> Float[Tensor, "frames 2"]:
@@ -119,7 +126,7 @@ def score(
     right = torch.tensor([name == background for name in background_of(frames)])
     leak = 0.0
     if reference_colour is not None:
-        leak = float((colour_mask(frames, reference_colour).flatten(1).sum(1) >= MAX_LEAK).float().mean())
+        leak = float(holds_square(colour_mask(frames, reference_colour), LEAK_SIDE).float().mean())
     error = float("nan") if truth is None else relative_path_error(centroids(mask), truth)
     return ToyScore(
         float(present.float().mean()), float(whole.float().mean()), float(right.float().mean()), 1 - leak, error

@@ -4,7 +4,7 @@ import torch
 
 from fastvmt_pl.backbones.protocol import Backbone, Latents
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
-from fastvmt_pl.sampling import add_noise, job_noise
+from fastvmt_pl.sampling import SHARED_SEED, add_noise, job_noise
 
 MEASURED_TIMESTEP = 100.0
 """Noise level times 1000 at which finished videos are measured: low, where attention tracks best."""
@@ -20,7 +20,7 @@ def motion_of(backbone: Backbone, latents: Latents, settings: MotionSettings) ->
         settings: How motion is read.
     """
     latents = latents.to(backbone.device)
-    noise = job_noise(tuple(latents.shape[1:]), [0]).to(latents.device).expand_as(latents)
+    noise = job_noise(tuple(latents.shape[1:]), [SHARED_SEED]).to(latents.device).expand_as(latents)
     text = backbone.embed_prompts([""]).expand(len(latents), -1, -1)
     noisy = add_noise(latents, noise, MEASURED_TIMESTEP / 1000)
     query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)

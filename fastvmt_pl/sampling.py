@@ -34,6 +34,10 @@ def add_noise(
     return (1 - sigma) * clean + sigma * noise
 
 
+SHARED_SEED = -1
+"""Seed of noise that belongs to no job, such as that in which references are read."""
+
+
 def job_noise(shape: tuple[int, ...], seeds: list[int]) -> Float[Tensor, "jobs *axes"]:
     """Draw each job's noise from its own seed, on the CPU, so that it depends on no other job and no device."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

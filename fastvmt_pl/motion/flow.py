@@ -85,8 +85,8 @@ def window_centres(
         temperature: Factor on the logits.
     """
     middle = join_heads(query)[:, :, tile_centre_tokens(grid, tile, query.device)]
-    logits = middle[:, pairs.first] @ join_heads(key)[:, pairs.second].mT
-    attention = (logits.float() * logit_scale(query, temperature)).softmax(-1)
+    queries = middle.float()[:, pairs.first] * logit_scale(query, temperature)
+    attention = (queries @ join_heads(key).float()[:, pairs.second].mT).softmax(-1)
     return (attention @ token_positions(grid, query.device)).round().long()
 
 
@@ -135,9 +135,9 @@ def _attend(
     It takes the logits of the whole frame and then picks each tile's. Picking the keys of each window first needs fewer
     products, but copies every key for each of the many windows that it is in, which takes longer and far more memory.
     """
-    logits = _split_tiles(query @ key.mT, grid, tile)
+    logits = _split_tiles((query.float() * scale) @ key.float().mT, grid, tile)
     windows = logits.gather(-1, repeat(inside, "b p tiles keys -> b p tiles tokens keys", tokens=tile[0] * tile[1]))
-    return (windows.float() * scale).softmax(-1) @ positions[inside]
+    return windows.softmax(-1) @ positions[inside]
 
 
 def _attend_again_backwards(*args: Tensor | float | Grid) -> Tensor:

@@ -109,6 +109,22 @@ def test_an_object_in_two_pieces_is_not_whole():
     assert math.isnan(found.path_error)
 
 
+def test_the_edges_of_true_objects_are_no_leak():
+    """A yellow one on brown has the most pixels that look orange."""
+    world = ToyWorld(7, num_objects=1)
+    yellow = [clip for clip in (world[i] for i in range(200)) if clip.objects[0].colour == "yellow"]
+    for clip in [*moving_clips(4), *yellow]:
+        for colour in set(COLOURS) - {clip.objects[0].colour}:
+            assert score(clip.frames, clip.objects[0], clip.background, None, colour).leak_free == 1
+
+
+def test_any_second_object_is_a_leak():
+    for index in range(16):
+        clip = ToyWorld(8, num_objects=2)[index]
+        hidden, shown = clip.objects
+        assert score(clip.frames, shown, clip.background, None, hidden.colour).leak_free < 0.3
+
+
 def test_the_references_colour_is_a_leak():
     clip = moving_clips(1)[0]
     colour = next(c for c in COLOURS if c != clip.objects[0].colour)

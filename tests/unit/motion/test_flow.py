@@ -95,6 +95,9 @@ def test_low_precision_keeps_a_tenth_of_a_cell(dtype):
         rounded = flow(query.to(dtype), key.to(dtype), pairs, (6, 8))
         assert rounded.dtype == torch.float32
         assert (exact - rounded).abs().mean() < 0.1
+    half = query.to(dtype), key.to(dtype)
+    everywhere, in_windows = global_motion_flow(*half, pairs, (6, 8)), windowed(*half, pairs, (6, 8), window=99)
+    torch.testing.assert_close(in_windows, everywhere)
 
 
 def test_flow_of_a_shifted_frame_is_the_shift():
