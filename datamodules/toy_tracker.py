@@ -19,8 +19,8 @@ MAX_DISTANCE = 80.0
 MIN_AREA = 40
 """Pixels of its colour that an object has at least; the smallest drawn has over 100."""
 LEAK_SIDE = 3
-"""Side in pixels of the smallest solid square of the reference's colour that counts as a leak. The smallest object drawn
-holds one; the edges of yellow on a dark background look orange, but are thinner, in true clips too."""
+"""Side in pixels of the smallest solid square of the reference's colour that counts as a leak. Every object drawn holds
+one; the edges of yellow on a dark background look orange, in true clips too, but they are thinner."""
 MAIN_PIECE = 0.9
 """Share of an object's pixels that its largest connected piece holds when it is in one piece."""
 

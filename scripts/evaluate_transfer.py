@@ -209,9 +209,8 @@ def main(
         results: JSON file for every job's scores.
     """
     jobs = toy_jobs(num_jobs, split, num_objects=1, camera=False, paths=MOVING)
-    print(
-        f"{num_jobs} {split} jobs, transformer in {dtype}, batches of {batch_size}; {hardware('cuda' if torch.cuda.is_available() else 'cpu')}.\n"
-    )
+    machine = hardware("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{num_jobs} {split} jobs, transformer in {dtype}, batches of {batch_size}; {machine}.\n")
     columns = ["setting", "relative path error", *SHARES, "s a job", "gradients", "path error less shipped"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     errors, kept = {}, {}
