@@ -1,0 +1,134 @@
+"""Shards of training samples: tar files in WebDataset's layout that hold latents and text as safetensors.
+
+Axes: ``channels``, ``frames``, ``height``, ``width`` of latents; ``steps`` of a sampler; ``text_tokens``, ``text_dim``.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import webdataset
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from fastvmt_pl.files import written_whole
+
+webdataset.utils.enforce_security = True  # a shard is data: no pickle is unpacked
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video to learn from.
+
+    Attributes:
+        latents: Its normalised latents.
+        text: The prompt's embedding, without the zeros that fill it up.
+        prompt: What it shows.
+        seed: Seed of the noise that it was made from.
+        scores: What it was judged by, by name.
+        trajectory: The noisy latents before each denoising step and at the end, if they were kept.
+        sigmas: Their noise levels.
+    """
+
+    latents: Float[Tensor, "channels frames height width"]
+    text: Float[Tensor, "text_tokens text_dim"]
+    prompt: str
+    seed: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    trajectory: Float[Tensor, "steps channels frames height width"] | None = None
+    sigmas: Float[Tensor, "steps"] | None = None
+
+
+class SampleError(ValueError):
+    """A sample of a shard cannot be used; the message says which and why."""
+
+
+def write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    """Write a tar file of samples, whole or not at all, and the same bytes for the same samples."""
+    with (
+        written_whole(path) as temporary,
+        temporary.open("wb") as stream,
+        webdataset.TarWriter(stream, encoder=False, mtime=0.0) as writer,
+    ):
+        for number, sample in enumerate(samples):
+            tensors = {"latents": sample.latents, "text": sample.text}
+            if sample.trajectory is not None and sample.sigmas is not None:
+                tensors |= {"trajectory": sample.trajectory, "sigmas": sample.sigmas}
+            described = {"prompt": sample.prompt, "seed": sample.seed, "scores": sample.scores}
+            writer.write(
+                {
+                    "__key__": f"{path.stem}-{number:04d}",
+                    "safetensors": save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}),
+                    "json": json.dumps(described).encode(),
+                }
+            )
+
+
+def read_shards(paths: Iterable[Path], skipped: Callable[[str], None]) -> Iterator[Sample]:
+    """Read the samples of this process and worker, shard by shard.
+
+    Args:
+        paths: Tar files, dealt to the processes and to each one's workers in turn.
+        skipped: Told of each shard or sample that cannot be used, and why; reading goes on behind it.
+    """
+
+    def handler(error: Exception) -> bool:
+        skipped(str(error))
+        return True
+
+    # Opened here, not by URL: WebDataset's own opener runs commands, and in secure mode it refuses local files too.
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList([str(path) for path in paths]),
+        webdataset.split_by_node,
+        webdataset.split_by_worker,
+        partial(_opened, handler=handler),
+        partial(tar_file_expander, handler=handler),
+        partial(group_by_keys, handler=handler),
+        webdataset.map(_decoded, handler=handler),
+    )
+    return iter(pipeline)
+
+
+def _opened(entries: Iterable[dict[str, Any]], handler: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        try:
+            with Path(entry["url"]).open("rb") as stream:
+                yield {**entry, "stream": stream}
+        except OSError as error:
+            handler(error)
+
+
+def _decoded(entry: dict[str, Any]) -> Sample:
+    """Return the sample of a shard's entry.
+
+    Raises:
+        SampleError: If something is missing, damaged or not finite.
+    """
+    where = f"{entry['__url__']}, sample {entry['__key__']}"
+    missing = [name for name in ("safetensors", "json") if name not in entry]
+    if missing:
+        raise SampleError(f"{where}: no {' and no '.join(missing)}")
+    try:
+        tensors, described = load(entry["safetensors"]), json.loads(entry["json"])
+        sample = Sample(
+            tensors["latents"],
+            tensors["text"],
+            str(described["prompt"]),
+            int(described["seed"]),
+            dict(described["scores"]),
+            tensors.get("trajectory"),
+            tensors.get("sigmas"),
+        )
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise SampleError(f"{where}: damaged ({error})") from error
+    except KeyError as error:
+        raise SampleError(f"{where}: no {error} in it") from error
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise SampleError(f"{where}: not finite")
+    return sample
