@@ -41,8 +41,15 @@ class GradientCache(Callback):
         if interval < 1:
             raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
         self.interval, self.carry_over = interval, carry_over
+        self._restart()
+
+    def _restart(self) -> None:
         self.num_computed, self.num_reused, self.age = 0, 0, 0
         self.gradient: Tensor | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint is loaded after this."""
+        self._restart()
 
     def on_train_batch_start(
         self,

@@ -1,7 +1,10 @@
 """Read reference clips: which frames, decoded by what, cropped and resized to which geometry."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -43,10 +46,13 @@ class Clip:
         crop_height, crop_width = round(height * scale), round(width * scale)
         top, left = (old_height - crop_height) // 2, (old_width - crop_width) // 2
         middle = self.frames[:, top : top + crop_height, left : left + crop_width]
-        pictures = rearrange(middle, "frames height width rgb -> frames rgb height width").float() / 127.5 - 1
-        if pictures.shape[-2:] != size:
-            pictures = interpolate(pictures, size, mode="bilinear", antialias=True, align_corners=False)
-        return rearrange(pictures.clamp(-1, 1), "frames rgb height width -> 1 rgb frames height width")
+        pictures = []
+        for frame in middle:  # one at a time: all frames of a large clip take gigabytes as numbers
+            picture = rearrange(frame, "height width rgb -> 1 rgb height width").float() / 127.5 - 1
+            if picture.shape[-2:] != size:
+                picture = interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
+            pictures.append(picture.clamp(-1, 1))
+        return rearrange(torch.cat(pictures), "frames rgb height width -> 1 rgb frames height width")
 
 
 def read_clip(
@@ -108,50 +114,61 @@ def _choose(path: Path, num_frames: int, first: int, last: int, stride: int | No
     return np.linspace(first, last - 1, num_frames).round().astype(int).tolist()
 
 
+_DECORD_ERROR: type[Exception] = RuntimeError if decord is None else decord.DECORDError
+
+
 class _Reader:
-    """A video file open in decord, or read whole by PyAV where decord is missing or fails."""
+    """A video file open in decord, or decoded by PyAV where decord is missing or fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.decoded: np.ndarray | None = None
+        self.reader: Any = None
         try:
             if decord is None:
                 raise RuntimeError("decord is not installed")
             self.reader = decord.VideoReader(str(path), num_threads=2)
             self.num_frames, self.fps = len(self.reader), float(self.reader.get_avg_fps())
-        except RuntimeError:  # decord's own errors are RuntimeErrors or DECORDErrors
-            self._read_with_pyav()
-        except _DECORD_ERROR:
-            self._read_with_pyav()
+        except (RuntimeError, _DECORD_ERROR):
+            self._count_with_pyav()
         if not self.fps > 0:
             raise ClipError(f"clip {path} states no frame rate; convert it to mp4 first")
 
     def read(self, indices: list[int]) -> UInt8[Tensor, "frames height width 3"]:
-        if self.decoded is None:
+        if self.reader is not None:
             try:
                 return torch.from_numpy(self.reader.get_batch(indices).asnumpy())
             except _DECORD_ERROR:
-                self._read_with_pyav()
-        assert self.decoded is not None
-        return torch.from_numpy(self.decoded[indices])
+                self._count_with_pyav()
+        wanted = set(indices)
+        with self._open() as (_, frames):
+            pictures = {number: _upright(frame) for number, frame in enumerate(frames) if number in wanted}
+        return torch.from_numpy(np.stack([pictures[number] for number in indices]))
 
-    def _read_with_pyav(self) -> None:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[av.VideoStream, Iterator[av.VideoFrame]]]:
         try:
             with av.open(str(self.path)) as container:
                 if not container.streams.video:
                     raise ClipError(f"clip {self.path} has no video stream; give a video file")
                 stream = container.streams.video[0]
-                pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-                declared, self.fps = stream.frames, float(stream.average_rate or 0)
+                yield stream, container.decode(stream)
+        except ClipError:
+            raise
         except (av.FFmpegError, ValueError) as error:
-            if isinstance(error, ClipError):
-                raise
             raise ClipError(f"clip {self.path} cannot be decoded ({error}); is it a whole video file?") from error
-        if not pictures or len(pictures) < declared:
+
+    def _count_with_pyav(self) -> None:
+        """Decode the whole file once, keeping nothing, to know how much of it can be read."""
+        self.reader = None
+        with self._open() as (stream, frames):
+            self.num_frames = sum(1 for _ in frames)
+            declared, self.fps = stream.frames, float(stream.average_rate or 0)
+        if self.num_frames < max(1, declared):
             raise ClipError(
-                f"clip {self.path} ends after {len(pictures)} of {declared} frames; it was cut short, get it again"
+                f"clip {self.path} ends after {self.num_frames} of {declared} frames; it was cut short, get it again"
             )
-        self.decoded, self.num_frames = np.stack(pictures), len(pictures)
 
 
-_DECORD_ERROR: type[Exception] = RuntimeError if decord is None else decord.DECORDError
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """Return a frame's picture, turned as its file asks for; decord does so itself."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)

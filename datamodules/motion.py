@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.jobs import TransferJobs
 from fastvmt_pl.motion import MotionSettings, MotionTarget
@@ -116,23 +115,26 @@ class MotionDataModule(LightningDataModule):
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
         self.cache_dir = CACHE if cache_dir is None else Path(cache_dir)
 
-    def read_clips(self, backbone: Backbone) -> list[Clip]:
-        """Check the settings against a backbone, without its weights, and read the clips, once.
+    def read_clips(self, module: MotionTransfer) -> list[Clip]:
+        """Check the settings against a module and its backbone, without its weights, and read the clips, once.
 
         Raises:
-            ValueError: If the backbone does not have the geometry or the block.
+            ValueError: If the backbone does not have the geometry or the block, or a loss cannot be computed on it.
             ClipError: If a clip cannot be used.
         """
+        backbone = module.backbone
         backbone.check_geometry(self.num_frames, *self.size)
         backbone.check_block(self.motion.block)
+        module.check_target(backbone.latent_shape(self.num_frames, *self.size)[1], self.motion)
         self.sources = [self._read(source) for source in self.sources]
         return self.sources
 
     def setup(self, stage: str) -> None:
         """Read the clips and get their latents and motion, from the cache or from the backbone."""
         module: MotionTransfer = self.trainer.lightning_module
+        module.check_trainer(self.trainer)
         backbone = module.backbone
-        read = self.read_clips(backbone)
+        read = self.read_clips(module)
         backbone.to(self.trainer.strategy.root_device)
         backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
         backbone.release_text_encoder()  # before the transformer is read: of Wan, it is the larger of the two
@@ -144,7 +146,7 @@ class MotionDataModule(LightningDataModule):
             for clip, seed in zip(self.clips[: 1 if shared else None], seeds, strict=False)
         ]
         reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
-        self.jobs = TransferJobs(self.prompts, tuple(seeds), reference, self.num_frames, *self.size)
+        self.jobs = TransferJobs(self.prompts, tuple(seeds), reference)
         self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
 
     def train_dataloader(self) -> DataLoader:

@@ -60,7 +60,7 @@ class TransferCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Refuse clips and settings that do not go with the model before anything is loaded or written."""
-        self.datamodule.read_clips(self.model.backbone)
+        self.datamodule.read_clips(self.model)
         return super().instantiate_trainer(**options)
 
 

@@ -14,17 +14,11 @@ class TransferJobs:
         prompts: What each job is to show.
         seeds: Seed of each job's noise.
         reference: Latents of each job's reference clip.
-        num_frames: Frames of the video that the latents stand for.
-        height: Its height in pixels.
-        width: Its width in pixels.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     reference: Float[Tensor, "jobs channels frames height width"]
-    num_frames: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ def motion_of(backbone: Backbone, latents: Latents, settings: MotionSettings) ->
         latents: Clean latents of the videos.
         settings: How motion is read.
     """
-    latents = latents.to(backbone.device)
-    noise = job_noise(tuple(latents.shape[1:]), [SHARED_SEED]).to(latents.device).expand_as(latents)
-    text = backbone.embed_prompts([""]).expand(len(latents), -1, -1)
-    noisy = add_noise(latents, noise, MEASURED_TIMESTEP / 1000)
-    query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)
-    return MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu")
+    text, found = backbone.embed_prompts([""]), []
+    for clean in latents.to(backbone.device).split(1):  # one at a time, which bounds the memory
+        noise = job_noise(tuple(clean.shape[1:]), [SHARED_SEED]).to(clean.device)
+        noisy = add_noise(clean, noise, MEASURED_TIMESTEP / 1000)
+        query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)
+        found.append(MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu"))
+    return MotionTarget.stack(found)

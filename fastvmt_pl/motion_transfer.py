@@ -1,13 +1,13 @@
 """Motion transfer as a fit loop: an epoch is a guided denoising step, a batch is a step of the optimiser on latents."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastvmt_pl.backbones.protocol import Backbone, Latents, Video
 from fastvmt_pl.jobs import TransferJobs, TransferResult
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
-from fastvmt_pl.motion.target import MotionTarget
+from fastvmt_pl.motion.target import MotionSettings, MotionTarget
 from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, job_noise
 
 WAN_NEGATIVE_PROMPT = (
@@ -28,8 +28,12 @@ WAN_NEGATIVE_PROMPT = (
 """The negative prompt that Wan recommends, in English, as the published code of FastVMT uses it."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The loss is infinite or not a number, so that another step would destroy the latents."""
+class NonFiniteError(RuntimeError):
+    """The loss or the latents are infinite or not a number, so that nothing good can come of going on."""
+
+
+class UnfinishedError(RuntimeError):
+    """The trainer stopped before all guided steps were taken."""
 
 
 class MotionTransfer(LightningModule):
@@ -66,6 +70,8 @@ class MotionTransfer(LightningModule):
     """While this is set, a training step yields exactly this gradient of the latents and runs no backbone."""
     result: TransferResult | None
     """What came of the last fit."""
+    on_denoised: Callable[[], None]
+    """Called after each unguided denoising step, for progress."""
     latents: nn.Parameter
     text: Tensor
     negative_text: Tensor
@@ -98,28 +104,57 @@ class MotionTransfer(LightningModule):
         _check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
         _check(final_rate >= 0, f"final_rate is {final_rate}; use a share of the first rate, 0 or more")
         self.backbone = backbone
-        self.losses: Sequence[MotionLoss] = [MotionFlowLoss(), WindowLoss()] if losses is None else list(losses)
-        self.metrics = nn.ModuleList(self.losses)  # so that Lightning moves them
+        losses = [MotionFlowLoss(), WindowLoss()] if losses is None else losses
+        self.losses: Sequence[MotionLoss] = nn.ModuleList(losses)  # type: ignore[assignment]  # it is one, but untyped
         self.optimizer = optimizer
         self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
         self.final_rate = final_rate
         self.guidance_scale, self.negative_prompt = guidance_scale, negative_prompt
         self.strength, self.centres, self.baseline = strength, centres, baseline
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
+        self.on_denoised = lambda: None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what an earlier fit did."""
         self.step, self.inner_step = 0, 0
         self.cached_gradient = None
         self.result = None
         self.baseline_latents: Tensor | None = None
         self.baseline_step = 0
 
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raise ``ValueError`` if a trainer's settings do not go with an optimisation of latents."""
+        _check(
+            trainer.max_epochs == self.num_guided_steps,
+            f"the trainer's max_epochs is {trainer.max_epochs}; set it to num_guided_steps, "
+            f"which is {self.num_guided_steps}: an epoch is a guided step",
+        )
+        _check(
+            trainer.world_size == 1,
+            f"the trainer has {trainer.world_size} processes; set devices to 1: jobs do not share their gradients, so "
+            "several devices run a trainer each",
+        )
+        _check(
+            trainer.precision == "32-true",
+            f"the trainer's precision is {trainer.precision}; leave it at 32-true, which latents need, and set the "
+            "backbone's dtype",
+        )
+        _check(
+            trainer.accumulate_grad_batches == 1,
+            f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; leave it at 1: a batch is an inner step",
+        )
+
+    def check_target(self, num_latent_frames: int, settings: MotionSettings) -> None:
+        """Raise ``ValueError`` if a loss cannot be computed on motion that is read so."""
+        for loss in self.losses:
+            loss.check_target(num_latent_frames, settings)
+
     def setup(self, stage: str) -> None:
-        """Embed the prompts and put the latents at their start."""
+        """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""
+        self.check_trainer(self.trainer)
+        self.restart()
         jobs = self.jobs
-        if stage == "fit" and self.trainer.max_epochs != self.num_guided_steps:
-            raise ValueError(
-                f"the trainer's max_epochs is {self.trainer.max_epochs}; set it to num_guided_steps, "
-                f"which is {self.num_guided_steps}: an epoch is a guided step"
-            )
         embedded = self.backbone.embed_prompts([*jobs.prompts, self.negative_prompt])
         self.backbone.release_text_encoder()
         self.register_buffer("text", embedded[:-1], persistent=False)
@@ -162,7 +197,7 @@ class MotionTransfer(LightningModule):
         values = {loss.name: loss(query, key, target) for loss in self.losses}
         total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * query.sum())
         if not total.isfinite():
-            raise NonFiniteLossError(
+            raise NonFiniteError(
                 f"the loss is {total.item()} at guided step {self.step + 1}, inner step {self.inner_step + 1}; "
                 "lower the learning rate, or use dtype float32 or bfloat16"
             )
@@ -226,7 +261,11 @@ class MotionTransfer(LightningModule):
     def on_fit_end(self) -> None:
         """Denoise the rest unguided and decode; a resumed run passes here whatever it had done."""
         self.advance()
-        self.result = None
+        if self.step < self.num_guided_steps:
+            raise UnfinishedError(
+                f"the trainer stopped at guided step {self.step + 1} of {self.num_guided_steps}, so nothing was "
+                "decoded; resume from its checkpoint, without max_time, max_steps or limit_train_batches"
+            )
         while self.step < self.num_steps:
             self.latents.data = self.denoised(self.latents.data, self.step)
             self.step += 1
@@ -240,9 +279,13 @@ class MotionTransfer(LightningModule):
                 self._save_progress()
         self.result = TransferResult(
             latents=self.latents.detach().cpu(),
-            frames=to_frames(self.backbone.decode(self.latents)),
-            baseline=None if self.baseline_latents is None else to_frames(self.backbone.decode(self.baseline_latents)),
+            frames=self.decoded(self.latents),
+            baseline=None if self.baseline_latents is None else self.decoded(self.baseline_latents),
         )
+
+    def decoded(self, latents: Latents) -> UInt8[Tensor, "jobs frames height width 3"]:
+        """Decode job by job: the autoencoder takes more memory for a video than anything before it."""
+        return torch.cat([to_frames(self.backbone.decode(job)) for job in latents.split(1)])
 
     @torch.no_grad()
     def denoised(self, latents: Latents, step: int) -> Latents:
@@ -252,10 +295,17 @@ class MotionTransfer(LightningModule):
         if self.guidance_scale != 1:
             negative = self.backbone.velocity(latents, timestep, self.negative_text)
             velocity = negative + self.guidance_scale * (velocity - negative)
-        return denoise(velocity, latents, self.sigmas, step)
+        denoised = denoise(velocity, latents, self.sigmas, step)
+        if not denoised.isfinite().all():
+            raise NonFiniteError(
+                f"the latents are not finite after denoising step {step + 1}; lower the learning rate, or use dtype "
+                "float32 or bfloat16"
+            )
+        return denoised
 
     def _save_progress(self) -> None:
-        """Write the last checkpoint again, where the trainer writes one, after an unguided step."""
+        """Report an unguided step, and write the last checkpoint again, where the trainer writes one."""
+        self.on_denoised()
         callback = self.trainer.checkpoint_callback
         if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
             self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)

@@ -19,6 +19,7 @@ from benchmark.measure import hardware
 from jsonargparse import ArgumentParser, auto_cli
 from lightning import Trainer
 from torch import Tensor
+from torch.nn import ModuleList
 
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import GradientCache
@@ -26,7 +27,7 @@ from fastvmt_pl.datamodules import Clip, MotionDataModule, ToyClip, ToyWorld
 from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
 from fastvmt_pl.measure import motion_of
-from fastvmt_pl.metrics import MotionFlowLoss, WindowLoss
+from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_transfer import MotionTransfer
 
@@ -49,13 +50,18 @@ class Setting:
     interval: int | None = None
 
 
+def with_losses(*losses: MotionLoss) -> Overrides:
+    """Return the override that guides by these losses."""
+    return {"losses": ModuleList(losses)}
+
+
 SETTINGS = {
     "unguided": Setting(model={"num_guided_steps": 0}),
     "shipped": Setting(),
-    "no window (global)": Setting(model={"losses": [MotionFlowLoss(), WindowLoss(window=7)]}, motion={"window": None}),
-    "no window loss": Setting(model={"losses": [MotionFlowLoss()]}),
+    "no window (global)": Setting(with_losses(MotionFlowLoss(), WindowLoss(window=7)), motion={"window": None}),
+    "no window loss": Setting(with_losses(MotionFlowLoss())),
     "no reuse": Setting(interval=1),
-    "weights zero": Setting(model={"losses": [MotionFlowLoss(weight=0.0), WindowLoss(weight=0.0)]}),
+    "weights zero": Setting(with_losses(MotionFlowLoss(weight=0.0), WindowLoss(weight=0.0))),
 }
 """The rows by name. Without windows the window loss keeps the size of its own."""
 

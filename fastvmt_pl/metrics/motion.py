@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from fastvmt_pl.motion.flow import Tokens
 from fastvmt_pl.motion.losses import corresponding_window_loss, motion_flow_loss
-from fastvmt_pl.motion.target import MotionTarget
+from fastvmt_pl.motion.target import MotionSettings, MotionTarget
 
 
 class MotionLoss(Metric):
@@ -51,6 +51,9 @@ class MotionLoss(Metric):
         """Return the loss, summed over jobs, averaged over calls, without the weight."""
         return self.total / self.count
 
+    def check_target(self, num_frames: int, settings: MotionSettings) -> None:
+        """Raise ``ValueError`` if the loss cannot be computed on so many latent frames, read so."""
+
     @abstractmethod
     def per_job(self, query: Tokens, key: Tokens, target: MotionTarget) -> Float[Tensor, "jobs"]:
         """Return the loss of each job."""
@@ -84,10 +87,20 @@ class WindowLoss(MotionLoss):
 
     def __init__(self, weight: float = 1.0, window: int | None = None) -> None:
         super().__init__(weight)
+        if window is not None and window < 1:
+            raise ValueError(f"window of {type(self).__name__} is {window}; use a side of at least 1 token, or null")
         self.window = window
+
+    def check_target(self, num_frames: int, settings: MotionSettings) -> None:
+        """Raise ``ValueError`` unless a frame is paired with two later ones."""
+        if num_frames < 3 or (settings.span is not None and settings.span < 3):
+            raise ValueError(
+                f"the window loss compares two later frames, but there are {num_frames} latent frames and the span is "
+                f"{settings.span}; use more frames, a span of 3 or more, or leave that loss out"
+            )
 
     def per_job(self, query: Tokens, key: Tokens, target: MotionTarget) -> Float[Tensor, "jobs"]:
         """Return the loss of each job, in units of the keys."""
-        window = self.window or target.settings.window or max(target.grid)
+        window = self.window or target.settings.window or max(target.grid)  # neither can be 0
         centres = target.centres.expand(len(key), -1, -1, -1)
         return corresponding_window_loss(key, target.pairs, target.grid, centres, window=window)

@@ -10,7 +10,7 @@ from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.metrics import MotionFlowLoss, WindowLoss
 from fastvmt_pl.motion import MotionSettings
-from fastvmt_pl.motion_transfer import MotionTransfer, NonFiniteLossError
+from fastvmt_pl.motion_transfer import MotionTransfer, NonFiniteError, UnfinishedError
 from fastvmt_pl.optimizers import NormalizedGradientDescent
 
 PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")
@@ -26,7 +26,7 @@ def backbone():
 def fit(backbone, toy_clips, tmp_path):
     """Run a short transfer; keyword arguments go to the module."""
 
-    def run(callbacks=(), clips=1, prompts=PROMPTS[:1], seed=0, ckpt_path=None, trainer=None, **options):
+    def run(callbacks=(), clips=1, prompts=PROMPTS[:1], seed=0, ckpt_path=None, trainer=None, again=None, **options):
         settings = {
             "optimizer": ADAMW,
             "num_steps": 4,
@@ -38,7 +38,7 @@ def fit(backbone, toy_clips, tmp_path):
             "shift": 3.0,
             "baseline": False,
         } | options
-        module = MotionTransfer(backbone, **settings)
+        module = MotionTransfer(backbone, **settings) if again is None else again
         data = MotionDataModule(
             toy_clips[:clips],
             prompts,
@@ -202,7 +202,7 @@ def test_a_checkpoint_holds_no_backbone_and_no_pickle(fit, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(fit):
-    with pytest.raises(NonFiniteLossError, match="guided step 1"):
+    with pytest.raises(NonFiniteError, match="guided step 1"):
         fit(optimizer=partial(torch.optim.SGD, lr=1e38))
 
 
@@ -216,6 +216,45 @@ def test_the_learning_rate_falls_linearly_in_every_guided_step(fit):
     fit([Record(1)], optimizer=partial(torch.optim.AdamW, lr=0.003))
     expected = torch.linspace(0.003, 0.002, 4).tolist() * 2
     assert rates == pytest.approx(expected)
+
+
+def test_a_module_and_a_cache_can_be_used_again(fit):
+    cache = GradientCache(3, carry_over=True)
+    module = fit([cache], baseline=True)
+    first = module.result
+    second = fit([cache], again=module).result
+    assert torch.equal(first.latents, second.latents)
+    assert torch.equal(first.baseline, second.baseline)
+    other = fit([cache], again=module, seed=5).result
+    assert torch.equal(other.latents, fit([GradientCache(3, carry_over=True)], seed=5).result.latents)
+    assert cache.num_computed + cache.num_reused == 8
+
+
+def test_a_result_is_never_made_of_some_of_the_guided_steps(fit):
+    with pytest.raises(UnfinishedError, match=r"guided step 2 of 2.*limit_train_batches"):
+        fit(trainer={"limit_train_batches": 2})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"devices": 2, "strategy": "ddp_notebook"}, "2 processes; set devices to 1"),
+        ({"precision": "bf16-true"}, "precision is bf16-true"),
+        ({"precision": "bf16-mixed"}, "precision is bf16-mixed"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches is 2"),
+    ],
+)
+def test_trainers_that_would_break_the_optimisation_are_refused(backbone, setting, message):
+    trainer = Trainer(accelerator="cpu", max_epochs=10, logger=False, **setting)
+    with pytest.raises(ValueError, match=message):
+        MotionTransfer(backbone).check_trainer(trainer)
+
+
+def test_latents_that_are_not_finite_end_the_run(fit, backbone, monkeypatch):
+    velocity = backbone.velocity
+    monkeypatch.setattr(backbone, "velocity", lambda *args: velocity(*args) / 0)
+    with pytest.raises(NonFiniteError, match="denoising step 1"):
+        fit(num_guided_steps=0)
 
 
 def test_epochs_must_be_the_guided_steps(fit):

@@ -1,4 +1,5 @@
 import re
+import struct
 
 import av
 import pytest
@@ -123,6 +124,26 @@ def test_missing_empty_and_folder_are_refused_by_name(tmp_path):
 def test_a_stride_that_cannot_be_is_refused(video, stride):
     with pytest.raises(ClipError, match="stride"):
         read_clip(video, 5, stride=stride)
+
+
+def turned_on_its_side(path):
+    """Write into an mp4's track header that its frames are shown turned by 90 degrees, as telephones do."""
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    height = struct.unpack(">I", data[matrix + 40 : matrix + 44])[0]
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, height, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+def test_clips_of_telephones_are_upright(tmp_path, reader):
+    frames = torch.zeros(5, 32, 64, 3, dtype=torch.uint8)
+    frames[:, :, :16] = 250  # the left edge, which a quarter turn clockwise makes the top one
+    write_video(tmp_path / "clip.mp4", frames, 8.0)
+    turned_on_its_side(tmp_path / "clip.mp4")
+    found = read_clip(tmp_path / "clip.mp4", 5).frames
+    assert found.shape == (5, 64, 32, 3)
+    assert found[:, :12].float().mean() > 200
+    assert found[:, 20:].float().mean() < 50
 
 
 def test_pyav_gives_decords_frames(tmp_path, toy_clips, monkeypatch):

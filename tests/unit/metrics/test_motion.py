@@ -72,6 +72,20 @@ def test_a_negative_weight_is_refused():
         MotionFlowLoss(weight=-1.0)
 
 
+@pytest.mark.parametrize("window", [0, -3])
+def test_an_impossible_window_is_refused(window):
+    with pytest.raises(ValueError, match="at least 1"):
+        WindowLoss(window=window)
+
+
+@pytest.mark.parametrize(("num_frames", "span"), [(2, 4), (9, 2)])
+def test_too_few_frames_for_the_window_loss_are_refused(num_frames, span):
+    with pytest.raises(ValueError, match="a span of 3 or more"):
+        WindowLoss().check_target(num_frames, MotionSettings(span=span))
+    MotionFlowLoss().check_target(num_frames, MotionSettings(span=span))
+    WindowLoss().check_target(3, MotionSettings(span=None))
+
+
 @pytest.mark.parametrize(
     "setting", [{"block": -1}, {"window": 0}, {"tile": (0, 4)}, {"span": 1}, {"temperature": 0.0}, {"window": -3}]
 )
