@@ -11,7 +11,10 @@ from fastvmt_pl.motion_transfer import MotionTransfer
 
 
 class TransferProgress(ProgressBar):
-    """One bar over the guided steps, by inner steps, with the last loss; where there is no terminal, a line a step."""
+    """A bar over the guided steps, by inner steps, with the last loss, and one over the unguided steps behind them.
+
+    Where there is no terminal, a line for each guided step and for each video that is denoised.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,9 +26,10 @@ class TransferProgress(ProgressBar):
         """Show nothing, as Lightning asks of processes other than the first."""
         self.console.quiet = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar where the run stands."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bars where the run stands; a resumed run may have nothing but unguided steps left."""
         assert isinstance(pl_module, MotionTransfer)
+        pl_module.on_denoised = lambda: self._show_rest(pl_module)
         if self.console.is_terminal:
             columns = [
                 TextColumn("{task.description}"),
@@ -36,7 +40,8 @@ class TransferProgress(ProgressBar):
             ]
             self.progress = Progress(*columns, console=self.console)
             total = pl_module.num_guided_steps * pl_module.num_inner_steps
-            self.task = self.progress.add_task("guided", total=total, completed=self._done(pl_module))
+            self.guided = self.progress.add_task("guided", total=total, completed=self._done(pl_module))
+            self.rest = self.progress.add_task("unguided", total=self._num_unguided(pl_module), start=False)
             self.progress.start()
 
     def on_train_batch_end(
@@ -55,18 +60,34 @@ class TransferProgress(ProgressBar):
         inner = f"inner step {pl_module.inner_step}/{pl_module.num_inner_steps}"
         if self.progress is not None:
             self.progress.update(
-                self.task, completed=self._done(pl_module), description=f"{where} {inner} loss {self.loss:.4g}"
+                self.guided, completed=self._done(pl_module), description=f"{where} {inner} loss {self.loss:.4g}"
             )
         elif pl_module.inner_step == pl_module.num_inner_steps:
             self.console.print(f"{where} loss {self.loss:.4g}", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar, and say what follows."""
+        """Say what follows."""
         assert isinstance(pl_module, MotionTransfer)
+        if self.progress is not None:
+            self.progress.start_task(self.rest)
+        else:
+            rest = pl_module.num_steps - pl_module.num_guided_steps
+            also = f" and the unguided baseline of {pl_module.num_steps} steps" if pl_module.baseline else ""
+            self.console.print(f"denoising the last {rest} steps{also}", highlight=False)
+
+    def _show_rest(self, module: MotionTransfer) -> None:
+        """Move the bar of the unguided steps; without a terminal, say when one of the two videos is done."""
+        if self.progress is not None:
+            self.progress.start_task(self.rest)
+            done = module.step - module.num_guided_steps + module.baseline_step
+            which = "baseline" if module.baseline_step else "output"
+            self.progress.update(self.rest, completed=done, description=f"denoising the {which}")
+        elif module.baseline_step == module.num_steps or (not module.baseline_step and module.step == module.num_steps):
+            self.console.print(f"denoised the {'baseline' if module.baseline_step else 'output'}", highlight=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the bars."""
         self._close()
-        rest = pl_module.num_steps - pl_module.num_guided_steps
-        also = f" and the unguided baseline of {pl_module.num_steps} steps" if pl_module.baseline else ""
-        self.console.print(f"denoising the last {rest} steps{also}", highlight=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave the terminal usable."""
@@ -76,6 +97,10 @@ class TransferProgress(ProgressBar):
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
+
+    @staticmethod
+    def _num_unguided(module: MotionTransfer) -> int:
+        return module.num_steps - module.num_guided_steps + (module.num_steps if module.baseline else 0)
 
     @staticmethod
     def _done(module: MotionTransfer) -> int:

@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -24,7 +23,7 @@ class RunFolder(Callback):
     ``flow_reference.png`` and ``flow_output.png``. Of several: a sub-folder ``000``, ``001`` and so on for each.
 
     Args:
-        folder: Where to write.
+        folder: Where to write; ``None`` is the folder of the trainer's logs.
 
     Raises:
         ValueError: If the folder holds a finished run.
@@ -39,26 +38,28 @@ class RunFolder(Callback):
                     folder: runs/my-run
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         self._refuse_finished()
         self.begun = time.perf_counter()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a folder that another run has finished in since."""
+        self.folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         self._refuse_finished()
 
     def _refuse_finished(self) -> None:
-        if (self.folder / "metrics.json").exists():
+        if self.folder is not None and (self.folder / "metrics.json").exists():
             raise ValueError(f"{self.folder} holds a finished run; choose another output folder, or delete this one")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write everything, once the module has its result."""
         assert isinstance(pl_module, MotionTransfer)
         result, data, backbone = pl_module.result, trainer.datamodule, pl_module.backbone
-        if result is None:
+        if result is None or self.folder is None:
             return
-        reference = to_frames(torch.cat([clip.to_video(data.size) for clip in data.clips]))
+        read = {id(clip): to_frames(clip.to_video(data.size))[0] for clip in data.clips}  # one clip may serve many jobs
+        reference = [read[id(clip)] for clip in data.clips]
         settings = data.motion
         reference_flow = motion_of(backbone, data.jobs.reference, settings)
         output_flow = motion_of(backbone, result.latents, settings)
@@ -66,16 +67,12 @@ class RunFolder(Callback):
         jobs = []
         for number, prompt in enumerate(data.jobs.prompts):
             folder = self.folder if len(data.jobs.prompts) == 1 else self.folder / f"{number:03d}"
-            videos = {"reference": reference[number], "output": result.frames[number]}
+            videos = {"output": result.frames[number]}
             if result.baseline is not None:
-                videos = {
-                    "reference": reference[number],
-                    "baseline": result.baseline[number],
-                    "output": result.frames[number],
-                }
-            for name in videos.keys() - {"reference"}:
-                write_video(folder / f"{name}.mp4", enlarge(videos[name]), data.clips[number].fps)
-            write_video(folder / "comparison.mp4", enlarge(side_by_side(list(videos.values()))), data.clips[number].fps)
+                videos = {"baseline": result.baseline[number], **videos}
+            comparison = side_by_side([reference[number], *videos.values()])
+            for name, frames in {**videos, "comparison": comparison}.items():
+                write_video(folder / f"{name}.mp4", enlarge(frames), data.clips[number].fps)
             self._write_flow(folder / "flow_reference.png", reference_flow, number, reference[number])
             self._write_flow(folder / "flow_output.png", output_flow, number, result.frames[number])
             job = {
@@ -89,12 +86,13 @@ class RunFolder(Callback):
             jobs.append(job)
         caches = [callback for callback in trainer.callbacks if isinstance(callback, GradientCache)]
         metrics = {
+            "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
             "jobs": jobs,
             "gradients_computed": caches[0].num_computed
             if caches
             else pl_module.num_guided_steps * pl_module.num_inner_steps,
             "gradients_reused": caches[0].num_reused if caches else 0,
-            "seconds": round(time.perf_counter() - self.begun, 2),
+            "seconds_since_last_start": round(time.perf_counter() - self.begun, 2),
         }
         with written_whole(self.folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n")

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-from lightning import Trainer
+import yaml
+from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from safetensors import SafetensorError
 
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
 from fastvmt_pl.backbones.wan import Precision
@@ -64,6 +66,22 @@ class TransferCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
 
+class FitCLI(TransferCLI):
+    """The command ``fit``: results, progress and a checkpoint to resume from, unless the config brings its own."""
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Add what the config leaves out."""
+        given = self.config_init["fit"]["trainer"]
+        defaults: list[Callback] = [RunFolder()]
+        if given["enable_progress_bar"] is not False:
+            defaults.append(TransferProgress())
+        if given["enable_checkpointing"] is not False:
+            defaults.append(ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True))
+        brought = tuple(type(callback) for callback in given["callbacks"] or ())
+        self.trainer_defaults["callbacks"] = [each for each in defaults if not issubclass(type(each), brought)]
+        return super().instantiate_trainer(**options)
+
+
 def transfer(
     clip: str,
     prompt: str,
@@ -95,7 +113,7 @@ def transfer(
         output: Folder for the results; made of clip, prompt and seed under runs/ if left out.
         seed: Seed of the noise.
         steps: Denoising steps.
-        guided_steps: How many of them, from the first, are guided.
+        guided_steps: How many of them, from the first, are guided; the config's share of the steps if left out.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         negative_prompt: What to steer away from.
         strength: Where to start: 1 is pure noise, less keeps some of the clip's layout.
@@ -121,6 +139,9 @@ def transfer(
     ]
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
     model = model or ("wan-tiny" if config is None else None)
+    path = config or default_config(model or "wan-tiny")
+    if steps is not None and guided_steps is None:
+        guided_steps = _guided_share(path, steps)
     options = {
         "model.backbone.init_args.model": model,
         "model.backbone.init_args.dtype": dtype,
@@ -139,7 +160,7 @@ def transfer(
     }
     cli = TransferCLI(
         args=[
-            f"--config={config or default_config(model or 'wan-tiny')}",
+            f"--config={path}",
             *(f"--{name}={_as_text(value)}" for name, value in options.items() if value is not None),
         ],
         trainer_defaults={"callbacks": callbacks, "logger": logger, "enable_model_summary": False},
@@ -160,6 +181,13 @@ def default_config(model: str) -> Path:
         return CONFIGS / f"{model.replace('-', '_')}.yaml"
     num_layers = read_json(resolve_model(model, weights=False) / "transformer" / "config.json").get("num_layers")
     return CONFIGS / ("wan2.1_14b.yaml" if num_layers == 40 else "wan2.1_1.3b.yaml")
+
+
+def _guided_share(config: Path, num_steps: int) -> int:
+    """Return as large a share of the steps as the config guides."""
+    model = (yaml.safe_load(config.read_text()) or {}).get("model", {})
+    share: float = model.get("num_guided_steps", 10) / model.get("num_steps", 50)
+    return min(num_steps, round(share * num_steps))
 
 
 def _claim(folder: Path, config: str) -> None:
@@ -212,7 +240,7 @@ class HyphenParser(jsonargparse.ArgumentParser):
 
 def fit(args: list[str]) -> None:
     """Run the LightningCLI itself: ``fastvmt fit --config FILE``, with every setting of every class."""
-    TransferCLI(["fit", *args])
+    FitCLI(["fit", *args])
 
 
 def run_transfer(args: list[str]) -> None:
@@ -258,6 +286,8 @@ def main(args: list[str] | None = None) -> int:
         command(args[1:])
     except (ValueError, argparse.ArgumentError, MisconfigurationException) as error:
         return _report(error, 2, debug)
+    except SafetensorError as error:
+        return _report(RuntimeError(f"a file of weights is damaged ({error}); fetch the model again"), 1, debug)
     except (RuntimeError, OSError) as error:
         return _report(error, 1, debug)
     return 0

@@ -4,6 +4,10 @@ set -euo pipefail
 extras=tensorboard
 . "$(dirname "$0")/setup.sh"
 out=${1:-runs/demo}
-python scripts/toy_clip.py "$out-clip.mp4"
-fastvmt transfer "$out-clip.mp4" "a green square on a brown background" --output "$out"
+if [ -e "$out/metrics.json" ]; then
+  echo "$out holds the result of an earlier demo."
+else
+  python scripts/toy_clip.py "$out-clip.mp4"
+  fastvmt transfer "$out-clip.mp4" "a green square on a brown background" --output "$out"
+fi
 echo "Look at $out/comparison.mp4: the clip, the prompt without guidance, and the prompt with the clip's motion."

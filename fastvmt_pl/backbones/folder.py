@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 BUNDLED = {"wan-tiny": Path(__file__).parent / "wan_tiny"}
@@ -45,11 +45,15 @@ def resolve_model(model: str | Path, revision: str | None = None, *, weights: bo
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """Read a JSON file of a model folder.
 
+    Args:
+        path: The file.
+        needed: Keys that it has to have.
+
     Raises:
-        ValueError: If it is missing or is not a JSON object.
+        ValueError: If it is missing, is not a JSON object, or lacks a key.
     """
     try:
         content = json.loads(path.read_text())
@@ -57,7 +61,18 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); is {path.parent} a whole diffusers folder?") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; is {path.parent} a whole diffusers folder?")
+    missing = [key for key in needed if key not in content]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}; is it the config of this model?")
     return content
+
+
+def read_licence(folder: Path) -> str:
+    """Return the licence that a model's card names, or ``unknown``."""
+    card = folder / "README.md"
+    if not card.exists():
+        return "unknown"
+    return str(ModelCard(card.read_text(), ignore_metadata_errors=True).data.get("license") or "unknown")
 
 
 def check_classes(folder: Path, pipeline: str, classes: dict[str, str]) -> None:

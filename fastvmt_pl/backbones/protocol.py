@@ -27,9 +27,8 @@ class Backbone(Protocol):
 
     Attributes:
         name: What the user asked for: a hub id, a folder or the name of the bundled model.
-        licence: Licence of the weights.
+        licence: Licence of the weights, as their card names it.
         source: Where the weights come from.
-        default_shift: Shift of the noise schedule that the model's folder asks for.
         num_blocks: Transformer blocks.
         lora_targets: Names of the linear layers that a LoRA adapts by default.
         device: Where it computes.
@@ -38,7 +37,6 @@ class Backbone(Protocol):
     name: str
     licence: str
     source: str
-    default_shift: float
     num_blocks: int
     lora_targets: tuple[str, ...]
     device: torch.device

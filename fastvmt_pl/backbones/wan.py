@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
-from fastvmt_pl.backbones.folder import check_classes, check_weights, read_json, resolve_model
+from fastvmt_pl.backbones.folder import check_classes, check_weights, read_json, read_licence, resolve_model
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
 
@@ -56,18 +56,16 @@ class WanBackbone(Backbone):
         check_classes(folder, "WanPipeline", COMPONENTS)
         if Path(model).expanduser() == folder:
             check_weights(folder, COMPONENTS)
-        config = read_json(folder / "transformer" / "config.json")
+        config = read_json(folder / "transformer" / "config.json", needed=("num_layers", "patch_size"))
         if read_json(folder / "model_index.json").get("boundary_ratio") is not None or config.get("image_dim"):
             raise ValueError(f"{self.name} is a two-expert or image-to-video Wan; use a Wan 2.1 text-to-video model")
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        self.default_shift = float(scheduler.get("flow_shift", scheduler.get("shift", 1.0)))
         self.num_blocks = int(config["num_layers"])
         self.patch_size: tuple[int, int, int] = tuple(config["patch_size"])
         vae = read_json(folder / "vae" / "config.json")
         self.latent_channels = int(vae.get("z_dim", 16))
         self.temporal_factor = int(vae.get("scale_factor_temporal", 4))
         self.spatial_factor = int(vae.get("scale_factor_spatial", 8))
-        self.licence, self.source = "Apache-2.0", str(folder)
+        self.licence, self.source = read_licence(folder), str(folder)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.gradient_checkpointing, self.vae_tiling = gradient_checkpointing, vae_tiling
         self.device = torch.device("cpu")
@@ -82,10 +80,10 @@ class WanBackbone(Backbone):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the precision, and of the names, the sizes and samples of the configs and weights."""
-        digest = hashlib.sha256(str(self.dtype).encode())
-        for part in ("transformer", "vae", "text_encoder"):
-            for path in sorted((self.folder / part).iterdir()):
+        """Hash of the precision and tiling, and of the names, the sizes and samples of the configs and weights."""
+        digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
+        for part in COMPONENTS:
+            for path in sorted(path for path in (self.folder / part).iterdir() if path.is_file()):
                 digest.update(f"{part}/{path.name}:{path.stat().st_size}".encode())
                 digest.update(_sample_of(path))
         return digest.hexdigest()[:16]

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -361,6 +362,25 @@ def test_the_folder_is_named_after_clip_prompt_and_seed(succeed, clip, tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "clip-ein-roter-kreis-über-赤い円-0"
     assert not (folder / "baseline.mp4").exists()
+
+
+def test_fit_writes_results_and_a_checkpoint_by_itself(succeed, clip):
+    config = default_config("wan-tiny")
+    sizes = ["--data.num_frames", "5", "--model.num_steps", "2", "--model.num_guided_steps", "1"]
+    data = ["--data.clips", json.dumps([clip]), "--data.prompts", json.dumps([PROMPT])]
+    succeed("fit", "--config", config, *data, *sizes, "--model.num_inner_steps", "1")
+    folder = Path("lightning_logs/version_0")
+    assert {path.name for path in folder.iterdir()} >= RESULTS
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["model"]["licence"] == "apache-2.0"
+    assert metrics["gradients_computed"] == 1
+
+
+@pytest.mark.parametrize(("options", "guided"), [(["--steps", "2"], 1), (["--steps", "3", "--guided-steps", "3"], 3)])
+def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, options, guided):
+    succeed("transfer", clip, PROMPT, "--num-frames", "5", "--baseline", "false", "--output", "out", *options)
+    assert yaml.safe_load(Path("out/config.yaml").read_text())["model"]["num_guided_steps"] == guided
 
 
 def test_fit_takes_a_config(succeed, refused, clip, tmp_path):

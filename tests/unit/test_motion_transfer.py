@@ -5,61 +5,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.metrics import MotionFlowLoss, WindowLoss
-from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_transfer import MotionTransfer, NonFiniteError, UnfinishedError
 from fastvmt_pl.optimizers import NormalizedGradientDescent
 
 PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")
 ADAMW = partial(torch.optim.AdamW, lr=0.01)
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    return WanBackbone("wan-tiny")
-
-
-@pytest.fixture
-def fit(backbone, toy_clips, tmp_path):
-    """Run a short transfer; keyword arguments go to the module."""
-
-    def run(callbacks=(), clips=1, prompts=PROMPTS[:1], seed=0, ckpt_path=None, trainer=None, again=None, **options):
-        settings = {
-            "optimizer": ADAMW,
-            "num_steps": 4,
-            "num_guided_steps": 2,
-            "num_inner_steps": 4,
-            "guidance_scale": 3.0,
-            "negative_prompt": "",
-            "strength": 1.0,
-            "shift": 3.0,
-            "baseline": False,
-        } | options
-        module = MotionTransfer(backbone, **settings) if again is None else again
-        data = MotionDataModule(
-            toy_clips[:clips],
-            prompts,
-            seed=seed,
-            num_frames=5,
-            size=(48, 48),
-            motion=MotionSettings(block=2, window=5),
-            cache_dir=tmp_path / "cache",
-        )
-        trainer_settings = {
-            "accelerator": "cpu",
-            "max_epochs": settings["num_guided_steps"],
-            "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "logger": False,
-        } | (trainer or {})
-        Trainer(callbacks=list(callbacks), **trainer_settings).fit(module, data, ckpt_path=ckpt_path, weights_only=True)
-        return module
-
-    return run
 
 
 def test_it_makes_videos_and_a_baseline_from_the_same_start(fit):
