@@ -10,7 +10,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.datamodules import Clip, MotionDataModule, ToyClip, ToyWorld
 from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
+from fastvmt_pl.files import written_whole
 from fastvmt_pl.measure import motion_of
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion import MotionSettings
@@ -173,6 +174,10 @@ def _score(frames: Tensor, job: Job) -> ToyScore:
     return score(frames, job.item, job.background, job.clip.trajectories[0], job.clip.objects[0].colour)
 
 
+def _read(kept: dict[str, Any]) -> Outcome:
+    return Outcome(**{**kept, "scores": [ToyScore(**one) for one in kept["scores"]]})
+
+
 def interval_of_mean(values: Tensor, num_resamples: int = 10_000) -> tuple[float, float, float]:
     """Return the mean and its 95 % bootstrap interval."""
     draws = torch.randint(len(values), (num_resamples, len(values)), generator=torch.Generator().manual_seed(0))
@@ -212,22 +217,24 @@ def main(
         config: Config of the shipped row.
         batch_size: Jobs at a time; changes nothing but speed and memory.
         dtype: Precision of the transformer.
-        results: JSON file for every job's scores.
+        results: JSON file for every job's scores; rows that it holds already are not run again.
     """
     jobs = toy_jobs(num_jobs, split, num_objects=1, camera=False, paths=MOVING)
     machine = hardware("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{num_jobs} {split} jobs, transformer in {dtype}, batches of {batch_size}; {machine}.\n")
     columns = ["setting", "relative path error", *SHARES, "s a job", "gradients", "path error less shipped"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
-    errors, kept = {}, {}
+    errors: dict[str, Tensor] = {}
+    kept = json.loads(results.read_text()) if results is not None and results.exists() else {}
     for name in settings:
-        outcome = run(jobs, SETTINGS[name], config, batch_size, dtype)
+        outcome = _read(kept[name]) if name in kept else run(jobs, SETTINGS[name], config, batch_size, dtype)
         errors[name] = torch.tensor([s.path_error for s in outcome.scores])
         less = _mean(errors[name] - errors["shipped"]) if name != "shipped" and "shipped" in errors else ""
         print(_row(name, outcome, [f"{outcome.seconds:.1f}", str(outcome.num_gradients), less]), flush=True)
-        kept[name] = [vars(s) for s in outcome.scores]
+        kept[name] = asdict(outcome)
         if results is not None:
-            results.write_text(json.dumps(kept, indent=1))
+            with written_whole(results) as path:
+                path.write_text(json.dumps(kept, indent=1))
     if other_clips:
         print("\n| clips | flow error guided | flow error unguided |\n| --- | --- | --- |")
         for name, world in (

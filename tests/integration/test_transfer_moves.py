@@ -1,0 +1,41 @@
+import json
+
+import torch
+
+from fastvmt_pl.cli import TransferCLI, default_config
+from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.datamodules.toy_tracker import score
+from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
+from fastvmt_pl.video import write_video
+
+
+def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path):
+    """The whole job at its full size, against the true path of the clip's object."""
+    clips = [ToyWorld(100, num_objects=1, camera=False, paths=("linear", "arc", "sine", "bounce"))[i] for i in (1, 4)]
+    asked = [(Appearance("white", "circle"), "navy"), (Appearance("red", "square"), "black")]
+    for number, clip in enumerate(clips):
+        write_video(tmp_path / f"{number}.mp4", clip.frames, FPS)
+    cli = TransferCLI(
+        args=[
+            f"--config={default_config('wan-tiny')}",
+            f"--data.clips={json.dumps([str(tmp_path / f'{number}.mp4') for number in range(2)])}",
+            f"--data.prompts={json.dumps([prompt_for([item], background) for item, background in asked])}",
+            f"--data.cache_dir={tmp_path}",
+        ],
+        run=False,
+        save_config_callback=None,
+        trainer_defaults={"logger": False, "enable_checkpointing": False, "enable_progress_bar": False},
+    )
+    cli.trainer.fit(cli.model, cli.datamodule)
+    result = cli.model.result
+    guided, plain = (
+        [
+            score(video, item, background, clip.trajectories[0], clip.objects[0].colour)
+            for video, (item, background), clip in zip(videos, asked, clips, strict=True)
+        ]
+        for videos in (result.frames, result.baseline)
+    )
+    errors, unguided = (torch.tensor([each.path_error for each in scores]) for scores in (guided, plain))
+    assert (errors < 0.6).all()
+    assert (errors < 0.6 * unguided).all()
+    assert all(each.present > 0.9 and each.background > 0.9 and each.leak_free > 0.9 for each in guided)
