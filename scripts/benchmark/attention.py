@@ -13,7 +13,8 @@ HEADS, HEAD_DIM = 12, 128
 """Those of Wan 2.1 1.3B."""
 GRIDS = (((12, 12), 7), ((16, 24), 21), ((30, 52), 21))
 """Rows and columns of tokens, and the side of the window; the last is that of 480 x 832 pixels."""
-NUM_FRAMES = 3
+NUM_FRAMES = 12
+"""As many that the pairs of the largest grid no longer fit into one part, as those of a real video."""
 
 
 def forward_backward(flow: Callable[..., Tensor], query: Tensor, key: Tensor) -> None:

@@ -11,6 +11,7 @@ from published import PublishedBackbone, loss, measure
 from subject import SETTINGS, Sizes, Subject
 from torch import Tensor, nn
 
+from fastvmt_pl.backbones.padding import trim_padding
 from fastvmt_pl.motion_transfer import MotionTransfer
 
 INTERVAL = 3
@@ -53,25 +54,18 @@ def bare_gradient(transformer: WanTransformer3DModel, latents: nn.Parameter, tim
 def part_a(subject: Subject, sizes: Sizes, repeats: int) -> str:
     """Compare a fresh gradient with the bare cost of what it has to run."""
     module = subject.module
-    transformer, timestep = module.backbone.transformer, module.timestep(0)
-    seconds = medians(
-        {
-            "bare": lambda: bare_gradient(transformer, module.latents, timestep, module.text),
-            "ours": lambda: fresh_gradient(subject),
-        },
-        repeats,
-        sizes.device,
-    )
-    ratio = seconds["ours"] / seconds["bare"]
-    rows = [
-        ["stock blocks before b, query and key projections of b, forward and backward", f"{seconds['bare']:.3f}", "1"],
-        [
-            "fresh gradient: early exit, windowed AMF, both losses, backward",
-            f"{seconds['ours']:.3f}",
-            f"**{ratio:.3f}**",
-        ],
-    ]
-    return table(["a. Fresh gradient", "seconds", "ratio (target <= 1.15)"], rows)
+    transformer, timestep, text = module.backbone.transformer, module.timestep(0), module.text
+    bare = "stock blocks before b, query and key projections of b, forward and backward"
+    counted = f"{bare}; padding counted, as ours"
+    ours = "fresh gradient: early exit, windowed AMF, both losses, backward"
+    sides = {
+        bare: lambda: bare_gradient(transformer, module.latents, timestep, text),
+        counted: lambda: bare_gradient(transformer, module.latents, timestep, trim_padding(text)),
+        ours: lambda: fresh_gradient(subject),
+    }
+    seconds = medians(sides, repeats, sizes.device)
+    rows = [[name, f"{value:.3f}", f"{value / seconds[counted]:.3f}"] for name, value in seconds.items()]
+    return table(["a. Fresh gradient", "seconds", "ratio to the second row (target <= 1.15)"], rows)
 
 
 def inner_steps(start: Tensor, module: MotionTransfer, loss_of: Callable[[nn.Parameter], Tensor]) -> Tensor:
@@ -123,7 +117,8 @@ def part_b(subject: Subject, folder: Path, sizes: Sizes, repeats: int) -> str:
     return table(["b. Guided step", "published way, seconds", "ours, seconds", "ratio (target >= 2)"], rows) + (
         f"\nFinal latents agree: the difference is {apart:.1e} of their change (`torch.testing.assert_close`, atol "
         f"{TOLERANCE[sizes.dtype]:g}), at most {difference.abs().max():.1e} where they change by "
-        f"{change.pow(2).mean().sqrt():.1e} (root mean square).\n"
+        f"{change.pow(2).mean().sqrt():.1e} (root mean square). The published way attends to all 512 text tokens and "
+        "checkpoints its blocks; ours counts the padding and checkpoints nothing at this size.\n"
     )
 
 
