@@ -325,7 +325,7 @@ def test_what_the_command_line_leaves_out_is_the_configs(clip, tmp_path, monkeyp
     trainer, model = made
     assert (model.baseline, model.strength, model.num_steps) == (False, 0.5, 20)
     assert model.backbone.dtype == torch.bfloat16
-    assert (trainer.num_devices, trainer.max_epochs) == (1, 15)
+    assert (trainer.num_devices, trainer.max_epochs) == (1, 10)
 
 
 # Whole runs

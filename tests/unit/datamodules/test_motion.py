@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Trainer
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import WanBackbone
@@ -49,8 +50,10 @@ def prepare(backbone, tmp_path, toy_clips):
         module = MotionTransfer(
             backbone, **{"num_steps": 4, "num_guided_steps": 3, "num_inner_steps": 2, **(module_options or {})}
         )
-        strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(lightning_module=module, strategy=strategy)
+        data.trainer = Trainer(
+            accelerator="cpu", max_epochs=module.num_guided_steps, logger=False, enable_checkpointing=False
+        )
+        data.trainer.strategy.connect(module)
         data.setup("fit")
         return data
 
