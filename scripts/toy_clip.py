@@ -9,7 +9,7 @@ from fastvmt_pl.datamodules.toy_world import Path as Kind
 from fastvmt_pl.video import write_video
 
 
-def main(output: Path, seed: int = 3, index: int = 0, path: Kind = "arc") -> None:
+def main(output: Path, seed: int = 3, index: int = 1, path: Kind = "arc") -> None:
     """Write one clip and say what it shows.
 
     Args:
