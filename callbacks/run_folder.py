@@ -39,7 +39,7 @@ class RunFolder(Callback):
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder
+        self.folder = None if folder is None else Path(folder)
         self._refuse_finished()
         self.begun = time.perf_counter()
 

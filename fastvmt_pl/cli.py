@@ -77,7 +77,8 @@ class FitCLI(TransferCLI):
             defaults.append(TransferProgress())
         if given["enable_checkpointing"] is not False:
             defaults.append(ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True))
-        brought = tuple(type(callback) for callback in given["callbacks"] or ())
+        callbacks = given["callbacks"] or []
+        brought = tuple(type(each) for each in ([callbacks] if isinstance(callbacks, Callback) else callbacks))
         self.trainer_defaults["callbacks"] = [each for each in defaults if not issubclass(type(each), brought)]
         return super().instantiate_trainer(**options)
 

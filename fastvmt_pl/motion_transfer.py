@@ -269,14 +269,14 @@ class MotionTransfer(LightningModule):
         while self.step < self.num_steps:
             self.latents.data = self.denoised(self.latents.data, self.step)
             self.step += 1
-            self._save_progress()
+            self._end_unguided_step()
         if self.baseline:
             if self.baseline_latents is None:
                 self.baseline_latents = self.initial_latents(self.jobs)
             while self.baseline_step < self.num_steps:
                 self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
                 self.baseline_step += 1
-                self._save_progress()
+                self._end_unguided_step()
         self.result = TransferResult(
             latents=self.latents.detach().cpu(),
             frames=self.decoded(self.latents),
@@ -303,7 +303,7 @@ class MotionTransfer(LightningModule):
             )
         return denoised
 
-    def _save_progress(self) -> None:
+    def _end_unguided_step(self) -> None:
         """Report an unguided step, and write the last checkpoint again, where the trainer writes one."""
         self.on_denoised()
         callback = self.trainer.checkpoint_callback
