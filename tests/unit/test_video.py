@@ -1,4 +1,5 @@
 import resource
+from contextlib import contextmanager
 
 import av
 import numpy as np
@@ -31,18 +32,20 @@ def test_a_video_keeps_its_pictures(tmp_path, toy_clips):
     assert np.abs(found.astype(int) - enlarge(toy_clips[0].frames).numpy()).mean() < 4
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Lets no file grow beyond a few kilobytes."""
+    """Let no file grow beyond a few kilobytes; no longer than needed, for pytest's own log may be such a file."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_disk_that_fills_up_leaves_no_video(tmp_path, full_disk):
+def test_a_disk_that_fills_up_leaves_no_video(tmp_path):
     noise = torch.randint(0, 256, (40, 64, 64, 3), dtype=torch.uint8)
-    with pytest.raises(OSError, match="too large"):
+    with pytest.raises(OSError, match="too large"), full_disk():
         write_video(tmp_path / "videos" / "video.mp4", noise, 8.0)
     assert list((tmp_path / "videos").iterdir()) == []
 
