@@ -1,7 +1,10 @@
-"""Callbacks: gradient caching, progress, and the run folder."""
+"""Callbacks: of motion transfer (gradient caching, progress, run folder), and of distillation."""
 
 from .gradient_cache import GradientCache
+from .lora_export import LoraExport
+from .lora_previews import LoraPreviews
 from .progress import TransferProgress
 from .run_folder import RunFolder
+from .stop_at_leak import StopAtLeak
 
-__all__ = ["GradientCache", "RunFolder", "TransferProgress"]
+__all__ = ["GradientCache", "LoraExport", "LoraPreviews", "RunFolder", "StopAtLeak", "TransferProgress"]

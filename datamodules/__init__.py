@@ -1,7 +1,21 @@
-"""Datamodules: reference clips with their motion, and the toy world."""
+"""Datamodules: reference clips with their motion, shards of samples to learn from, and the toy world."""
 
 from .clips import Clip, ClipError, check_file, read_clip
+from .distillation import DistillationDataModule
 from .motion import MotionDataModule
+from .shards import Sample, read_shards, write_shard
 from .toy_world import ToyClip, ToyWorld
 
-__all__ = ["Clip", "ClipError", "MotionDataModule", "ToyClip", "ToyWorld", "check_file", "read_clip"]
+__all__ = [
+    "Clip",
+    "ClipError",
+    "DistillationDataModule",
+    "MotionDataModule",
+    "Sample",
+    "ToyClip",
+    "ToyWorld",
+    "check_file",
+    "read_clip",
+    "read_shards",
+    "write_shard",
+]

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -129,6 +130,12 @@ class MotionDataModule(LightningDataModule):
         self.sources = [self._read(source) for source in self.sources]
         return self.sources
 
+    def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
+        """Return the same datamodule for other prompts, and the seed of the first of them."""
+        other = copy(self)
+        other.prompts, other.seed = tuple(prompts), seed
+        return other
+
     def setup(self, stage: str) -> None:
         """Read the clips and get their latents and motion, from the cache or from the backbone."""
         module: MotionTransfer = self.trainer.lightning_module
@@ -217,7 +224,7 @@ class MotionDataModule(LightningDataModule):
         """Return the hash of everything that the stored tensors depend on."""
         settings = {
             "version": CACHE_VERSION,
-            "backbone": module.backbone.fingerprint,
+            "backbone": module.backbone.fingerprint(),
             "motion": asdict(self.motion),
             "sigmas": sigmas.tolist(),
             "noise_seed": noise_seed,

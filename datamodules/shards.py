@@ -4,6 +4,7 @@ Axes: ``channels``, ``frames``, ``height``, ``width`` of latents; ``steps`` of a
 """
 
 import json
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +35,7 @@ class Sample:
         scores: What it was judged by, by name.
         trajectory: The noisy latents before each denoising step and at the end, if they were kept.
         sigmas: Their noise levels.
+        guidance_scale: Scale of the classifier-free guidance that it was made with.
     """
 
     latents: Float[Tensor, "channels frames height width"]
@@ -43,6 +45,7 @@ class Sample:
     scores: dict[str, float] = field(default_factory=dict)
     trajectory: Float[Tensor, "steps channels frames height width"] | None = None
     sigmas: Float[Tensor, "steps"] | None = None
+    guidance_scale: float = 1.0
 
 
 class SampleError(ValueError):
@@ -60,36 +63,47 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
             tensors = {"latents": sample.latents, "text": sample.text}
             if sample.trajectory is not None and sample.sigmas is not None:
                 tensors |= {"trajectory": sample.trajectory, "sigmas": sample.sigmas}
-            described = {"prompt": sample.prompt, "seed": sample.seed, "scores": sample.scores}
+            described = {name: getattr(sample, name) for name in ("prompt", "seed", "scores", "guidance_scale")}
             writer.write(
                 {
                     "__key__": f"{path.stem}-{number:04d}",
-                    "safetensors": save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}),
+                    "safetensors": save({name: x.cpu().clone().contiguous() for name, x in tensors.items()}),
                     "json": json.dumps(described).encode(),
                 }
             )
 
 
-def read_shards(paths: Iterable[Path], skipped: Callable[[str], None]) -> Iterator[Sample]:
-    """Read the samples of this process and worker, shard by shard.
+def read_shards(
+    paths: Iterable[Path], skipped: Callable[[str], None], order: random.Random | None = None, num_shuffled: int = 1000
+) -> Iterator[Sample]:
+    """Read all samples, shard by shard, or shuffled.
+
+    Nothing is dealt to processes or workers here: who wants a share takes it of what comes, so that the order does not
+    depend on their number.
 
     Args:
-        paths: Tar files, dealt to the processes and to each one's workers in turn.
+        paths: Tar files.
         skipped: Told of each shard or sample that cannot be used, and why; reading goes on behind it.
+        order: Shuffles the shards, and the samples within a buffer.
+        num_shuffled: Size of that buffer in samples, which lie in memory as they are in the file.
     """
 
     def handler(error: Exception) -> bool:
         skipped(str(error))
         return True
 
+    urls = sorted(str(path) for path in paths)
+    if not urls:
+        return iter(())
+    if order is not None:
+        order.shuffle(urls)
     # Opened here, not by URL: WebDataset's own opener runs commands, and in secure mode it refuses local files too.
     pipeline = webdataset.DataPipeline(
-        webdataset.SimpleShardList([str(path) for path in paths]),
-        webdataset.split_by_node,
-        webdataset.split_by_worker,
+        webdataset.SimpleShardList(urls),
         partial(_opened, handler=handler),
         partial(tar_file_expander, handler=handler),
         partial(group_by_keys, handler=handler),
+        *([] if order is None else [webdataset.shuffle(num_shuffled, rng=order)]),
         webdataset.map(_decoded, handler=handler),
     )
     return iter(pipeline)
@@ -124,6 +138,7 @@ def _decoded(entry: dict[str, Any]) -> Sample:
             dict(described["scores"]),
             tensors.get("trajectory"),
             tensors.get("sigmas"),
+            float(described.get("guidance_scale", 1.0)),
         )
     except (SafetensorError, ValueError, TypeError) as error:
         raise SampleError(f"{where}: damaged ({error})") from error

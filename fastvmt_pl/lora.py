@@ -1,16 +1,21 @@
 """LoRA adapters of Wan: added, written in the names of diffusers and of the original code, read back and compared."""
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
-from diffusers.training_utils import _collate_lora_metadata
+from diffusers.training_utils import _collate_lora_metadata, cast_training_params
 from jaxtyping import Float
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from fastvmt_pl.files import written_whole
 
@@ -34,6 +39,7 @@ ORIGINAL_NAMES = {
 }
 
 Weights = dict[str, Tensor]
+Probe = Float[Tensor, "1 channels frames height width"]
 
 
 class LoraError(RuntimeError):
@@ -59,11 +65,7 @@ def add_lora(
     Raises:
         ValueError: If a number is out of range or a target is no linear layer that files have a name for.
     """
-    if rank < 1 or (alpha is not None and alpha <= 0) or not 0 <= dropout < 1:
-        raise ValueError(
-            f"rank is {rank}, alpha {alpha} and dropout {dropout}; use a rank of at least 1, a positive alpha or null, "
-            "and a dropout from 0 to below 1"
-        )
+    check_numbers(rank, alpha, dropout)
     blocks = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
     chosen = {target: [n for n in blocks if f".{n}".endswith(f".{target}") and _has_name(n)] for target in targets}
     missing = [target for target in targets if not chosen[target]]
@@ -75,11 +77,42 @@ def add_lora(
     config = LoraConfig(r=rank, lora_dropout=dropout, target_modules=names)
     config.lora_alpha = float(rank if alpha is None else alpha)  # type: ignore[assignment]  # peft's own says int
     transformer.add_adapter(config)
+    cast_training_params(transformer, dtype=torch.float32)  # half precision would round small steps away
+
+
+def check_numbers(rank: int, alpha: float | None, dropout: float) -> None:
+    """Raise ``ValueError`` if one of an adapter's numbers is out of range."""
+    if rank < 1 or (alpha is not None and alpha <= 0) or not 0 <= dropout < 1:
+        raise ValueError(
+            f"rank is {rank}, alpha {alpha} and dropout {dropout}; use a rank of at least 1, a positive alpha or null, "
+            "and a dropout from 0 to below 1"
+        )
+
+
+def remove_lora(transformer: WanTransformer3DModel) -> None:
+    """Take any adapter off, so that the transformer is as it was."""
+    if getattr(transformer, "peft_config", None):
+        transformer.unload_lora()
+
+
+@contextmanager
+def without_lora(transformer: WanTransformer3DModel) -> Iterator[None]:
+    """Turn an adapter off for a while, if there is one."""
+    if not getattr(transformer, "peft_config", None):
+        yield
+        return
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
 
 
 def lora_weights(transformer: WanTransformer3DModel) -> Weights:
-    """Return the adapter's weights by their names in diffusers, on the CPU."""
-    return {name: x.detach().cpu().contiguous() for name, x in get_peft_model_state_dict(transformer).items()}
+    """Return the adapter's weights by their names in diffusers, on the CPU; call it in all processes."""
+    weights = get_peft_model_state_dict(transformer)
+    whole = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in weights.items()}
+    return {name: x.detach().cpu().contiguous() for name, x in whole.items()}
 
 
 def to_original_names(weights: Weights, alpha: float) -> Weights:
@@ -108,33 +141,92 @@ def _has_name(layer: str) -> bool:
     return re.fullmatch(r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))", layer) is not None
 
 
-def write_lora(transformer: WanTransformer3DModel, folder: Path) -> None:
-    """Write the adapter as diffusers reads it and as ComfyUI does; call it on one process alone.
+def find_lora(path: str | Path) -> Path:
+    """Return the safetensors file of a LoRA, given that or its folder.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    given = Path(path).expanduser()
+    file = given / DIFFUSERS_FILE if given.is_dir() else given
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise ValueError(f"LoRA {path} is no .safetensors file and no folder with {DIFFUSERS_FILE}")
+    return file
+
+
+def fuse_loras(transformer: WanTransformer3DModel, loras: Mapping[Path, float]) -> None:
+    """Add LoRAs to a transformer's weights, so that using them costs nothing.
 
     Args:
-        transformer: A transformer with an adapter.
+        transformer: Changed in place.
+        loras: Weight of each file, in the names of diffusers or of the original code.
+
+    Raises:
+        ValueError: If a LoRA does not fit the transformer.
+    """
+    if not loras:
+        return
+    names = []
+    for number, path in enumerate(loras):
+        weights, metadata = WanPipeline.lora_state_dict(
+            path.parent, weight_name=path.name, use_safetensors=True, return_lora_metadata=True, local_files_only=True
+        )
+        names.append(f"lora_{number}")
+        try:
+            WanPipeline.load_lora_into_transformer(weights, transformer, adapter_name=names[-1], metadata=metadata)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"LoRA {path} does not fit this model: {error}") from error
+    transformer.set_adapters(names, list(loras.values()))
+    transformer.fuse_lora(adapter_names=names, safe_fusing=True)
+    transformer.unload_lora()
+
+
+class Adapter(NamedTuple):
+    """An adapter as it is in memory.
+
+    Attributes:
+        weights: By their names in diffusers.
+        config: Its settings, as peft keeps them.
+        metadata: Its settings, as diffusers writes them.
+    """
+
+    weights: Weights
+    config: LoraConfig
+    metadata: dict[str, Any]
+
+
+def read_adapter(transformer: WanTransformer3DModel) -> Adapter:
+    """Return a transformer's adapter; where several processes share the weights, all have to call."""
+    metadata = _collate_lora_metadata({"transformer": transformer})
+    return Adapter(lora_weights(transformer), transformer.peft_config["default"], metadata)
+
+
+def write_lora(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter as diffusers reads it and as ComfyUI does; call it in one process alone.
+
+    Args:
+        adapter: What is to be written.
         folder: Where both files go.
     """
-    weights = lora_weights(transformer)
     with written_whole(folder / DIFFUSERS_FILE) as path:
         WanPipeline.save_lora_weights(
-            path.parent,
-            transformer_lora_layers=weights,
-            weight_name=path.name,
-            **_collate_lora_metadata({"transformer": transformer}),
+            path.parent, transformer_lora_layers=adapter.weights, weight_name=path.name, **adapter.metadata
         )
     with written_whole(folder / ORIGINAL_FILE) as path:
-        save_file(to_original_names(weights, transformer.peft_config["default"].lora_alpha), path)
+        save_file(to_original_names(adapter.weights, adapter.config.lora_alpha), path)
 
 
 @torch.no_grad()
-def verify_lora(transformer: WanTransformer3DModel, folder: Path, model: Path) -> dict[str, float]:
+def verify_lora(adapter: Adapter, folder: Path, model: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Load each written file into a fresh, stock pipeline, and compare what it does there with the adapter in memory.
 
+    What the adapter in memory does is seen in the same pipeline, into which peft puts it without any file.
+
     Args:
-        transformer: The transformer with the adapter that was written.
+        adapter: The adapter that was written.
         folder: Where the files are.
         model: The model's diffusers folder.
+        dtype: Precision to compare in.
 
     Returns:
         Each file's deviation: the norm of the difference as a share of the norm of the adapter's effect.
@@ -142,20 +234,19 @@ def verify_lora(transformer: WanTransformer3DModel, folder: Path, model: Path) -
     Raises:
         LoraError: If a file does not do what the adapter does.
     """
-    was_training = transformer.training
-    transformer.eval()
+    pipeline = WanPipeline.from_pretrained(
+        model, vae=None, text_encoder=None, tokenizer=None, torch_dtype=dtype, use_safetensors=True
+    )
+    transformer, deviations = pipeline.transformer, {}
+    plain = _probe(transformer)
+    transformer.add_adapter(deepcopy(adapter.config))
+    set_peft_model_state_dict(transformer, adapter.weights)
     expected = _probe(transformer)
-    transformer.disable_adapters()
-    effect = expected - _probe(transformer)
-    transformer.enable_adapters()
-    transformer.train(was_training)
-    deviations = {}
     for name in (DIFFUSERS_FILE, ORIGINAL_FILE):
-        fresh = WanPipeline.from_pretrained(
-            model, vae=None, text_encoder=None, tokenizer=None, torch_dtype=transformer.dtype, use_safetensors=True
-        ).to(transformer.device)
-        fresh.load_lora_weights(folder, weight_name=name, use_safetensors=True)
-        deviations[name] = float((_probe(fresh.transformer) - expected).norm() / effect.norm().clamp(min=1e-12))
+        pipeline.unload_lora_weights()
+        pipeline.load_lora_weights(folder, weight_name=name, use_safetensors=True)
+        difference, effect = _probe(transformer) - expected, expected - plain
+        deviations[name] = float(difference.norm() / effect.norm().clamp(min=1e-12))
         if not deviations[name] <= MAX_DEVIATION:
             raise LoraError(
                 f"{folder / name} does not do what the adapter does: it differs by {deviations[name]:.2g} of its "
@@ -164,7 +255,7 @@ def verify_lora(transformer: WanTransformer3DModel, folder: Path, model: Path) -
     return deviations
 
 
-def _probe(transformer: WanTransformer3DModel) -> Float[Tensor, "1 channels 3 height width"]:
+def _probe(transformer: WanTransformer3DModel) -> Probe:
     """Return the transformer's output on fixed inputs."""
     draw = torch.Generator().manual_seed(0)
     config, device, dtype = transformer.config, transformer.device, transformer.dtype

@@ -1,6 +1,8 @@
 """Measure the motion of finished videos, all in the same way, so that it can be compared."""
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fastvmt_pl.backbones.protocol import Backbone, Latents
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
@@ -26,3 +28,15 @@ def motion_of(backbone: Backbone, latents: Latents, settings: MotionSettings) ->
         query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)
         found.append(MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu"))
     return MotionTarget.stack(found)
+
+
+def relative_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[Tensor, "jobs"]:
+    """Return each video's end-point error as a share of the reference's flow, where and as much as that moves.
+
+    That is the sum of error times length over the sum of squared length, of the reference's flow at each token: 1 for a
+    still video. What the reference leaves still, such as a background, does not count.
+    """
+    length = reference.flow.norm(dim=-1)
+    error = ((found.flow - reference.flow).norm(dim=-1) * length).sum((1, 2))
+    relative: Tensor = error / length.pow(2).sum((1, 2)).clamp(min=1e-6)
+    return relative

@@ -17,7 +17,7 @@ from fastvmt_pl.backbones.protocol import Backbone, Latents, Video
 from fastvmt_pl.jobs import TransferJobs, TransferResult
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
-from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, job_noise
+from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
 
 WAN_NEGATIVE_PROMPT = (
     "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
@@ -61,6 +61,7 @@ class MotionTransfer(LightningModule):
         shift: Shift of the noise schedule towards high noise.
         centres: Windows lie where the reference's tiles went, or where the sample's own do.
         baseline: Also denoise the same start without guidance, to compare.
+        keep_trajectory: Keep the latents before each denoising step, to learn from.
 
     Raises:
         ValueError: If a setting is out of range, saying which and what is allowed.
@@ -91,6 +92,7 @@ class MotionTransfer(LightningModule):
         shift: float = 7.0,
         centres: Literal["reference", "sample"] = "reference",
         baseline: bool = True,
+        keep_trajectory: bool = False,
     ) -> None:
         super().__init__()
         _check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
@@ -111,6 +113,7 @@ class MotionTransfer(LightningModule):
         self.final_rate = final_rate
         self.guidance_scale, self.negative_prompt = guidance_scale, negative_prompt
         self.strength, self.centres, self.baseline = strength, centres, baseline
+        self.keep_trajectory = keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
         self.on_denoised = lambda: None
         self.restart()
@@ -122,6 +125,7 @@ class MotionTransfer(LightningModule):
         self.result = None
         self.baseline_latents: Tensor | None = None
         self.baseline_step = 0
+        self.trajectory: list[Latents] = []
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Raise ``ValueError`` if a trainer's settings do not go with an optimisation of latents."""
@@ -160,6 +164,7 @@ class MotionTransfer(LightningModule):
         self.register_buffer("text", embedded[:-1], persistent=False)
         self.register_buffer("negative_text", embedded[-1:].expand_as(embedded[:-1]), persistent=False)
         self.latents = nn.Parameter(self.initial_latents(jobs))
+        self._keep_latents()
 
     @property
     def jobs(self) -> TransferJobs:
@@ -245,6 +250,7 @@ class MotionTransfer(LightningModule):
             return
         with torch.no_grad():
             self.latents.copy_(self.denoised(self.latents, self.step))
+        self._keep_latents()
         self.step, self.inner_step = self.step + 1, 0
         self.cached_gradient = None
         self.latents_optimizer.state.clear()
@@ -268,6 +274,7 @@ class MotionTransfer(LightningModule):
             )
         while self.step < self.num_steps:
             self.latents.data = self.denoised(self.latents.data, self.step)
+            self._keep_latents()
             self.step += 1
             self._end_unguided_step()
         if self.baseline:
@@ -281,6 +288,7 @@ class MotionTransfer(LightningModule):
             latents=self.latents.detach().cpu(),
             frames=self.decoded(self.latents),
             baseline=None if self.baseline_latents is None else self.decoded(self.baseline_latents),
+            trajectory=torch.stack(self.trajectory, 1) if self.trajectory else None,
         )
 
     def decoded(self, latents: Latents) -> UInt8[Tensor, "jobs frames height width 3"]:
@@ -291,10 +299,7 @@ class MotionTransfer(LightningModule):
     def denoised(self, latents: Latents, step: int) -> Latents:
         """Take one denoising step with classifier-free guidance."""
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
-        velocity = self.backbone.velocity(latents, timestep, self.text)
-        if self.guidance_scale != 1:
-            negative = self.backbone.velocity(latents, timestep, self.negative_text)
-            velocity = negative + self.guidance_scale * (velocity - negative)
+        velocity = guided_velocity(self.backbone, latents, timestep, self.text, self.negative_text, self.guidance_scale)
         denoised = denoise(velocity, latents, self.sigmas, step)
         if not denoised.isfinite().all():
             raise NonFiniteError(
@@ -302,6 +307,10 @@ class MotionTransfer(LightningModule):
                 "float32 or bfloat16"
             )
         return denoised
+
+    def _keep_latents(self) -> None:
+        if self.keep_trajectory:
+            self.trajectory.append(self.latents.detach().cpu().clone())
 
     def _end_unguided_step(self) -> None:
         """Report an unguided step, and write the last checkpoint again, where the trainer writes one."""
@@ -311,20 +320,22 @@ class MotionTransfer(LightningModule):
             self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add position, baseline and random state."""
+        """Add position, baseline, trajectory and random state."""
         checkpoint["motion_transfer"] = {
             "step": self.step,
             "inner_step": self.inner_step,
             "baseline_latents": self.baseline_latents,
             "baseline_step": self.baseline_step,
+            "trajectory": self.trajectory,
             "random_state": torch.get_rng_state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore position, baseline and random state."""
+        """Restore position, baseline, trajectory and random state."""
         state = checkpoint["motion_transfer"]
         self.step, self.inner_step = state["step"], state["inner_step"]
         self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
+        self.trajectory = state["trajectory"]
         torch.set_rng_state(state["random_state"])
 
 

@@ -3,10 +3,14 @@
 Sigma is the noise level from 1 (pure noise) to 0; a timestep is sigma times 1000.
 """
 
+from collections.abc import Callable
+
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float
 from torch import Tensor
+
+from fastvmt_pl.backbones.protocol import Backbone, Latents, Text
 
 
 def flow_matching_sigmas(num_steps: int, shift: float, strength: float = 1.0) -> Float[Tensor, "steps_and_end"]:
@@ -62,3 +66,48 @@ def denoise(
     scheduler.set_begin_index(step)
     denoised: Tensor = scheduler.step(velocity, scheduler.timesteps[step], latents, return_dict=False)[0]
     return denoised
+
+
+def guided_velocity(
+    backbone: Backbone, latents: Latents, timestep: float, text: Text, negative_text: Text, guidance_scale: float
+) -> Latents:
+    """Predict the velocity with classifier-free guidance; a scale of 1 runs the model once."""
+    velocity = backbone.velocity(latents, timestep, text)
+    if guidance_scale == 1:
+        return velocity
+    negative = backbone.velocity(latents, timestep, negative_text)
+    return negative + guidance_scale * (velocity - negative)
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    prompts: list[str],
+    seeds: list[int],
+    shape: tuple[int, int, int, int],
+    sigmas: Float[Tensor, "steps_and_end"],
+    guidance_scale: float,
+    negative_prompt: str,
+    on_step: Callable[[], None] = lambda: None,
+) -> Latents:
+    """Make videos of prompts from pure noise, unguided by any motion, and return their latents.
+
+    Args:
+        backbone: The model.
+        prompts: What each video is to show.
+        seeds: Seed of each video's noise.
+        shape: Channels, frames, height and width of the latents.
+        sigmas: Noise levels, the final zero included.
+        guidance_scale: Classifier-free guidance scale; 1 turns it off.
+        negative_prompt: What to steer away from.
+        on_step: Called after each step, for progress.
+    """
+    text = backbone.embed_prompts(prompts)
+    negative = backbone.embed_prompts([negative_prompt]).expand_as(text)
+    latents = job_noise(shape, seeds).to(backbone.device)
+    for step in range(len(sigmas) - 1):
+        timestep = 1000 * float(sigmas[step])
+        velocity = guided_velocity(backbone, latents, timestep, text, negative, guidance_scale)
+        latents = denoise(velocity, latents, sigmas, step)
+        on_step()
+    return latents

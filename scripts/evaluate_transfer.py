@@ -204,7 +204,7 @@ def main(
     other_clips: bool = True,
     config: Path = CONFIG,
     batch_size: int = 16,
-    dtype: Precision = "float32",
+    dtype: Precision = "bfloat16",
     results: Path | None = None,
 ) -> None:
     """Run the settings over the jobs and print the tables.
@@ -216,7 +216,7 @@ def main(
         other_clips: Also score clips with a moving camera alone and clips of two objects, by the error of their flow.
         config: Config of the shipped row.
         batch_size: Jobs at a time; changes nothing but speed and memory.
-        dtype: Precision of the transformer.
+        dtype: Precision of the transformer; on a CPU, bfloat16 is about twice as fast as float32.
         results: JSON file for every job's scores; rows that it holds already are not run again.
     """
     jobs = toy_jobs(num_jobs, split, num_objects=1, camera=False, paths=MOVING)

@@ -6,6 +6,7 @@ Axes: ``jobs``, ``channels``, ``frames``, ``height``, ``width``, ``tokens`` (of 
 from typing import Protocol, runtime_checkable
 
 import torch
+from diffusers import ModelMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,6 +26,8 @@ FrameTokens = Float[Tensor, "jobs token_frames tokens heads dim"]
 class Backbone(Protocol):
     """A pretrained, frozen text-to-video model: one adapter a model family implements it.
 
+    It has no properties, because checking whether an object is a backbone would compute them.
+
     Attributes:
         name: What the user asked for: a hub id, a folder or the name of the bundled model.
         licence: Licence of the weights, as their card names it.
@@ -41,9 +44,11 @@ class Backbone(Protocol):
     lora_targets: tuple[str, ...]
     device: torch.device
 
-    @property
+    def lora_model(self) -> ModelMixin:
+        """Return the frozen transformer, which a LoRA is added to."""
+
     def fingerprint(self) -> str:
-        """Hash that changes with the weights or the arithmetic, for caches."""
+        """Return a hash that changes with the weights or the arithmetic, for caches."""
 
     def to(self, device: torch.device | str) -> "Backbone":
         """Compute on a device from now on."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, ModelMixin, WanPipeline, WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping
 from fastvmt_pl.backbones.folder import check_classes, check_weights, read_json, read_licence, resolve_model
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
+from fastvmt_pl.lora import find_lora, fuse_loras
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -35,9 +36,10 @@ class WanBackbone(Backbone):
         gradient_checkpointing: Trade a second forward pass for the memory of the activations.
         vae_tiling: Encode and decode in tiles, which bounds the autoencoder's memory at large sizes.
         revision: Branch, tag or commit on the hub.
+        loras: Weight of each LoRA that is fused into the transformer, by its folder or ``.safetensors`` file.
 
     Raises:
-        ValueError: If there is no such model, it is of an unsupported class, or it has no safetensors weights.
+        ValueError: If there is no such model or LoRA, it is of an unsupported class, or has no safetensors weights.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
@@ -49,6 +51,7 @@ class WanBackbone(Backbone):
         gradient_checkpointing: bool = False,
         vae_tiling: bool = False,
         revision: str | None = None,
+        loras: dict[str, float] | None = None,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -68,6 +71,7 @@ class WanBackbone(Backbone):
         self.licence, self.source = read_licence(folder), str(folder)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.gradient_checkpointing, self.vae_tiling = gradient_checkpointing, vae_tiling
+        self.loras = {find_lora(path): weight for path, weight in (loras or {}).items()}
         self.device = torch.device("cpu")
         self._embedded: dict[str, Tensor] = {}
 
@@ -78,14 +82,15 @@ class WanBackbone(Backbone):
         check_weights(folder, COMPONENTS)
         return folder
 
-    @cached_property
     def fingerprint(self) -> str:
-        """Hash of the precision and tiling, and of the names, the sizes and samples of the configs and weights."""
+        """Return a hash of precision, tiling, LoRAs, and the names, sizes and samples of configs and weights."""
         digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
         for part in COMPONENTS:
             for path in sorted(path for path in (self.folder / part).iterdir() if path.is_file()):
                 digest.update(f"{part}/{path.name}:{path.stat().st_size}".encode())
                 digest.update(_sample_of(path))
+        for path, weight in self.loras.items():
+            digest.update(f"{weight}:".encode() + path.read_bytes())
         return digest.hexdigest()[:16]
 
     @cached_property
@@ -94,6 +99,7 @@ class WanBackbone(Backbone):
         transformer = WanTransformer3DModel.from_pretrained(
             self.folder / "transformer", torch_dtype=self.dtype, use_safetensors=True
         )
+        fuse_loras(transformer, self.loras)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         count_padding(transformer)
@@ -121,6 +127,10 @@ class WanBackbone(Backbone):
         for part in {"transformer", "vae", "text_pipeline"} & vars(self).keys():
             getattr(self, part).to(self.device)
         return self
+
+    def lora_model(self) -> ModelMixin:
+        """Return the transformer."""
+        return self.transformer
 
     def check_geometry(self, num_frames: int, height: int, width: int) -> None:
         """Raise ``ValueError`` unless frames are 4 n + 1 and the size divides by 16 and by the transformer's patch."""
@@ -183,7 +193,6 @@ class WanBackbone(Backbone):
         """Give the text encoder's memory back; it is read again if it is needed again."""
         vars(self).pop("text_pipeline", None)
 
-    @torch.no_grad()
     def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
         """Predict the flow-matching velocity, in fp32."""
         predicted: Tensor = self.transformer(*self._inputs(latents, timestep, text), return_dict=False)[0]

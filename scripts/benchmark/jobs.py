@@ -13,7 +13,8 @@ from measure import now, table
 from subject import PROMPT
 
 from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.cli import TransferCLI, default_config
+from fastvmt_pl.commands.lightning import TransferCLI
+from fastvmt_pl.commands.options import default_config
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, ToyWorld
 from fastvmt_pl.video import write_video
 

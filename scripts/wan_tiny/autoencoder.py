@@ -56,11 +56,13 @@ def psnr(prediction: Tensor, target: Tensor) -> Tensor:
 class AutoencoderTraining(LightningModule):
     """Reconstruction by absolute and squared error with a light KL term, on crops, then on whole clips."""
 
-    def __init__(self, num_steps: int, whole_share: float, learning_rate: float, kl_weight: float) -> None:
+    def __init__(
+        self, model: AutoencoderKLWan, num_steps: int, whole_share: float, learning_rate: float, kl_weight: float
+    ) -> None:
         super().__init__()
         self.num_steps, self.whole_share = num_steps, whole_share
         self.learning_rate, self.kl_weight = learning_rate, kl_weight
-        self.model = small_autoencoder()
+        self.model = model
         for module in self.model.modules():
             if isinstance(module, torch.nn.Conv3d):  # the layout that convolutions on a CPU need no copy for
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
@@ -116,6 +118,7 @@ def main(
     whole_share: float = 0.2,
     learning_rate: float = 1.5e-3,
     kl_weight: float = 3e-4,
+    warm_start: Path | None = None,
 ) -> None:
     """Train, or go on training, and write ``OUTPUT/vae``.
 
@@ -127,13 +130,19 @@ def main(
         whole_share: Share of the steps that see whole clips, which teaches the borders.
         learning_rate: Peak rate of a one-cycle schedule.
         kl_weight: Weight of the KL term against the mean absolute error.
+        warm_start: A ``WanPipeline`` folder whose autoencoder training starts from.
     """
     seed_everything(TRAINING_SEED)
     clips = {
         seed: torch.stack([ToyWorld(seed)[i].frames for i in range(count)])
         for seed, count in ((TRAINING_SEED, num_clips), (VALIDATION_SEED, 32))
     }
-    training = AutoencoderTraining(num_steps, whole_share, learning_rate, kl_weight)
+    if warm_start is None:
+        autoencoder = small_autoencoder()
+    else:
+        autoencoder = AutoencoderKLWan.from_pretrained(warm_start / "vae")
+        autoencoder.register_to_config(_name_or_path="")  # what is written names no folder of this machine
+    training = AutoencoderTraining(autoencoder, num_steps, whole_share, learning_rate, kl_weight)
     checkpoints = ModelCheckpoint(output / "vae-training", save_last=True, every_n_train_steps=250, save_top_k=0)
     trainer = Trainer(
         accelerator="cpu",
@@ -153,7 +162,7 @@ def main(
         DataLoader(TensorDataset(clips[VALIDATION_SEED]), 8),
         ckpt_path="last" if (output / "vae-training" / "last.ckpt").exists() else None,
     )
-    model = training.model.float().eval()
+    model = autoencoder.float().eval()
     measure_latents(model, clips[TRAINING_SEED][:512])
     model.save_pretrained(output / "vae")
 

@@ -78,7 +78,8 @@ def main(
                 flush=True,
             )
     if sheet is not None:
-        picked = torch.cat(rows[:: max(1, len(rows) // 16)][:16])
+        step = max(1, len(rows) // 16)
+        picked = torch.cat([rows[place * step + place % step] for place in range(min(16, len(rows)))])  # all shapes
         write_picture(sheet, enlarge(picked[None])[0])
 
 

@@ -2,6 +2,8 @@ import json
 import shutil
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -9,13 +11,14 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from fastvmt_pl import configs
-from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.cli import CONFIGS, TransferCLI, default_config, main
-from fastvmt_pl.datamodules import ToyWorld, motion
+from fastvmt_pl.cli import main
+from fastvmt_pl.commands.lightning import TransferCLI
+from fastvmt_pl.commands.options import CONFIGS, default_config
+from fastvmt_pl.datamodules import ToyWorld, read_clip
 from fastvmt_pl.metrics import MotionFlowLoss
 from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.video import write_video
+from fastvmt_pl.video import enlarge, write_video
 
 PROMPT = "a red circle on a gray background"
 SMALL = ["--num-frames", "5", "--size", "48x48", "--steps", "3", "--guided-steps", "1"]
@@ -30,51 +33,10 @@ RESULTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(motion, "CACHE", tmp_path / "cache")
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory):
-    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
-    write_video(path, ToyWorld(11, num_objects=1, camera=False, paths=("linear",))[0].frames, 8.0)
-    return str(path)
-
-
-@pytest.fixture
-def no_weights(monkeypatch):
-    """Fails a test as soon as any weights are read."""
-    for part in ("transformer", "vae", "text_pipeline"):
-        monkeypatch.setattr(WanBackbone, part, property(lambda self: pytest.fail("weights were read")))
-
-
-@pytest.fixture
-def refused(capsys):
-    """Runs a command that must fail, and returns its one line of error."""
-
-    def run(*args, code=2):
-        assert main([str(arg) for arg in args]) == code
-        lines = capsys.readouterr().err.splitlines()
-        assert [line for line in lines if line.startswith("fastvmt: error: ")] == lines[-1:]
-        assert not any("Traceback" in line or "usage" in line for line in lines)
-        if code == 2:
-            assert len(lines) == 1
-        return lines[-1]
-
-    return run
-
-
-@pytest.fixture
-def succeed(capsys):
-    """Runs a command that must succeed, and returns its output."""
-
-    def run(*args):
-        assert main([str(arg) for arg in args]) == 0
-        return capsys.readouterr()
-
-    return run
+def decoded(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return float(stream.average_rate), np.stack([f.to_ndarray(format="rgb24") for f in container.decode(stream)])
 
 
 def changed_model(tmp_path, change):
@@ -88,7 +50,7 @@ def changed_model(tmp_path, change):
 
 
 def test_a_command_is_needed_and_known(refused, capsys):
-    assert "transfer, fit" in refused("transform")
+    assert "use transfer, distill, sample, fit, train" in refused("transform")
     assert main([]) == 0
     assert "transfer" in capsys.readouterr().out
 
@@ -287,7 +249,11 @@ def test_help_names_every_command_and_option(capsys):
         assert f"--{name} " in said
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+LORA_CONFIGS = sorted(CONFIGS.glob("*_lora.yaml"))
+TRANSFER_CONFIGS = sorted(set(CONFIGS.glob("*.yaml")) - set(LORA_CONFIGS))
+
+
+@pytest.mark.parametrize("path", TRANSFER_CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_makes_a_run(path, clip, monkeypatch, no_weights):
     monkeypatch.setattr(TransferCLI, "instantiate_trainer", LightningCLI.instantiate_trainer)  # wan-tiny has 6 blocks
     args = [f"--config={path}", "--model.backbone.init_args.model=wan-tiny"]
@@ -339,7 +305,20 @@ def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, 
     metrics = json.loads((folder / "metrics.json").read_text())
     (job,) = metrics["jobs"]
     assert (job["prompt"], job["seed"], job["clip"]) == (PROMPT, 4, clip)
-    assert metrics["gradients_computed"] + metrics["gradients_reused"] == 6
+    assert (metrics["gradients_computed"], metrics["gradients_reused"]) == (2, 4)
+    assert metrics["model"]["name"] == "wan-tiny"
+    assert min(job["flow_error"], job["baseline_flow_error"]) > 0
+    fps, comparison = decoded(folder / "comparison.mp4")
+    assert fps == pytest.approx(8 * 4 / 16)  # five frames last as long as the clip's seventeen
+    parts = comparison[:, :, :240], comparison[:, :, 250:490], comparison[:, :, 500:]
+    assert comparison.shape == (5, 240, 740, 3)
+    assert comparison[:, :, 242:248].min() > 240  # a white gap
+    for part, name in zip(parts[1:], ("baseline", "output"), strict=True):
+        found_fps, found = decoded(folder / f"{name}.mp4")
+        assert found_fps == fps
+        assert np.abs(part.astype(int) - found).mean() < 4
+    reference = enlarge(read_clip(clip, 5).frames).numpy()
+    assert np.abs(parts[0].astype(int) - reference).mean() < 6
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["model"]["negative_prompt"] == "gray: [mist"
     assert (config["data"]["num_frames"], config["trainer"]["max_epochs"]) == (5, 1)

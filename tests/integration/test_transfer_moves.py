@@ -2,7 +2,8 @@ import json
 
 import torch
 
-from fastvmt_pl.cli import TransferCLI, default_config
+from fastvmt_pl.commands.lightning import TransferCLI
+from fastvmt_pl.commands.options import default_config
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.datamodules.toy_tracker import score
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for

@@ -8,7 +8,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, LoraError, add_lora, lora_weights, verify_lora, write_lora
+from fastvmt_pl.lora import (
+    DIFFUSERS_FILE,
+    ORIGINAL_FILE,
+    LoraError,
+    add_lora,
+    find_lora,
+    fuse_loras,
+    lora_weights,
+    read_adapter,
+    remove_lora,
+    verify_lora,
+    without_lora,
+    write_lora,
+)
 
 MODEL = BUNDLED["wan-tiny"]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -30,28 +43,29 @@ def with_lora(dtype=torch.float32, targets=ATTENTION, **settings):
 @pytest.mark.parametrize(("rank", "alpha"), [(4, None), (4, 16.0), (8, 2.0)])
 def test_both_files_do_in_a_stock_pipeline_what_the_adapter_does(tmp_path, dtype, rank, alpha):
     transformer = with_lora(dtype, EVERYWHERE, rank=rank, alpha=alpha)
-    write_lora(transformer, tmp_path)
-    deviations = verify_lora(transformer, tmp_path, MODEL)
+    adapter = read_adapter(transformer)
+    write_lora(adapter, tmp_path)
+    deviations = verify_lora(adapter, tmp_path, MODEL, dtype)
     assert set(deviations) == {DIFFUSERS_FILE, ORIGINAL_FILE} == {path.name for path in tmp_path.iterdir()}
     assert max(deviations.values()) < (1e-4 if dtype == torch.float32 else 0.05)
 
 
 @pytest.mark.parametrize("name", [DIFFUSERS_FILE, ORIGINAL_FILE])
 def test_a_file_that_does_something_else_fails_loudly(tmp_path, name):
-    transformer = with_lora(rank=4, alpha=8.0)
-    write_lora(transformer, tmp_path)
+    adapter = read_adapter(with_lora(rank=4, alpha=8.0))
+    write_lora(adapter, tmp_path)
     with safe_open(tmp_path / name, "pt") as file:
         metadata = file.metadata()
     weights = load_file(tmp_path / name)
     weights[next(key for key in weights if key.endswith("lora_B.weight"))] += 0.5
     save_file(weights, tmp_path / name, metadata)
     with pytest.raises(LoraError, match=name):
-        verify_lora(transformer, tmp_path, MODEL)
+        verify_lora(adapter, tmp_path, MODEL)
 
 
 def test_alpha_is_in_the_header_of_one_file_and_in_tensors_of_the_other(tmp_path):
     """Together they would scale twice."""
-    write_lora(with_lora(rank=4, alpha=8.0), tmp_path)
+    write_lora(read_adapter(with_lora(rank=4, alpha=8.0)), tmp_path)
     with safe_open(tmp_path / DIFFUSERS_FILE, "pt") as file:
         settings = json.loads(file.metadata()["lora_adapter_metadata"])
         assert not any("alpha" in name for name in file.keys())  # noqa: SIM118 - no mapping
@@ -70,7 +84,7 @@ def test_the_second_file_has_the_names_that_comfyui_looks_for(tmp_path):
     ``.weight``, and looks for ``X.lora_A.weight``, ``X.lora_B.weight`` and ``X.alpha``. It scales by alpha over the
     first axis of A, and by 1 if there is no alpha.
     """
-    write_lora(with_lora(targets=EVERYWHERE, rank=4), tmp_path)
+    write_lora(read_adapter(with_lora(targets=EVERYWHERE, rank=4)), tmp_path)
     layer = r"diffusion_model\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]|diffusion_model\.blocks\.\d+\.ffn\.[02]"
     weights = load_file(tmp_path / ORIGINAL_FILE)
     layers = {name.removesuffix(".alpha") for name in weights if name.endswith(".alpha")}
@@ -90,6 +104,74 @@ def test_a_new_adapter_changes_nothing_and_alone_is_trainable():
     trainable = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
     assert len(trainable) == len(lora_weights(plain)) == 6 * 2 * 4 * 2
     assert all("lora_" in name for name in trainable)
+
+
+def output_of(transformer):
+    draw = torch.Generator().manual_seed(1)
+    latents, text = torch.randn(1, 8, 3, 12, 12, generator=draw), torch.randn(1, 16, 64, generator=draw)
+    with torch.no_grad():
+        return transformer(latents, torch.tensor([500.0]), text, return_dict=False)[0]
+
+
+def plain():
+    return WanTransformer3DModel.from_pretrained(MODEL / "transformer").requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", [DIFFUSERS_FILE, ORIGINAL_FILE])
+def test_a_fused_lora_does_what_the_adapter_does_at_any_weight(tmp_path, name):
+    transformer = with_lora(rank=4, alpha=8.0)
+    write_lora(read_adapter(transformer), tmp_path)
+    fused = plain()
+    fuse_loras(fused, {tmp_path / name: 1.0})
+    assert not any("lora" in parameter for parameter, _ in fused.named_parameters())
+    torch.testing.assert_close(output_of(fused), output_of(transformer), atol=1e-4, rtol=1e-4)
+    transformer.set_adapters("default", 0.25)
+    quarter = plain()
+    fuse_loras(quarter, {tmp_path / name: 0.25})
+    torch.testing.assert_close(output_of(quarter), output_of(transformer), atol=1e-4, rtol=1e-4)
+
+
+def test_several_loras_add_up(tmp_path):
+    for number in range(2):
+        write_lora(read_adapter(with_lora(rank=4 + number)), tmp_path / str(number))
+    files = [find_lora(tmp_path / str(number)) for number in range(2)]
+    at_once, in_turn = plain(), plain()
+    fuse_loras(at_once, {files[0]: 0.5, files[1]: -1.0})
+    fuse_loras(in_turn, {files[0]: 0.5})
+    fuse_loras(in_turn, {files[1]: -1.0})
+    torch.testing.assert_close(output_of(at_once), output_of(in_turn), atol=1e-4, rtol=1e-4)
+
+
+def test_a_lora_of_another_model_is_refused(tmp_path):
+    weights = {"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.randn(4, 7)}
+    weights["transformer.blocks.0.attn1.to_q.lora_B.weight"] = torch.randn(9, 4)
+    save_file(weights, tmp_path / DIFFUSERS_FILE)
+    with pytest.raises(ValueError, match="does not fit this model"):
+        fuse_loras(plain(), {tmp_path / DIFFUSERS_FILE: 1.0})
+
+
+@pytest.mark.parametrize("name", ["missing", "missing.safetensors", "", "lora.bin"])
+def test_what_is_no_lora_is_refused(tmp_path, name):
+    (tmp_path / "lora.bin").touch()
+    with pytest.raises(ValueError, match=DIFFUSERS_FILE):
+        find_lora(tmp_path / name)
+
+
+def test_an_adapter_can_be_turned_off_and_taken_off():
+    transformer, before = with_lora(), output_of(plain())
+    adapted = output_of(transformer)
+    with without_lora(transformer):
+        assert torch.equal(output_of(transformer), before)
+    assert torch.equal(output_of(transformer), adapted)
+    remove_lora(transformer)
+    assert torch.equal(output_of(transformer), before)
+    with without_lora(transformer):
+        assert torch.equal(output_of(transformer), before)
+
+
+def test_an_adapter_is_trained_in_full_precision():
+    parameters = dict(with_lora(torch.bfloat16).named_parameters())
+    assert {p.dtype for p in parameters.values() if p.requires_grad} == {torch.float32}
 
 
 @pytest.mark.parametrize(

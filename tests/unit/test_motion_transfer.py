@@ -99,6 +99,18 @@ def test_a_job_in_a_batch_is_the_same_job_alone(fit, optimizer):
     torch.testing.assert_close(together.result.latents[:1], alone.result.latents, atol=2e-3, rtol=1e-2)
 
 
+def test_a_jobs_gradient_does_not_depend_on_the_others(fit):
+    class Record(GradientCache):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            gradients.append(pl_module.latents.grad[0].clone())
+
+    gradients = []
+    for number in (2, 1):
+        fit([Record(1)], clips=number, prompts=PROMPTS[:number], num_guided_steps=1, num_inner_steps=1)
+    together, alone = gradients
+    assert (together - alone).norm() < 1e-4 * alone.norm()
+
+
 def test_clipping_is_per_job(fit):
     norms = []
 
@@ -110,17 +122,25 @@ def test_clipping_is_per_job(fit):
     torch.testing.assert_close(torch.stack(norms), torch.full((4, 2), 0.01), rtol=1e-2, atol=0.0)
 
 
-def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": ADAMW},
+        {"optimizer": partial(NormalizedGradientDescent, lr=0.02, momentum=0.5), "clips": 2, "prompts": PROMPTS},
+    ],
+    ids=["one job, AdamW", "two jobs, gradient descent with momentum"],
+)
+def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path, options):
     """After any inner step, the last of an epoch included, after an epoch's end, and after the last unguided step."""
     everything = ModelCheckpoint(
         tmp_path / "all", filename="{step}", save_top_k=-1, save_last=True, every_n_train_steps=1
     )
     epochs = ModelCheckpoint(tmp_path / "epochs", filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    whole = fit([everything, epochs, GradientCache(3)], baseline=True)
+    whole = fit([everything, epochs, GradientCache(3)], baseline=True, **options)
     kept = sorted((tmp_path / "all").glob("step=*.ckpt")) + sorted((tmp_path / "epochs").glob("*.ckpt"))
     assert len(kept) == 8 + 2
     for checkpoint in [*kept, tmp_path / "all" / "last.ckpt"]:
-        resumed = fit([GradientCache(3)], baseline=True, ckpt_path=checkpoint)
+        resumed = fit([GradientCache(3)], baseline=True, ckpt_path=checkpoint, **options)
         assert torch.equal(resumed.result.latents, whole.result.latents), checkpoint
         assert torch.equal(resumed.result.baseline, whole.result.baseline), checkpoint
 

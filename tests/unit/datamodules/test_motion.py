@@ -135,7 +135,7 @@ def test_whatever_changes_the_motion_extracts_again(prepare, work, tmp_path, cha
 def test_another_clip_and_other_weights_extract_again(prepare, work, toy_clips, backbone, monkeypatch):
     prepare()
     prepare([toy_clips[1]])
-    monkeypatch.setattr(backbone, "fingerprint", "other weights")
+    monkeypatch.setattr(backbone, "fingerprint", lambda: "other weights")
     prepare()
     assert work.encoded == 3
 

@@ -1,5 +1,6 @@
 import io
 import json
+import random
 import tarfile
 from pathlib import Path
 
@@ -36,13 +37,16 @@ def add(path, **members):
 
 
 def test_a_sample_is_read_as_it_was_written(tmp_path):
-    written = sample(1, trajectory=torch.randn(4, 8, 3, 12, 12).half(), sigmas=torch.linspace(1, 0, 4))
+    written = sample(
+        1, trajectory=torch.randn(4, 8, 3, 12, 12).half(), sigmas=torch.linspace(1, 0, 4), guidance_scale=4.0
+    )
     write_shard(tmp_path / "a.tar", [written])
     (found,), problems = read(tmp_path / "a.tar")
     assert problems == []
     for name in ("latents", "text", "trajectory", "sigmas"):
         assert torch.equal(getattr(found, name), getattr(written, name))
     assert (found.prompt, found.seed, found.scores) == ("prompt 1", 1, {"flow_error": 0.25})
+    assert found.guidance_scale == 4
 
 
 def test_shards_are_read_in_order_and_written_alike(tmp_path):
@@ -54,6 +58,18 @@ def test_shards_are_read_in_order_and_written_alike(tmp_path):
     before = (tmp_path / "a.tar").read_bytes()
     write_shard(tmp_path / "a.tar", samples[:3])
     assert (tmp_path / "a.tar").read_bytes() == before
+
+
+def test_an_order_shuffles_shards_and_samples_and_is_the_same_again(tmp_path):
+    for number in range(4):
+        write_shard(tmp_path / f"{number}.tar", [sample(10 * number + place) for place in range(5)])
+    paths = sorted(tmp_path.glob("*.tar"))
+
+    def seeds(order):
+        return [one.seed for one in read_shards(paths, pytest.fail, random.Random(order))]
+
+    assert seeds("a") == seeds("a") != seeds("b")
+    assert sorted(seeds("a")) == sorted(seeds("b")) == [10 * n + m for n in range(4) for m in range(5)]
 
 
 GOOD = {"latents": torch.zeros(8, 3, 12, 12), "text": torch.zeros(5, 64)}

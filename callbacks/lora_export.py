@@ -1,0 +1,58 @@
+"""Write the finished LoRA: the files that diffusers and ComfyUI read, verified, with a model card."""
+
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from fastvmt_pl.lora import read_adapter
+from fastvmt_pl.lora_card import Training, export_lora
+from fastvmt_pl.motion_distillation import MotionDistillation
+
+from .lora_previews import LoraPreviews
+
+
+class LoraExport(Callback):
+    """Exports the LoRA when training is over, and compares what each file does with the adapter in memory.
+
+    Writes ``pytorch_lora_weights.safetensors`` (diffusers), ``comfyui_lora.safetensors`` (original names, with alpha),
+    ``README.md`` (a model card with code to use it) and, if there are previews, ``preview.mp4``.
+
+    Args:
+        folder: Where to write; ``None`` is ``lora`` in the folder of the trainer's logs.
+
+    Example:
+        .. code-block:: yaml
+
+            trainer:
+              callbacks:
+                - class_path: fastvmt_pl.callbacks.LoraExport
+                  init_args:
+                    folder: loras/my-motion
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the weights in all processes, and write them in the first."""
+        assert isinstance(pl_module, MotionDistillation)
+        with pl_module.for_sampling():
+            adapter = read_adapter(pl_module.backbone.lora_model())
+        if not trainer.is_global_zero:
+            return
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"
+        previews = next((callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews)), None)
+        data = trainer.datamodule
+        preview = None if previews is None else previews.last
+        training = Training(
+            source=data.source,
+            num_steps=trainer.global_step,
+            batch_size=data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            clip_hash=data.reference_hash,
+            prompts=[] if previews is None else previews.prompts,
+            scores={} if preview is None else preview.scores,
+            preview=None if preview is None or not preview.video.exists() else preview.video,
+        )
+        deviations = export_lora(adapter, pl_module, folder, training)
+        rank_zero_info(f"the LoRA lies in {folder}; its files do as it does, within {max(deviations.values()):.1g}")

@@ -1,0 +1,153 @@
+"""Look at a LoRA while it is trained: videos of fixed prompts, how they move, and what of the clip's look they have."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from fastvmt_pl.appearance import appearance_leak
+from fastvmt_pl.lora import without_lora
+from fastvmt_pl.measure import motion_of, relative_flow_error
+from fastvmt_pl.motion import MotionSettings
+from fastvmt_pl.motion_distillation import MotionDistillation
+from fastvmt_pl.motion_transfer import to_frames
+from fastvmt_pl.sampling import flow_matching_sigmas, sample
+from fastvmt_pl.video import enlarge, side_by_side, write_video
+
+
+class Preview(NamedTuple):
+    """What came of a preview: its file, and its scores by name."""
+
+    video: Path
+    scores: dict[str, float]
+
+
+class LoraPreviews(Callback):
+    """Samples fixed prompts from fixed noise at the end of an epoch, and logs how well they carry the motion.
+
+    Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. Logs
+    ``preview/flow_error`` (see :func:`~fastvmt_pl.measure.relative_flow_error`; a still video has 1) and
+    ``preview/leak`` (how much nearer the colours are to the clip's than without LoRA, see
+    :func:`~fastvmt_pl.appearance.appearance_leak`), both averaged over the prompts. Without a clip in the data there is
+    nothing to compare with, and only the videos are written. Every process samples, the first one writes.
+
+    Args:
+        prompts: What the videos are to show; best what the training data does not.
+        folder: Where to write; ``None`` is ``previews`` in the folder of the trainer's logs.
+        every_n_epochs: Epochs from one preview to the next.
+        num_steps: Denoising steps.
+        guidance_scale: Classifier-free guidance scale.
+        shift: Shift of the noise schedule towards high noise.
+        motion: How motion is read from the backbone.
+        fps: Frames a second of the videos.
+        seed: Seed of the first video's noise; each further one adds 1.
+
+    Raises:
+        ValueError: If there is no prompt, or a count is below 1.
+
+    Example:
+        .. code-block:: yaml
+
+            trainer:
+              callbacks:
+                - class_path: fastvmt_pl.callbacks.LoraPreviews
+                  init_args:
+                    prompts: [a panda on a beach, a robot in a kitchen]
+    """
+
+    last: Preview | None
+    """What came of the last preview."""
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        folder: Path | None = None,
+        every_n_epochs: int = 1,
+        num_steps: int = 50,
+        guidance_scale: float = 5.8,
+        shift: float = 7.0,
+        motion: MotionSettings = MotionSettings(),
+        fps: float = 16.0,
+        seed: int = 0,
+    ) -> None:
+        if not prompts or every_n_epochs < 1 or num_steps < 1:
+            raise ValueError(
+                f"previews have {len(prompts)} prompts every {every_n_epochs} epochs and {num_steps} steps; use at "
+                "least 1 of each"
+            )
+        self.prompts, self.every_n_epochs, self.seed = list(prompts), every_n_epochs, seed
+        self.guidance_scale, self.sigmas = guidance_scale, flow_matching_sigmas(num_steps, shift)
+        self.motion, self.fps = motion, fps
+        self.folder = None if folder is None else Path(folder)
+        self._restart()
+
+    def _restart(self) -> None:
+        self.last = None
+        self.plain: list[Tensor] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a block that the backbone does not have."""
+        assert isinstance(pl_module, MotionDistillation)
+        pl_module.backbone.check_block(self.motion.block)
+        self._restart()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample, score, write and log."""
+        assert isinstance(pl_module, MotionDistillation)
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        clip, backbone = trainer.datamodule.reference, pl_module.backbone
+        with pl_module.for_sampling():
+            latents = self._sampled(trainer, pl_module)
+        shown = [to_frames(backbone.decode(one))[0] for one in latents.split(1)]
+        scores: dict[str, float] = {}
+        if clip is not None:
+            with without_lora(backbone.lora_model()):
+                if not self.plain:
+                    plain = self._sampled(trainer, pl_module)
+                    self.plain = [to_frames(backbone.decode(one))[0] for one in plain.split(1)]
+                    self.clip_motion = motion_of(backbone, clip.latents[None], self.motion)
+                    self.clip_frames = to_frames(backbone.decode(clip.latents[None]))[0]
+                errors = relative_flow_error(motion_of(backbone, latents, self.motion), self.clip_motion)
+            leaks = [appearance_leak(made, x, self.clip_frames) for made, x in zip(shown, self.plain, strict=True)]
+            scores = {"flow_error": float(errors.mean()), "leak": sum(leaks) / len(leaks)}
+            pl_module.log_dict({f"preview/{name}": value for name, value in scores.items()})
+            said = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())
+            rank_zero_info(f"after {pl_module.num_batches} batches: {said}")
+            shown = [self.clip_frames, *shown]
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "previews"
+        self.last = Preview(folder / f"epoch-{trainer.current_epoch + 1:04d}.mp4", scores)
+        if trainer.is_global_zero:
+            write_video(self.last.video, enlarge(side_by_side(shown)), self.fps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what came of the last preview."""
+        return {"last": None if self.last is None else (str(self.last.video), self.last.scores)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if state_dict["last"] is not None:
+            video, scores = state_dict["last"]
+            self.last = Preview(Path(video), scores)
+
+    @torch.no_grad()
+    def _sampled(self, trainer: Trainer, module: MotionDistillation) -> Tensor:
+        seeds = [self.seed + number for number in range(len(self.prompts))]
+        was_training = module.backbone.lora_model().training
+        module.backbone.lora_model().eval()
+        latents = sample(
+            module.backbone,
+            self.prompts,
+            seeds,
+            trainer.datamodule.shape,
+            self.sigmas,
+            self.guidance_scale,
+            module.negative_prompt,
+        )
+        module.backbone.lora_model().train(was_training)
+        module.backbone.release_text_encoder()
+        return latents

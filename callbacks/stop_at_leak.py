@@ -1,0 +1,96 @@
+"""Stop the training of a LoRA before it carries the clip's look."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from fastvmt_pl.motion_distillation import MotionDistillation
+
+from .lora_previews import LoraPreviews, Preview
+
+
+class StopAtLeak(Callback):
+    """Stops when the previews show the clip's look, and goes back to the adapter of the preview before.
+
+    Name it after :class:`LoraPreviews`.
+
+    Args:
+        max_leak: Largest ``preview/leak`` that is let pass.
+
+    Raises:
+        ValueError: If that is not between 0 and 1.
+
+    Example:
+        .. code-block:: yaml
+
+            trainer:
+              callbacks:
+                - class_path: fastvmt_pl.callbacks.LoraPreviews
+                  init_args:
+                    prompts: [a panda on a beach]
+                - class_path: fastvmt_pl.callbacks.StopAtLeak
+    """
+
+    def __init__(self, max_leak: float = 0.1) -> None:
+        if not 0 <= max_leak <= 1:
+            raise ValueError(f"max_leak is {max_leak}; use a share from 0 to 1")
+        self.max_leak = max_leak
+        self._restart()
+
+    def _restart(self) -> None:
+        self.adapter: dict[str, Tensor] | None = None
+        self.preview: Preview | None = None
+        self.stopped = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit, and see that there is something to go by."""
+        if not any(isinstance(callback, LoraPreviews) for callback in trainer.callbacks):
+            raise ValueError("StopAtLeak goes by the previews; add fastvmt_pl.callbacks.LoraPreviews before it")
+        self._restart()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stay stopped when a stopped run is started again."""
+        trainer.should_stop = trainer.should_stop or self.stopped
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare the last preview with the bound."""
+        assert isinstance(pl_module, MotionDistillation)
+        preview = self._previews(trainer).last
+        if preview is None or preview == self.preview:
+            return
+        if preview.scores.get("leak", 0.0) <= self.max_leak:
+            with pl_module.for_sampling():
+                self.adapter = {name: p.detach().cpu().clone() for name, p in pl_module.adapter.items()}
+            self.preview = preview
+            return
+        rank_zero_info(f"stopped: the previews' leak is above {self.max_leak}")
+        trainer.should_stop = self.stopped = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to what did not leak."""
+        assert isinstance(pl_module, MotionDistillation)
+        if not self.stopped:
+            return
+        if self.adapter is None:
+            raise RuntimeError(f"the first preview leaks more than {self.max_leak}; preview earlier, or learn slower")
+        pl_module.set_adapter(self.adapter)
+        self._previews(trainer).last = self.preview
+
+    @staticmethod
+    def _previews(trainer: Trainer) -> LoraPreviews:
+        return next(callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the adapter of the last preview that passed."""
+        preview = None if self.preview is None else (str(self.preview.video), self.preview.scores)
+        return {"adapter": self.adapter, "preview": preview, "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.adapter, self.stopped = state_dict["adapter"], state_dict["stopped"]
+        if state_dict["preview"] is not None:
+            video, scores = state_dict["preview"]
+            self.preview = Preview(Path(video), scores)

@@ -1,0 +1,38 @@
+"""How much of a reference's look came along with its motion.
+
+Axes: ``videos``, ``frames``, ``height``, ``width``; colours are 0 to 255.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+NUM_LEVELS = 8
+"""Levels that each of red, green and blue is counted in."""
+
+Frames = UInt8[Tensor, "frames height width 3"]
+
+
+def colour_histogram(frames: Frames) -> Float[Tensor, "colours"]:
+    """Return the share of a video's pixels that each of 512 colours has."""
+    levels = rearrange(frames.long() * NUM_LEVELS // 256, "f h w c -> c (f h w)")
+    colours = (levels[0] * NUM_LEVELS + levels[1]) * NUM_LEVELS + levels[2]
+    counts = torch.bincount(colours, minlength=NUM_LEVELS**3)
+    return counts / counts.sum()
+
+
+def appearance_leak(frames: Frames, baseline: Frames, reference: Frames) -> float:
+    """Return how much nearer a video's colours are to a reference's than those of a baseline are.
+
+    Nearness is the overlap of two colour histograms (Swain and Ballard, Color Indexing, 1991). 0 is no nearer than the
+    baseline, 1 the reference's own colours.
+
+    Args:
+        frames: The video.
+        baseline: A video of the same prompt that knows nothing of the reference.
+        reference: The reference clip.
+    """
+    made, plain, wanted = (colour_histogram(video) for video in (frames, baseline, reference))
+    overlap, before = (float(torch.minimum(x, wanted).sum()) for x in (made, plain))
+    return max(0.0, (overlap - before) / max(1 - before, 1e-6))

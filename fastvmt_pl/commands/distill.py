@@ -1,0 +1,180 @@
+"""``fastvmt distill``: from a clip to a LoRA of its motion."""
+
+from pathlib import Path
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
+from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
+from fastvmt_pl.commands.options import (
+    as_arguments,
+    claim_folder,
+    default_config,
+    default_lora_config,
+    default_prompts,
+    parse_device,
+    parse_size,
+    read_prompts,
+    slug,
+)
+from fastvmt_pl.commands.teacher import make_samples
+from fastvmt_pl.datamodules import check_file
+from fastvmt_pl.datamodules.distillation import Source
+from fastvmt_pl.motion_distillation import Objective
+
+NUM_PREVIEWS = 4
+
+
+def distill(
+    clip: str,
+    clip_prompt: str,
+    model: str = "wan-tiny",
+    output: Path | None = None,
+    prompts: Path | None = None,
+    num_prompts: int = 24,
+    source: Source = "mix",
+    objective: Objective = "flow_matching",
+    seed: int = 0,
+    epochs: int | None = None,
+    rank: int | None = None,
+    batch_size: int | None = None,
+    teacher_batch: int = 8,
+    max_flow_error: float = 0.7,
+    max_leak: float = 0.1,
+    num_frames: int | None = None,
+    size: str | None = None,
+    device: str | None = None,
+    dtype: Precision | None = None,
+    teacher_config: Path | None = None,
+    config: Path | None = None,
+) -> Path:
+    """Distil a clip's motion into a LoRA.
+
+    Args:
+        clip: Video file whose motion is wanted.
+        clip_prompt: What the clip shows, so that the LoRA learns its motion and not its look.
+        model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        output: Folder for data, checkpoints and LoRA; made of clip and seed under runs/ if left out.
+        prompts: Text file with a prompt a line, for guided samples and then for previews; shipped ones if left out.
+        num_prompts: How many of them guided samples are made of; the four behind them are previewed.
+        source: Learn from the guided samples, from the clip itself, or from both (mix).
+        objective: flow_matching, or trajectory: the guided sampler's own path, which the clip does not have.
+        seed: Seed of the first sample's noise, of the training and of its order.
+        epochs: How long to train, in epochs of the config.
+        rank: Rank of the LoRA.
+        batch_size: Videos a training step.
+        teacher_batch: Guided samples that are made at a time.
+        max_flow_error: Drop samples whose flow differs more from the clip's, as a share of the clip's.
+        max_leak: With the clip among the sources, stop when the previews have more than this of its colours.
+        num_frames: Frames to read and to make, 4 n + 1.
+        size: Height x width in pixels, such as 480x832, multiples of 16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: Precision of the model's weights.
+        teacher_config: YAML file of settings of the guided transfer; one that fits the model if left out.
+        config: YAML file of settings of the training; one that fits the model if left out.
+
+    Returns:
+        The folder of the LoRA.
+
+    Raises:
+        ValueError: If a setting, the clip, the model or the folder cannot be used; the message says what to change.
+    """
+    check_file(clip)
+    _check(clip_prompt, source, objective, num_prompts, teacher_batch)
+    listed = read_prompts(prompts or default_prompts(model))
+    if source != "clip" and len(listed) < num_prompts:
+        raise ValueError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")
+    previewed = (listed[num_prompts:] or listed)[:NUM_PREVIEWS]
+    folder = output or Path("runs") / slug("lora", Path(clip).stem, str(seed))
+    if (folder / "lora" / "README.md").exists():
+        raise ValueError(f"{folder} holds a finished run; choose another --output, or delete this one")
+    shared = {
+        "model.backbone.init_args.model": model,
+        "model.backbone.init_args.dtype": dtype,
+        **({} if device is None else parse_device(device)),
+    }
+    teacher = TransferCLI(
+        args=as_arguments(
+            teacher_config or default_config(model),
+            {
+                **shared,
+                "model.baseline": False,
+                "model.keep_trajectory": objective == "trajectory",
+                "data.clips": [clip],
+                "data.prompts": listed[:num_prompts],
+                "data.seed": seed,
+                "data.num_frames": num_frames,
+                "data.size": None if size is None else parse_size(size),
+            },
+        ),
+        trainer_defaults={
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+        run=False,
+        save_config_callback=None,
+    )
+    (read,) = teacher.datamodule.read_clips(teacher.model)
+    previews = LoraPreviews(
+        previewed,
+        folder / "previews",
+        num_steps=teacher.model.num_steps,
+        guidance_scale=teacher.model.guidance_scale,
+        shift=teacher.config["model"]["shift"],
+        motion=teacher.datamodule.motion,
+        fps=read.fps,
+        seed=seed,
+    )
+    logs = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
+    training = DistillCLI(
+        args=as_arguments(
+            config or default_lora_config(model),
+            {
+                **shared,
+                "model.objective": objective,
+                "model.rank": rank,
+                "model.negative_prompt": teacher.model.negative_prompt,
+                "model.seed": seed,
+                "data.folder": str(folder / "data"),
+                "data.source": source,
+                "data.batch_size": batch_size,
+                "data.seed": seed,
+                "trainer.max_epochs": epochs,
+            },
+        ),
+        trainer_defaults={
+            "callbacks": [
+                previews,
+                *([] if source == "samples" else [StopAtLeak(max_leak)]),
+                LoraExport(folder / "lora"),
+                ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True),
+            ],
+            "logger": logs,
+            "enable_model_summary": False,
+        },
+        run=False,
+        save_config_callback=None,
+    )
+    dumps = [cli.parser.dump(cli.config, skip_link_targets=False) for cli in (teacher, training)]
+    limits = f"num_prompts: {num_prompts}\nteacher_batch: {teacher_batch}\nmax_flow_error: {max_flow_error}\n"
+    claim_folder(folder, "\n---\n".join([limits, *dumps]))
+    made = listed[:num_prompts] if source != "clip" else []
+    make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
+    last = folder / "checkpoints" / "last.ckpt"
+    training.trainer.fit(
+        training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
+    )
+    print(f"the LoRA lies in {folder / 'lora'}")
+    return folder / "lora"
+
+
+def _check(clip_prompt: str, source: Source, objective: Objective, num_prompts: int, teacher_batch: int) -> None:
+    if not clip_prompt.strip():
+        raise ValueError("the clip's prompt is empty; say what the clip shows, and not how it moves")
+    if objective == "trajectory" and source != "samples":
+        raise ValueError("the clip has no trajectory; use --source samples with --objective trajectory")
+    if num_prompts < 1 or teacher_batch < 1:
+        raise ValueError(f"num_prompts is {num_prompts} and teacher_batch {teacher_batch}; use at least 1 of each")

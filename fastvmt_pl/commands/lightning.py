@@ -1,0 +1,104 @@
+"""The LightningCLIs of motion transfer and of distillation."""
+
+from abc import abstractmethod
+from typing import Any
+
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from fastvmt_pl.callbacks import LoraExport, RunFolder, TransferProgress
+from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
+from fastvmt_pl.motion_distillation import MotionDistillation
+from fastvmt_pl.motion_transfer import MotionTransfer
+
+
+class JobCLI(LightningCLI):
+    """LightningCLI with one sub-command, ``fit``, of a module and a datamodule that draw their noise from own seeds."""
+
+    module: type[LightningModule]
+    data: type[LightningDataModule]
+
+    def __init__(self, args: list[str], trainer_defaults: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(
+            self.module,
+            self.data,
+            args=args,
+            trainer_defaults={"log_every_n_steps": 1, **(trainer_defaults or {})},
+            seed_everything_default=False,
+            auto_configure_optimizers=False,  # the optimiser is the module's
+            parser_kwargs={"prog": "fastvmt", "exit_on_error": False, "fit": {"exit_on_error": False}},
+            **options,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out validate, test and predict, which these modules do not have."""
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, without Lightning's warning that the process has arguments of its own."""
+        assert isinstance(args, list)
+        self.config = parser.parse_args(args)
+
+
+class TransferCLI(JobCLI):
+    """LightningCLI for motion transfer; the trainer's epochs follow from the guided steps.
+
+    Jobs on several devices share nothing but files, so a trainer has one device unless the config says otherwise.
+    """
+
+    module, data = MotionTransfer, MotionDataModule
+
+    def __init__(self, args: list[str], trainer_defaults: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(args, trainer_defaults={"devices": 1, **(trainer_defaults or {})}, **options)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what would otherwise have to be said twice."""
+        parser.link_arguments("model.num_guided_steps", "trainer.max_epochs")
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Refuse clips and settings that do not go with the model before anything is loaded or written."""
+        self.datamodule.read_clips(self.model)
+        return super().instantiate_trainer(**options)
+
+
+class DistillCLI(JobCLI):
+    """LightningCLI for distillation from a data folder."""
+
+    module, data = MotionDistillation, DistillationDataModule
+
+
+class _WithDefaults(JobCLI):
+    """Adds callbacks that the config does not bring itself."""
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Add what the config leaves out."""
+        given = self.config_init["fit"]["trainer"]
+        defaults = self.default_callbacks(given["enable_progress_bar"] is not False)
+        if given["enable_checkpointing"] is not False:
+            defaults.append(ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True))
+        callbacks = given["callbacks"] or []
+        brought = tuple(type(each) for each in ([callbacks] if isinstance(callbacks, Callback) else callbacks))
+        self.trainer_defaults["callbacks"] = [each for each in defaults if not issubclass(type(each), brought)]
+        return super().instantiate_trainer(**options)
+
+    @abstractmethod
+    def default_callbacks(self, progress: bool) -> list[Callback]:
+        """Return what a run has unless the config brings its own."""
+
+
+class FitCLI(_WithDefaults, TransferCLI):
+    """The command ``fit``: results, progress and a checkpoint to resume from, unless the config brings its own."""
+
+    def default_callbacks(self, progress: bool) -> list[Callback]:
+        """Return a run folder and progress."""
+        return [RunFolder(), *([TransferProgress()] if progress else [])]
+
+
+class TrainCLI(_WithDefaults, DistillCLI):
+    """The command ``train``: an exported LoRA and a checkpoint to resume from, unless the config brings its own."""
+
+    def default_callbacks(self, progress: bool) -> list[Callback]:
+        """Return the export."""
+        return [LoraExport()]

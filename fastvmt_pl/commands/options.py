@@ -1,0 +1,121 @@
+"""What the commands have in common: options, shipped configs and run folders."""
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
+from fastvmt_pl.files import written_whole
+
+CONFIGS = Path(str(files("fastvmt_pl.configs")))
+
+
+def default_config(model: str) -> Path:
+    """Return the shipped config that fits a model, by its size."""
+    if model in BUNDLED:
+        return CONFIGS / f"{model.replace('-', '_')}.yaml"
+    num_layers = read_json(resolve_model(model, weights=False) / "transformer" / "config.json").get("num_layers")
+    return CONFIGS / ("wan2.1_14b.yaml" if num_layers == 40 else "wan2.1_1.3b.yaml")
+
+
+def default_lora_config(model: str) -> Path:
+    """Return the shipped config for training a LoRA of a model."""
+    return CONFIGS / ("wan_tiny_lora.yaml" if model in BUNDLED else "wan2.1_lora.yaml")
+
+
+def default_prompts(model: str) -> Path:
+    """Return the shipped file of prompts that a model has words for."""
+    return CONFIGS / ("wan_tiny_prompts.txt" if model in BUNDLED else "prompts.txt")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the prompts of a text file, one a line.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    try:
+        prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompts {path} cannot be read ({error}); give a text file with a prompt a line") from error
+    if not prompts:
+        raise ValueError(f"prompts {path} is empty; give a text file with a prompt a line")
+    return prompts
+
+
+def claim_folder(folder: Path, config: str) -> None:
+    """Make the run folder with its config, or see that it is this very run's.
+
+    Raises:
+        ValueError: If the folder holds something else.
+    """
+    path = folder / "config.yaml"
+    if path.exists() and path.read_text() != config:
+        raise ValueError(f"{folder} holds a run with other settings; choose another --output")
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is in use and holds no run; choose another --output")
+        with written_whole(path) as temporary:
+            temporary.write_text(config)
+
+
+def parse_size(size: str) -> list[int]:
+    """Return height and width.
+
+    >>> parse_size("480x832")
+    [480, 832]
+
+    Raises:
+        ValueError: If it is written in another way.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", size.lower())
+    if match is None:
+        raise ValueError(f"size is {size!r}; give height x width in pixels, such as 480x832")
+    return [int(match[1]), int(match[2])]
+
+
+def parse_device(device: str) -> dict[str, Any]:
+    """Return the trainer's settings for a device.
+
+    >>> parse_device("cuda:1")
+    {'trainer.accelerator': 'cuda', 'trainer.devices': [1]}
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    match = re.fullmatch(r"(auto|cpu|cuda|mps)|cuda:(\d+)", device)
+    if match is None:
+        raise ValueError(f"device is {device!r}; use auto, cpu, cuda, cuda:1 or mps")
+    return {"trainer.accelerator": match[1] or "cuda", "trainer.devices": 1 if match[2] is None else [int(match[2])]}
+
+
+def parse_loras(loras: str | list[str] | None) -> dict[str, float]:
+    """Return the weight of each LoRA file or folder.
+
+    >>> parse_loras(["runs/a/lora", "b.safetensors:0.5"])
+    {'runs/a/lora': 1.0, 'b.safetensors': 0.5}
+    """
+    found = {}
+    for lora in [loras] if isinstance(loras, str) else loras or []:
+        match = re.fullmatch(r"(.+?)(?::(-?[\d.]+))?", lora)
+        if match is None:
+            raise ValueError("a LoRA is empty; give a folder or a .safetensors file")
+        found[match[1]] = 1.0 if match[2] is None else float(match[2])
+    return found
+
+
+def as_arguments(config: Path, options: dict[str, Any]) -> list[str]:
+    """Return a LightningCLI's arguments for a config file and the options that override it; ``None`` is none."""
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
+    return [f"--config={config}", *(f"--{name}={text}" for name, text in texts.items() if options[name] is not None)]
+
+
+def slug(*parts: str) -> str:
+    """Return a file name made of the letters and digits of some texts.
+
+    >>> slug("clip 1", "A red circle!")
+    'clip-1-a-red-circle'
+    """
+    return "-".join(re.sub(r"\W+", "-", part.lower()).strip("-")[:40].rstrip("-") for part in parts)

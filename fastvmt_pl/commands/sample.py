@@ -1,0 +1,118 @@
+"""``fastvmt sample``: a video of a prompt at the cost of plain sampling, with motions from LoRAs."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from lightning import Trainer
+from rich.console import Console
+from rich.progress import Progress
+
+from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.commands.options import (
+    as_arguments,
+    claim_folder,
+    default_config,
+    parse_device,
+    parse_loras,
+    parse_size,
+    slug,
+)
+from fastvmt_pl.datamodules import MotionDataModule
+from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
+from fastvmt_pl.sampling import sample as draw
+from fastvmt_pl.video import enlarge, write_video
+
+
+def sample(
+    prompt: str,
+    lora: str | list[str] | None = None,
+    model: str = "wan-tiny",
+    output: Path | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    negative_prompt: str | None = None,
+    num_frames: int | None = None,
+    size: str | None = None,
+    fps: float = 16.0,
+    device: str | None = None,
+    dtype: Precision | None = None,
+    config: Path | None = None,
+) -> Path:
+    """Make a video of a prompt, moving as the LoRAs say.
+
+    Args:
+        prompt: What the video is to show.
+        lora: Folder of fastvmt distill or a .safetensors file, with a weight behind a colon if it is not 1; a list for
+            several.
+        model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        output: Folder for the result; made of prompt and seed under runs/ if left out.
+        seed: Seed of the noise.
+        steps: Denoising steps.
+        guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
+        negative_prompt: What to steer away from.
+        num_frames: Frames to make, 4 n + 1.
+        size: Height x width in pixels, such as 480x832, multiples of 16.
+        fps: Frames a second.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: Precision of the model's weights.
+        config: YAML file of a transfer's settings, of which those of sampling are taken; one that fits the model if
+            left out.
+
+    Returns:
+        The video file.
+
+    Raises:
+        ValueError: If a setting, a LoRA, the model or the folder cannot be used; the message says what to change.
+    """
+    if not prompt.strip():
+        raise ValueError("the prompt is empty; say what the video is to show")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(MotionTransfer, "model")
+    parser.add_class_arguments(MotionDataModule, "data", skip={"clips", "prompts"}, instantiate=False)
+    parser.add_argument("--trainer", type=dict[str, Any])
+    options = {
+        "model.backbone.init_args.model": model,
+        "model.backbone.init_args.dtype": dtype,
+        "model.backbone.init_args.loras": parse_loras(lora),
+        "model.num_steps": steps,
+        "model.num_guided_steps": 0,
+        "model.guidance_scale": guidance_scale,
+        "model.negative_prompt": negative_prompt,
+        "model.strength": 1.0,
+        "data.num_frames": num_frames,
+        "data.size": None if size is None else parse_size(size),
+        **({} if device is None else parse_device(device)),
+    }
+    settings = parser.parse_args(as_arguments(config or default_config(model), options))
+    module: MotionTransfer = parser.instantiate_classes(settings).model
+    backbone, frames, video_size = module.backbone, settings.data.num_frames, settings.data.size
+    backbone.check_geometry(frames, *video_size)
+    places = {name: value for name, value in settings.trainer.items() if name in ("accelerator", "devices")}
+    trainer = Trainer(**{"devices": 1, **places}, logger=False, enable_checkpointing=False)
+    folder = output or Path("runs") / slug("sample", prompt, str(seed))
+    path = folder / "output.mp4"
+    if path.exists():
+        raise ValueError(f"{folder} holds a finished run; choose another --output")
+    used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
+    chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
+    claim_folder(folder, yaml.safe_dump({**chosen, **settings.model.backbone.init_args.as_dict()}, sort_keys=False))
+    backbone.to(trainer.strategy.root_device)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("denoising", total=module.num_steps)
+        latents = draw(
+            backbone,
+            [prompt],
+            [seed],
+            backbone.latent_shape(frames, *video_size),
+            module.sigmas,
+            module.guidance_scale,
+            module.negative_prompt,
+            on_step=lambda: progress.advance(task),
+        )
+    write_video(path, enlarge(to_frames(backbone.decode(latents))[0]), fps)
+    print(f"the result lies in {folder}")
+    return path

@@ -1,0 +1,87 @@
+"""Make the data that a LoRA learns a motion from: the clip, and guided samples of many prompts that move as it does."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from fastvmt_pl.backbones.protocol import Backbone
+from fastvmt_pl.commands.lightning import TransferCLI
+from fastvmt_pl.datamodules import Sample, write_shard
+from fastvmt_pl.datamodules.distillation import INDEX, Shard, read_index, write_index
+from fastvmt_pl.measure import motion_of, relative_flow_error
+from fastvmt_pl.motion_transfer import MotionTransfer
+
+CLIP_SHARD = "clip.tar"
+
+
+def make_samples(
+    cli: TransferCLI, clip_prompt: str, prompts: Sequence[str], folder: Path, batch_size: int, max_flow_error: float
+) -> None:
+    """Fill a data folder with the clip and with a guided sample of each prompt, or go on where that was stopped.
+
+    Prompts run in batches, a shard each. The index is written after each shard, so what it lists is whole.
+
+    Args:
+        cli: Transfer of the clip's motion; its prompts are replaced, and its seed is the first prompt's.
+        clip_prompt: What the clip shows.
+        prompts: What the samples are to show.
+        folder: The data folder.
+        batch_size: Prompts at a time.
+        max_flow_error: Samples whose relative flow error is above this are dropped.
+    """
+    module, data = cli.model, cli.datamodule
+    shards = read_index(folder) if (folder / INDEX).exists() else []
+    done = {shard.name for shard in shards}
+    if CLIP_SHARD not in done:
+        (clip,) = data.read_clips(module)
+        latents = module.backbone.encode(clip.to_video(data.size))[0]
+        write_shard(folder / CLIP_SHARD, [Sample(latents, _text(module.backbone, clip_prompt), clip_prompt)])
+        shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=sha256(Path(clip.name).read_bytes()).hexdigest()))
+        write_index(folder, shards)
+    for start in range(0, len(prompts), batch_size):
+        name, some = f"samples-{start:05d}.tar", prompts[start : start + batch_size]
+        if name in done:
+            continue
+        samples = _guided(cli, some, data.seed + start)
+        kept = [sample for sample in samples if sample.scores["flow_error"] <= max_flow_error]
+        write_shard(folder / name, kept)
+        shards.append(Shard(name, "samples", len(kept), len(samples) - len(kept)))
+        write_index(folder, shards)
+        errors = ", ".join(f"{sample.scores['flow_error']:.2f}" for sample in samples)
+        rank_zero_info(
+            f"{start + len(some)} of {len(prompts)} prompts: {len(kept)} of {len(some)} samples kept ({errors})"
+        )
+
+
+def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int) -> list[Sample]:
+    """Return a guided sample of each prompt, with its score."""
+    module: MotionTransfer = cli.model
+    data = cli.datamodule.with_prompts(prompts, seed)
+    cli.instantiate_trainer().fit(module, data)
+    result = module.result
+    assert result is not None
+    made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))
+    errors = relative_flow_error(made, reference)
+    return [
+        Sample(
+            latents=result.latents[number],
+            text=_text(module.backbone, prompt),
+            prompt=prompt,
+            seed=seed + number,
+            scores={"flow_error": round(float(errors[number]), 4)},
+            trajectory=None if result.trajectory is None else result.trajectory[number],
+            sigmas=None if result.trajectory is None else module.sigmas,
+            guidance_scale=module.guidance_scale,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+def _text(backbone: Backbone, prompt: str) -> Tensor:
+    """Return the embedding of a prompt without the zeros behind it."""
+    text = backbone.embed_prompts([prompt])[0]
+    return text[: int(torch.any(text, -1).sum())]

@@ -1,0 +1,112 @@
+"""Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copyfile
+
+from huggingface_hub import ModelCardData
+
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, verify_lora, write_lora
+from fastvmt_pl.motion_distillation import MotionDistillation
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model card tells of a LoRA's training.
+
+    Attributes:
+        source: What it learned from.
+        num_steps: Optimiser steps.
+        batch_size: Videos a step, over all processes.
+        clip_hash: SHA-256 of the reference clip's file.
+        prompts: Prompts of the previews.
+        scores: Scores of the last preview.
+        preview: Its video file.
+    """
+
+    source: str
+    num_steps: int
+    batch_size: int
+    clip_hash: str | None = None
+    prompts: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    preview: Path | None = None
+
+
+def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, training: Training) -> dict[str, float]:
+    """Write an adapter's files, verify them, and write the model card last.
+
+    Args:
+        adapter: The adapter.
+        module: The module that trained it.
+        folder: Where to write.
+        training: What the card is to tell.
+
+    Returns:
+        How far each file is from the adapter, see :func:`~fastvmt_pl.lora.verify_lora`.
+
+    Raises:
+        LoraError: If a file does not do what the adapter does.
+    """
+    backbone = module.backbone
+    write_lora(adapter, folder)
+    deviations = verify_lora(adapter, folder, Path(backbone.source), backbone.lora_model().dtype)
+    if training.preview is not None:
+        with written_whole(folder / "preview.mp4") as path:
+            copyfile(training.preview, path)
+    with written_whole(folder / "README.md") as path:
+        path.write_text(model_card(adapter, module, training))
+    return deviations
+
+
+def model_card(adapter: Adapter, module: MotionDistillation, training: Training) -> str:
+    """Return a model card with code that loads the LoRA."""
+    backbone = module.backbone
+    data = ModelCardData(
+        base_model=backbone.name,
+        license=backbone.licence,
+        library_name="diffusers",
+        pipeline_tag="text-to-video",
+        tags=["lora", "video-motion-transfer", "fastvmt"],
+    )
+    size = sum(weight.numel() for weight in adapter.weights.values())
+    settings = {
+        "base model": f"{backbone.name} ({backbone.licence})",
+        "rank, alpha": f"{module.lora['rank']}, {adapter.config.lora_alpha:g}",
+        "adapted layers": ", ".join(module.lora["targets"]),
+        "parameters": f"{size:,}",
+        "learned from": training.source,
+        "objective": module.objective,
+        "steps x videos": f"{training.num_steps} x {training.batch_size}",
+        "reference clip, SHA-256": training.clip_hash or "not known",
+        **{f"preview: {name.replace('_', ' ')}": f"{value:.3f}" for name, value in training.scores.items()},
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    shown = "\n".join(f"- {prompt}" for prompt in training.prompts)
+    previews = (
+        f"\n`preview.mp4` shows, side by side, the clip and then:\n\n{shown}\n" if training.preview is not None else ""
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# A motion as a LoRA
+
+Carries the motion of one reference clip to any prompt, at the cost of plain sampling.
+{previews}
+```python
+import torch
+from diffusers import WanPipeline
+
+pipeline = WanPipeline.from_pretrained("{backbone.name}", torch_dtype=torch.bfloat16).to("cuda")
+pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
+video = pipeline("what the video is to show").frames[0]
+```
+
+`{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.
+
+| | |
+| --- | --- |
+{rows}
+"""

@@ -1,0 +1,53 @@
+import pytest
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.cli import main
+from fastvmt_pl.datamodules import ToyWorld, motion
+from fastvmt_pl.video import write_video
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(motion, "CACHE", tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    write_video(path, ToyWorld(11, num_objects=1, camera=False, paths=("linear",))[0].frames, 8.0)
+    return str(path)
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Fails a test as soon as any weights are read."""
+    for part in ("transformer", "vae", "text_pipeline"):
+        monkeypatch.setattr(WanBackbone, part, property(lambda self: pytest.fail("weights were read")))
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must fail, and returns its one line of error."""
+
+    def run(*args, code=2):
+        assert main([str(arg) for arg in args]) == code
+        lines = capsys.readouterr().err.splitlines()
+        assert [line for line in lines if line.startswith("fastvmt: error: ")] == lines[-1:]
+        assert not any("Traceback" in line or "usage" in line for line in lines)
+        if code == 2:
+            assert len(lines) == 1
+        return lines[-1]
+
+    return run
+
+
+@pytest.fixture
+def succeed(capsys):
+    """Runs a command that must succeed, and returns its output."""
+
+    def run(*args):
+        assert main([str(arg) for arg in args]) == 0
+        return capsys.readouterr()
+
+    return run

@@ -1,0 +1,202 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import WanPipeline
+from lightning import Trainer
+from safetensors.torch import load_file
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.cli import main
+from fastvmt_pl.commands.lightning import DistillCLI
+from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
+from fastvmt_pl.datamodules import read_clip
+from fastvmt_pl.datamodules.distillation import read_index
+from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
+from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
+from fastvmt_pl.motion_distillation import MotionDistillation
+
+CAPTION = "a red circle on a gray background"
+SMALL = ["--num-frames", "5", "--size", "48x48", "--teacher-config", "teacher.yaml", "--config", "training.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def _quick_configs(tmp_path):
+    teacher = yaml.safe_load((CONFIGS / "wan_tiny.yaml").read_text())
+    teacher["model"] |= {"num_steps": 2, "num_guided_steps": 1, "num_inner_steps": 1}
+    (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(teacher))
+    training = yaml.safe_load((CONFIGS / "wan_tiny_lora.yaml").read_text())
+    training["data"] |= {"batch_size": 2, "batches_per_epoch": 2}
+    training["trainer"] |= {"max_epochs": 2}
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump(training))
+    (tmp_path / "prompts.txt").write_text(
+        "a blue cross on a navy background\n\n a green square on a brown background\n"
+    )
+
+
+@pytest.fixture
+def distil(clip, succeed):
+    def run(*options):
+        quick = ["--num-prompts", "2", "--max-flow-error", "100", "--max-leak", "1", "--prompts", "prompts.txt"]
+        return succeed("distill", clip, CAPTION, *SMALL, *quick, "--output", "out", *options)
+
+    return run
+
+
+def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succeed, refused, clip, tmp_path):
+    distil()
+    lora = tmp_path / "out" / "lora"
+    assert {path.name for path in lora.iterdir()} == {DIFFUSERS_FILE, ORIGINAL_FILE, "README.md", "preview.mp4"}
+    assert len(list((tmp_path / "out" / "previews").glob("epoch-*.mp4"))) == 2
+    shards = {shard.name: shard for shard in read_index(tmp_path / "out" / "data")}
+    assert (shards["clip.tar"].num_samples, shards["samples-00000.tar"].num_samples) == (1, 2)
+
+    card = (lora / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "wan-tiny"
+    for fact in (shards["clip.tar"].sha256, DIFFUSERS_FILE, ORIGINAL_FILE, "4 x 2", "flow error"):
+        assert fact in card
+    code = card.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+
+    pipeline = WanPipeline.from_pretrained(BUNDLED["wan-tiny"])
+    pipeline.load_lora_weights(lora)
+    options = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 1, "output_type": "latent"}
+    draw = {"generator": torch.Generator().manual_seed(0), **options}
+    adapted = pipeline(CAPTION, **draw).frames
+    pipeline.disable_lora()
+    plain = pipeline(CAPTION, **{**draw, "generator": torch.Generator().manual_seed(0)}).frames
+    assert not torch.equal(torch.as_tensor(adapted), torch.as_tensor(plain))
+
+    quick = ["--num-frames", "5", "--size", "48x48", "--steps", "2"]
+    made = succeed("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
+    assert "sampled" in made.out
+    assert {path.name for path in Path("sampled").iterdir()} == {"output.mp4", "config.yaml"}
+    assert "finished run" in refused("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
+    weights = json.dumps([f"{lora}:0.5", f"{lora / ORIGINAL_FILE}:0.5"])
+    succeed("sample", CAPTION, "--lora", weights, "--output", "twice", *quick)
+    once, twice = (read_clip(f"{folder}/output.mp4", 5).frames.float() for folder in ("sampled", "twice"))
+    assert (once - twice).abs().mean() < 1
+    guided = ["--num-frames", "5", "--size", "48x48", "--steps", "2", "--guided-steps", "1", "--baseline", "false"]
+    succeed("transfer", clip, CAPTION, "--lora", lora, "--output", "guided", *guided)
+    assert f"{lora}" in Path("guided/config.yaml").read_text()
+
+
+def test_a_stopped_distillation_goes_on_with_what_is_missing(distil, refused, clip, tmp_path, monkeypatch):
+    fit, fits = Trainer.fit, []
+
+    def counted(trainer, module, *args, **kwargs):
+        fits.append(type(module).__name__)
+        if fits.count("MotionTransfer") == 2:
+            raise RuntimeError("killed")
+        return fit(trainer, module, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "fit", counted)
+    with pytest.raises(AssertionError):
+        distil("--teacher-batch", "1")
+    before = (tmp_path / "out" / "data" / "samples-00000.tar").read_bytes()
+    distil("--teacher-batch", "1")
+    assert fits == ["MotionTransfer"] * 3 + ["MotionDistillation"]
+    assert (tmp_path / "out" / "data" / "samples-00000.tar").read_bytes() == before
+    first = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
+    assert "finished run" in refused("distill", clip, CAPTION, *SMALL, "--output", "out")
+    (tmp_path / "out" / "lora" / "README.md").unlink()
+    distil("--teacher-batch", "1")  # nothing but the export is left to do
+    assert fits.count("MotionTransfer") == 3
+    again = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
+    assert all(torch.equal(again[name], weight) for name, weight in first.items())
+    assert "flow error" in (tmp_path / "out" / "lora" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("source", ["samples", "clip"])
+def test_each_source_alone_will_do(distil, source, tmp_path):
+    distil("--source", source)
+    assert (tmp_path / "out" / "lora" / DIFFUSERS_FILE).exists()
+    assert len(read_index(tmp_path / "out" / "data")) == (1 if source == "clip" else 2)
+
+
+def test_the_samplers_own_path_can_be_learned(distil, tmp_path):
+    distil("--source", "samples", "--objective", "trajectory")
+    assert (tmp_path / "out" / "lora" / DIFFUSERS_FILE).exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--num-prompts", "0"], "at least 1"),
+        (["--num-prompts", "65"], "at most"),
+        (["--prompts", "no.txt"], "no.txt"),
+        (["--source", "dreams"], "clip"),
+        (["--objective", "trajectory"], "--source samples"),
+        (["--rank", "0"], "rank is 0"),
+        (["--batch-size", "0"], "at least 1"),
+        (["--max-leak", "2"], "0 to 1"),
+        (["--size", "48x50"], "example 48"),
+        (["--num-frames", "21"], "--num-frames 17"),
+        (["--config", "no.yaml"], "no.yaml"),
+        (["--model", "no-such-model"], "wan-tiny"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(refused, clip, tmp_path, options, says):
+    assert says in refused("distill", clip, CAPTION, "--output", "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["distill", "missing.mp4", CAPTION], "does not exist"),
+        (["sample", " "], "say what the video is to show"),
+        (["sample", CAPTION, "--lora", "missing"], "missing"),
+        (["sample", CAPTION, "--size", "48x50"], "example 48"),
+        (["sample", CAPTION, "--num-frames", "4"], "example 5"),
+        (["train", "--config", "no.yaml"], "no.yaml"),
+        (["train", "--config", str(CONFIGS / "wan_tiny_lora.yaml")], "data.folder"),
+        (["train", "--config", str(CONFIGS / "wan_tiny_lora.yaml"), "--data.folder", "missing"], "fastvmt distill"),
+    ],
+)
+def test_other_bad_input(refused, args, says):
+    assert says in refused(*args)
+
+
+def test_an_empty_caption_is_refused(refused, clip):
+    assert "what the clip shows" in refused("distill", clip, " ")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_lora.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_makes_a_training(path, no_weights):
+    args = [f"--config={path}", "--model.backbone.init_args.model=wan-tiny", "--data.folder=anywhere"]
+    cli = DistillCLI(args, run=False, save_config_callback=None)
+    assert isinstance(cli.model, MotionDistillation)
+    assert len(path.read_text().splitlines()) <= 30
+
+
+def test_shipped_prompts_are_those_that_the_model_was_trained_on():
+    trained_on = {prompt_for([item], background) for item, background in combinations(held_out=False)}
+    assert set(read_prompts(default_prompts("wan-tiny"))) == trained_on
+    assert len(set(read_prompts(default_prompts("some/model")))) >= 28
+    assert default_lora_config("some/model").exists()
+
+
+def test_a_lora_changes_the_fingerprint(distil, tmp_path):
+    distil("--source", "clip")
+    lora = {str(tmp_path / "out" / "lora"): 1.0}
+    half = dict.fromkeys(lora, 0.5)
+    prints = {WanBackbone(loras=loras).fingerprint() for loras in (None, lora, half)}
+    assert len(prints) == 3
+
+
+def test_help_names_the_commands(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for command in ("distill", "sample", "train"):
+        assert command in said
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    said = capsys.readouterr().out
+    for option in ("--num-prompts", "--max-leak", "--lora", "--model.rank", "--data.folder"):
+        assert f"{option} " in said
