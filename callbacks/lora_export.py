@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from fastvmt_pl.lora import read_adapter
+from fastvmt_pl.lora import Adapter, read_adapter
 from fastvmt_pl.lora_card import Training, export_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
 
@@ -39,9 +39,13 @@ class LoraExport(Callback):
         assert isinstance(pl_module, MotionDistillation)
         with pl_module.for_sampling():
             adapter = read_adapter(pl_module.backbone.lora_model())
-        if not trainer.is_global_zero:
-            return
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"  # asks all processes, too
+        if trainer.is_global_zero:
+            self._write(trainer, pl_module, adapter, folder)
+        trainer.strategy.barrier()
+
+    @staticmethod
+    def _write(trainer: Trainer, module: MotionDistillation, adapter: Adapter, folder: Path) -> None:
         previews = next((callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews)), None)
         data = trainer.datamodule
         preview = None if previews is None else previews.last
@@ -54,5 +58,5 @@ class LoraExport(Callback):
             scores={} if preview is None else preview.scores,
             preview=None if preview is None or not preview.video.exists() else preview.video,
         )
-        deviations = export_lora(adapter, pl_module, folder, training)
+        deviations = export_lora(adapter, module, folder, training)
         rank_zero_info(f"the LoRA lies in {folder}; its files do as it does, within {max(deviations.values()):.1g}")

@@ -1,0 +1,100 @@
+"""Training in several processes, started as users start it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.commands.options import CONFIGS
+from fastvmt_pl.datamodules import Sample, write_shard
+from fastvmt_pl.datamodules.distillation import Shard, write_index
+from fastvmt_pl.lora import DIFFUSERS_FILE
+
+pytestmark = pytest.mark.processes
+
+SHAPE = (8, 3, 4, 4)
+SHARDED = {
+    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+    "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": False},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Seven samples in two shards, so that no batch divides them."""
+    folder, backbone = tmp_path_factory.mktemp("data"), WanBackbone()
+    text = backbone.embed_prompts(["a red cross on a navy background"])[0]
+    draw = torch.Generator().manual_seed(0)
+    samples = [
+        Sample(torch.randn(SHAPE, generator=draw), text[: int(text.any(-1).sum())], "a red cross", number)
+        for number in range(7)
+    ]
+    write_shard(folder / "a.tar", samples[:3])
+    write_shard(folder / "b.tar", samples[3:])
+    write_index(folder, [Shard("a.tar", "samples", 3), Shard("b.tar", "samples", 4)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(data, tmp_path_factory):
+    """Train in so many processes, and return the exported weights."""
+
+    def run(num_processes, strategy="auto", batch_size=2, max_epochs=2, resume=None):
+        folder = tmp_path_factory.mktemp("run")
+        config = yaml.safe_load((CONFIGS / "wan_tiny_lora.yaml").read_text())
+        config["model"] |= {"rank": 4, "num_warmup_steps": 1}
+        # AdamW would turn a rounding error into a step wherever a gradient is all but zero
+        config["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0, "momentum": 0.9}}
+        config["data"] = {"folder": str(data), "source": "samples", "batch_size": batch_size, "batches_per_epoch": 3}
+        config["trainer"] |= {
+            "max_epochs": max_epochs,
+            "precision": "32-true",
+            "devices": num_processes,
+            "strategy": strategy,
+            "default_root_dir": str(folder),
+            "enable_progress_bar": False,
+            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "", "version": ""}},
+        }
+        (folder / "training.yaml").write_text(yaml.safe_dump(config))
+        command = [sys.executable, "-m"]
+        if num_processes > 1:
+            command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m"]
+        command += ["fastvmt_pl", "train", "--config", str(folder / "training.yaml"), "--debug"]
+        if resume is not None:
+            command += ["--ckpt_path", str(resume)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "lora" / DIFFUSERS_FILE)
+
+
+@pytest.fixture(scope="module")
+def alone(train):
+    return train(1, batch_size=4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", SHARDED], ids=["DDP", "FSDP2"])
+def test_two_processes_with_half_the_batch_each_give_the_same_weights(train, alone, strategy):
+    together, expected = weights(train(2, strategy)), weights(alone)
+    assert together.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(together[name], weight, atol=1e-4, rtol=1e-3)
+    assert max(float(weight.abs().max()) for name, weight in expected.items() if "lora_B" in name) > 0.01
+
+
+@pytest.mark.parametrize("strategy", ["ddp", SHARDED], ids=["DDP", "FSDP2"])
+def test_a_run_in_two_processes_goes_on_from_its_checkpoint(train, strategy):
+    whole = train(2, strategy)
+    first = train(2, strategy, max_epochs=1)
+    resumed = train(2, strategy, resume=first / "checkpoints" / "last.ckpt")
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
