@@ -3,7 +3,7 @@
 from .clips import Clip, ClipError, check_file, read_clip
 from .distillation import DistillationDataModule
 from .motion import MotionDataModule
-from .shards import Sample, read_shards, write_shard
+from .shards import Sample, read_shards, read_videos, without_padding, write_shard
 from .toy_world import ToyClip, ToyWorld
 
 __all__ = [
@@ -17,5 +17,7 @@ __all__ = [
     "check_file",
     "read_clip",
     "read_shards",
+    "read_videos",
+    "without_padding",
     "write_shard",
 ]

@@ -48,6 +48,11 @@ class Sample:
     guidance_scale: float = 1.0
 
 
+def without_padding(text: Float[Tensor, "padded_tokens text_dim"]) -> Float[Tensor, "text_tokens text_dim"]:
+    """Return a prompt's embedding without the zeros that fill it up, which would be most of a shard."""
+    return text[: int(text.any(-1).sum())]
+
+
 class SampleError(ValueError):
     """A sample of a shard cannot be used; the message says which and why."""
 
@@ -87,24 +92,44 @@ def read_shards(
         order: Shuffles the shards, and the samples within a buffer.
         num_shuffled: Size of that buffer in samples, which lie in memory as they are in the file.
     """
+    urls = sorted(str(path) for path in paths)
+    if order is not None:
+        order.shuffle(urls)
+    shuffled = [] if order is None else [webdataset.shuffle(num_shuffled, rng=order)]
+    return _entries(urls, skipped, *shuffled, _decoded)
+
+
+def read_videos(paths: Iterable[Path], skipped: Callable[[str], None]) -> Iterator[tuple[str, bytes, str]]:
+    """Read tar files of videos and their captions: entries with the endings ``mp4`` and ``txt``.
+
+    Args:
+        paths: Tar files.
+        skipped: Told of each file or entry that cannot be used, and why.
+
+    Returns:
+        Name, content of the video file, and caption of each entry.
+    """
+    return _entries([str(path) for path in paths], skipped, _captioned)
+
+
+def _entries(urls: list[str], skipped: Callable[[str], None], *stages: Callable[..., Any]) -> Iterator[Any]:
+    """Yield what the last of the stages makes of each entry of some tar files."""
 
     def handler(error: Exception) -> bool:
         skipped(str(error))
         return True
 
-    urls = sorted(str(path) for path in paths)
     if not urls:
         return iter(())
-    if order is not None:
-        order.shuffle(urls)
     # Opened here, not by URL: WebDataset's own opener runs commands, and in secure mode it refuses local files too.
+    *before, last = stages
     pipeline = webdataset.DataPipeline(
         webdataset.SimpleShardList(urls),
         partial(_opened, handler=handler),
         partial(tar_file_expander, handler=handler),
         partial(group_by_keys, handler=handler),
-        *([] if order is None else [webdataset.shuffle(num_shuffled, rng=order)]),
-        webdataset.map(_decoded, handler=handler),
+        *before,
+        webdataset.map(last, handler=handler),
     )
     return iter(pipeline)
 
@@ -116,6 +141,25 @@ def _opened(entries: Iterable[dict[str, Any]], handler: Callable[[Exception], bo
                 yield {**entry, "stream": stream}
         except OSError as error:
             handler(error)
+
+
+def _captioned(entry: dict[str, Any]) -> tuple[str, bytes, str]:
+    """Return name, video and caption of an entry.
+
+    Raises:
+        SampleError: If one is missing.
+    """
+    where = f"{entry['__url__']}, sample {entry['__key__']}"
+    missing = [name for name in ("mp4", "txt") if not entry.get(name)]
+    if missing:
+        raise SampleError(f"{where}: no {' and no '.join(missing)}")
+    try:
+        caption = entry["txt"].decode().strip()
+    except UnicodeDecodeError as error:
+        raise SampleError(f"{where}: its txt is no text") from error
+    if not caption:
+        raise SampleError(f"{where}: its caption is empty")
+    return where, entry["mp4"], caption
 
 
 def _decoded(entry: dict[str, Any]) -> Sample:

@@ -36,6 +36,7 @@ class ToyScore:
         one_piece: It is there, in one piece.
         background: The background is the prompted one.
         leak_free: Nothing has the reference's colour; 1 if there is no reference.
+        appearance: An object of the prompted colour is there, on the prompted background, and nothing leaked.
         path_error: Relative path error; not a number if there is no reference.
     """
 
@@ -43,6 +44,7 @@ class ToyScore:
     one_piece: float
     background: float
     leak_free: float
+    appearance: float
     path_error: float
 
 
@@ -124,10 +126,9 @@ def score(
     present = mask.flatten(1).sum(1) >= MIN_AREA
     whole = present & (largest_piece(mask) >= MAIN_PIECE)
     right = torch.tensor([name == background for name in background_of(frames)])
-    leak = 0.0
+    leaked = torch.zeros_like(present)
     if reference_colour is not None:
-        leak = float(holds_square(colour_mask(frames, reference_colour), LEAK_SIDE).float().mean())
+        leaked = holds_square(colour_mask(frames, reference_colour), LEAK_SIDE)
     error = float("nan") if truth is None else relative_path_error(centroids(mask), truth)
-    return ToyScore(
-        float(present.float().mean()), float(whole.float().mean()), float(right.float().mean()), 1 - leak, error
-    )
+    shares = (present, whole, right, ~leaked, present & right & ~leaked)
+    return ToyScore(*(float(share.float().mean()) for share in shares), error)

@@ -11,6 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 
 from fastvmt_pl.commands.distill import distill
+from fastvmt_pl.commands.encode import encode
+from fastvmt_pl.commands.export import export
 from fastvmt_pl.commands.lightning import FitCLI, TrainCLI
 from fastvmt_pl.commands.sample import sample
 from fastvmt_pl.commands.transfer import transfer
@@ -71,6 +73,20 @@ fastvmt distill clip.mp4 "a red circle on a gray background" --output runs/motio
 fastvmt sample "a blue cross on a navy background" --lora runs/motion/lora
 """,
         sample,
+    ),
+    "encode": Command(
+        "Encode videos and captions of your own into a data folder for fastvmt train.",
+        """Videos and captions that cannot be used are named, counted and left out. Example:
+fastvmt encode '["videos.tar"]' data --size 480x832
+""",
+        encode,
+    ),
+    "export": Command(
+        "Write the LoRA of a checkpoint for diffusers and ComfyUI.",
+        """Example:
+fastvmt export runs/motion/checkpoints/last.ckpt runs/motion/config.yaml loras/motion
+""",
+        export,
     ),
     "fit": Command("Transfer as a LightningCLI: every setting of every class, from YAML and options.", "", FitCLI),
     "train": Command("Training of a LoRA on a data folder that is there, as a LightningCLI.", "", TrainCLI),

@@ -6,6 +6,7 @@ from shutil import copyfile
 
 from huggingface_hub import ModelCardData
 
+from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, verify_lora, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
@@ -87,6 +88,9 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training)
     previews = (
         f"\n`preview.mp4` shows, side by side, the clip and then:\n\n{shown}\n" if training.preview is not None else ""
     )
+    bundled = backbone.name in BUNDLED
+    model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
+    imported = "\nfrom fastvmt_pl.backbones.folder import BUNDLED" if bundled else ""
     return f"""---
 {data.to_yaml()}
 ---
@@ -97,9 +101,9 @@ Carries the motion of one reference clip to any prompt, at the cost of plain sam
 {previews}
 ```python
 import torch
-from diffusers import WanPipeline
+from diffusers import WanPipeline{imported}
 
-pipeline = WanPipeline.from_pretrained("{backbone.name}", torch_dtype=torch.bfloat16).to("cuda")
+pipeline = WanPipeline.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
 pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
 video = pipeline("what the video is to show").frames[0]
 ```

@@ -158,9 +158,9 @@ def distill(
         run=False,
         save_config_callback=None,
     )
-    dumps = [cli.parser.dump(cli.config, skip_link_targets=False) for cli in (teacher, training)]
-    limits = f"num_prompts: {num_prompts}\nteacher_batch: {teacher_batch}\nmax_flow_error: {max_flow_error}\n"
-    claim_folder(folder, "\n---\n".join([limits, *dumps]))
+    config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
+    limits = f"# samples {num_prompts}, at a time {teacher_batch}, flow error at most {max_flow_error}\n"
+    claim_folder(folder, config=config_text, teacher=limits + teacher_text)
     made = listed[:num_prompts] if source != "clip" else []
     make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
     last = folder / "checkpoints" / "last.ckpt"

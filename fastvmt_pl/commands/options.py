@@ -45,20 +45,25 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def claim_folder(folder: Path, config: str) -> None:
-    """Make the run folder with its config, or see that it is this very run's.
+def claim_folder(folder: Path, **settings: str) -> None:
+    """Make a run folder with its settings, or see that it is this very run's.
+
+    Args:
+        folder: The run folder.
+        settings: Contents of YAML files by their names without the ending; ``config`` is the one that has to be there.
 
     Raises:
         ValueError: If the folder holds something else.
     """
-    path = folder / "config.yaml"
-    if path.exists() and path.read_text() != config:
+    files = {folder / f"{name}.yaml": content for name, content in settings.items()}
+    if any(path.exists() and path.read_text() != content for path, content in files.items()):
         raise ValueError(f"{folder} holds a run with other settings; choose another --output")
-    if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"{folder} is in use and holds no run; choose another --output")
-        with written_whole(path) as temporary:
-            temporary.write_text(config)
+    if not (folder / "config.yaml").exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is in use and holds no run; choose another --output")
+    for path, content in files.items():
+        if not path.exists():
+            with written_whole(path) as temporary:
+                temporary.write_text(content)
 
 
 def parse_size(size: str) -> list[int]:

@@ -99,7 +99,8 @@ def sample(
         raise ValueError(f"{folder} holds a finished run; choose another --output")
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
-    claim_folder(folder, yaml.safe_dump({**chosen, **settings.model.backbone.init_args.as_dict()}, sort_keys=False))
+    chosen |= settings.model.backbone.init_args.as_dict()
+    claim_folder(folder, config=yaml.safe_dump(chosen, sort_keys=False))
     backbone.to(trainer.strategy.root_device)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("denoising", total=module.num_steps)

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
-from fastvmt_pl.backbones.protocol import Backbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.datamodules import Sample, write_shard
+from fastvmt_pl.datamodules import Sample, without_padding, write_shard
 from fastvmt_pl.datamodules.distillation import INDEX, Shard, read_index, write_index
 from fastvmt_pl.measure import motion_of, relative_flow_error
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -39,7 +36,8 @@ def make_samples(
     if CLIP_SHARD not in done:
         (clip,) = data.read_clips(module)
         latents = module.backbone.encode(clip.to_video(data.size))[0]
-        write_shard(folder / CLIP_SHARD, [Sample(latents, _text(module.backbone, clip_prompt), clip_prompt)])
+        text = without_padding(module.backbone.embed_prompts([clip_prompt])[0])
+        write_shard(folder / CLIP_SHARD, [Sample(latents, text, clip_prompt)])
         shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=sha256(Path(clip.name).read_bytes()).hexdigest()))
         write_index(folder, shards)
     for start in range(0, len(prompts), batch_size):
@@ -65,11 +63,11 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int) -> list[Sample]
     result = module.result
     assert result is not None
     made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))
-    errors = relative_flow_error(made, reference)
+    errors, text = relative_flow_error(made, reference), module.backbone.embed_prompts(list(prompts))
     return [
         Sample(
             latents=result.latents[number],
-            text=_text(module.backbone, prompt),
+            text=without_padding(text[number]),
             prompt=prompt,
             seed=seed + number,
             scores={"flow_error": round(float(errors[number]), 4)},
@@ -79,9 +77,3 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int) -> list[Sample]
         )
         for number, prompt in enumerate(prompts)
     ]
-
-
-def _text(backbone: Backbone, prompt: str) -> Tensor:
-    """Return the embedding of a prompt without the zeros behind it."""
-    text = backbone.embed_prompts([prompt])[0]
-    return text[: int(torch.any(text, -1).sum())]

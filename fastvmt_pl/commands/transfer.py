@@ -107,7 +107,7 @@ def transfer(
         run=False,
         save_config_callback=None,
     )
-    claim_folder(folder, cli.parser.dump(cli.config, skip_link_targets=False))
+    claim_folder(folder, config=cli.parser.dump(cli.config, skip_link_targets=False))
     last = folder / "checkpoints" / "last.ckpt"
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
     result: TransferResult = cli.model.result

@@ -1,15 +1,15 @@
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from diffusers import WanPipeline
 from lightning import Trainer
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands.lightning import DistillCLI
 from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
@@ -59,10 +59,9 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     for fact in (shards["clip.tar"].sha256, DIFFUSERS_FILE, ORIGINAL_FILE, "4 x 2", "flow error"):
         assert fact in card
     code = card.split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")
-
-    pipeline = WanPipeline.from_pretrained(BUNDLED["wan-tiny"])
-    pipeline.load_lora_weights(lora)
+    loading = code.split("video = ")[0].replace("path/to/this/folder", str(lora)).replace('"cuda"', '"cpu"')
+    exec(loading.replace("bfloat16", "float32"), found := {})
+    pipeline = found["pipeline"]
     options = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 1, "output_type": "latent"}
     draw = {"generator": torch.Generator().manual_seed(0), **options}
     adapted = pipeline(CAPTION, **draw).frames
@@ -120,6 +119,48 @@ def test_each_source_alone_will_do(distil, source, tmp_path):
 def test_the_samplers_own_path_can_be_learned(distil, tmp_path):
     distil("--source", "samples", "--objective", "trajectory")
     assert (tmp_path / "out" / "lora" / DIFFUSERS_FILE).exists()
+
+
+def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_path):
+    distil("--source", "clip")
+    last, config = tmp_path / "out" / "checkpoints" / "last.ckpt", tmp_path / "out" / "config.yaml"
+    succeed("export", last, config, "exported")
+    expected = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
+    found = load_file(tmp_path / "exported" / DIFFUSERS_FILE)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert "in use" in refused("export", last, config, "exported")
+    assert "cannot be read" in refused("export", config, config, "other")
+    torch.save({"state_dict": {}}, tmp_path / "no.ckpt")
+    assert "holds no LoRA" in refused("export", tmp_path / "no.ckpt", config, "other")
+
+
+def pack(path, **members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, tmp_path):
+    video, caption = Path(clip).read_bytes(), CAPTION.encode()
+    pack("a.tar", one__mp4=video, one__txt=caption, two__mp4=video[:900], two__txt=caption, three__mp4=video)
+    pack("b.tar", one__mp4=video, one__txt=caption, two__mp4=video, two__txt=b" ")
+    tars, size = json.dumps(["a.tar", "b.tar"]), ["--num-frames", "5", "--size", "48x48"]
+    said = succeed("encode", tars, "data", *size).out
+    assert "a.tar: 1 videos encoded, 2 skipped" in said
+    assert "b.tar: 1 videos encoded, 1 skipped" in said
+    assert "three: no txt" in said
+    assert "two: its caption is empty" in said
+    assert succeed("encode", tars, "data", *size).out == ""  # nothing is done twice
+    args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
+    succeed("train", *args, "--trainer.max_epochs", "1", "--trainer.logger", "false")
+    assert Path("lora", DIFFUSERS_FILE).exists()
+    assert Path("checkpoints/last.ckpt").exists()
+    assert "does not exist" in refused("encode", '["no.tar"]', "data")
+    pack("bad.tar", one__mp4=b"no video", one__txt=caption)
+    assert "no video can be used" in refused("encode", '["bad.tar"]', "other", *size)
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -193,7 +234,7 @@ def test_a_lora_changes_the_fingerprint(distil, tmp_path):
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    for command in ("distill", "sample", "train"):
+    for command in ("distill", "sample", "encode", "export", "train"):
         assert command in said
         with pytest.raises(SystemExit):
             main([command, "--help"])

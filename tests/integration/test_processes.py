@@ -35,7 +35,8 @@ def data(tmp_path_factory):
     ]
     write_shard(folder / "a.tar", samples[:3])
     write_shard(folder / "b.tar", samples[3:])
-    write_index(folder, [Shard("a.tar", "samples", 3), Shard("b.tar", "samples", 4)])
+    write_shard(folder / "clip.tar", samples[:1])
+    write_index(folder, [Shard("a.tar", "samples", 3), Shard("b.tar", "samples", 4), Shard("clip.tar", "clip", 1)])
     return folder
 
 
@@ -50,7 +51,13 @@ def train(data, tmp_path_factory):
         # AdamW would turn a rounding error into a step wherever a gradient is all but zero
         config["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0, "momentum": 0.9}}
         config["data"] = {"folder": str(data), "source": "samples", "batch_size": batch_size, "batches_per_epoch": 3}
+        previews = {
+            "prompts": ["a blue circle on a gray background"],
+            "num_steps": 1,
+            "motion": {"block": 2, "window": 3, "tile": [1, 1]},
+        }
         config["trainer"] |= {
+            "callbacks": [{"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews}],
             "max_epochs": max_epochs,
             "precision": "32-true",
             "devices": num_processes,
@@ -74,6 +81,7 @@ def train(data, tmp_path_factory):
 
 
 def weights(folder):
+    assert [path.name for path in (folder / "previews").iterdir()][-1:]
     return load_file(folder / "lora" / DIFFUSERS_FILE)
 
 

@@ -46,7 +46,7 @@ def test_the_largest_piece_is_that_of_a_flood_fill(density):
 def test_a_true_clip_scores_full_marks_against_its_own_path():
     for clip in moving_clips():
         found = score(clip.frames, clip.objects[0], clip.background, clip.trajectories[0])
-        assert (found.present, found.one_piece, found.background, found.leak_free) == (1, 1, 1, 1)
+        assert (found.present, found.one_piece, found.background, found.leak_free, found.appearance) == (1, 1, 1, 1, 1)
         assert found.path_error < 0.1
 
 

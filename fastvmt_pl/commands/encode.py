@@ -1,0 +1,86 @@
+"""``fastvmt encode``: from tar files of videos and captions to a data folder for training."""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+from lightning import Trainer
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.commands.options import default_config, parse_device, parse_size
+from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
+from fastvmt_pl.datamodules.distillation import INDEX, Shard, read_index, write_index
+
+
+def encode(
+    tars: list[Path],
+    output: Path,
+    model: str = "wan-tiny",
+    num_frames: int | None = None,
+    size: str | None = None,
+    device: str = "auto",
+    dtype: Precision = "bfloat16",
+) -> Path:
+    """Encode videos and captions, for fastvmt train.
+
+    Args:
+        tars: Tar files with pairs of files, NAME.mp4 and NAME.txt.
+        output: The data folder; what it holds already is not encoded again.
+        model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        num_frames: Frames to read of each video, 4 n + 1; those of the model's config if left out.
+        size: Height x width in pixels, such as 480x832, multiples of 16; that of the model's config if left out.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: Precision of the text encoder.
+
+    Returns:
+        The data folder.
+
+    Raises:
+        ValueError: If a setting cannot be used, or no video can.
+    """
+    if not tars:
+        raise ValueError("there are no tar files; give one or more")
+    for tar in tars:
+        if not tar.is_file():
+            raise ValueError(f"{tar} does not exist, or is no file; give tar files of videos and captions")
+    names = [f"videos-{tar.stem}.tar" for tar in tars]
+    if len(set(names)) < len(names):
+        raise ValueError("two tar files have the same name; rename one of them")
+    usual = yaml.safe_load(default_config(model).read_text())["data"]
+    frames, shape = num_frames or usual["num_frames"], tuple(usual["size"] if size is None else parse_size(size))
+    backbone = WanBackbone(model, dtype)
+    backbone.check_geometry(frames, *shape)
+    places = {name.removeprefix("trainer."): value for name, value in parse_device(device).items()}
+    backbone.to(Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device)
+    shards = read_index(output) if (output / INDEX).exists() else []
+    done, problems = {shard.name for shard in shards}, list[str]()
+    for tar, name in zip(tars, names, strict=True):
+        if name in done:
+            continue
+        before, samples = len(problems), []
+        for where, video, caption in read_videos([tar], problems.append):
+            try:
+                clip = _read(video, frames)
+            except ClipError as error:
+                problems.append(f"{where}: {error}")
+                continue
+            text = without_padding(backbone.embed_prompts([caption])[0])
+            latents = backbone.encode(clip.to_video(shape))[0]
+            samples.append(Sample(latents, text, caption))
+        write_shard(output / name, samples)
+        shards.append(Shard(name, "samples", len(samples), len(problems) - before))
+        write_index(output, shards)
+        print(f"{tar}: {len(samples)} videos encoded, {len(problems) - before} skipped")
+    for problem in problems:
+        print(f"skipped: {problem}")
+    if not any(shard.num_samples for shard in shards):
+        raise ValueError(f"no video can be used: {'; '.join(problems)}")
+    return output
+
+
+def _read(video: bytes, num_frames: int) -> Clip:
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        file.write(video)
+        file.flush()
+        return read_clip(file.name, num_frames)

@@ -1,0 +1,255 @@
+"""Measure how well a LoRA carries a motion to new content, on the toy world, where every true path is known.
+
+Usage: ``python scripts/evaluate_distillation.py --output FOLDER``; the same command resumes a run that was stopped. For
+each of six reference motions it makes guided samples, trains a LoRA on them, on the clip alone, and on the mix, all
+for the same number of steps, and scores videos of prompts that the training data does not contain, sampled with the
+exported file in a fresh model, against plain sampling and guided transfer of the same prompts and seeds.
+"""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from benchmark.measure import hardware
+from evaluate_transfer import MOVING, SHARES, Job, interval_of_mean
+from jsonargparse import auto_cli
+from lightning import Callback, LightningModule, Trainer
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
+from fastvmt_pl.commands.options import CONFIGS, as_arguments
+from fastvmt_pl.commands.teacher import make_samples
+from fastvmt_pl.datamodules import ToyClip, ToyWorld
+from fastvmt_pl.datamodules.distillation import Source, read_index
+from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
+from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
+from fastvmt_pl.motion_distillation import MotionDistillation
+from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
+from fastvmt_pl.sampling import sample
+from fastvmt_pl.video import write_video
+
+SEEDS = {"tuning": 200, "test": 201}
+FIRST_SEED = 5000
+"""Seed of the first evaluated video; those of the teacher begin at 0."""
+COLUMNS = ("path_error", *SHARES, "appearance")
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+class KeepLoras(Callback):
+    """Writes the LoRA at each epoch's end, to ``FOLDER/STEPS``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it."""
+        assert isinstance(pl_module, MotionDistillation)
+        with pl_module.for_sampling():
+            write_lora(read_adapter(pl_module.backbone.lora_model()), self.folder / str(trainer.global_step))
+
+
+class Motion:
+    """A reference clip, its prompts for teaching and for judging, and what was found out about it.
+
+    Args:
+        clip: The clip.
+        number: Which it is.
+        num_prompts: Prompts that the teacher gets.
+        num_judged: Prompts that are judged; none of them is a combination that the teacher or wan-tiny itself has seen.
+        folder: Where everything is kept.
+        dtype: Precision of the transformer.
+    """
+
+    def __init__(
+        self, clip: ToyClip, number: int, num_prompts: int, num_judged: int, folder: Path, dtype: Precision
+    ) -> None:
+        self.clip, self.folder, self.dtype = clip, folder, dtype
+        draw = random.Random(f"motion/{number}")
+        self.prompts = [prompt_for([item], ground) for item, ground in self._others(draw, False)[:num_prompts]]
+        self.jobs = [Job(clip, *other) for other in self._others(draw, True)[:num_judged]]
+        self.video = folder / "clip.mp4"
+        if not self.video.exists():
+            write_video(self.video, clip.frames, FPS)
+        self.path = folder / "results.json"
+        self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def _others(self, draw: random.Random, held_out: bool) -> list[tuple[Appearance, str]]:
+        (old,) = self.clip.objects
+        others = [
+            (item, ground)
+            for item, ground in combinations(held_out=held_out)
+            if ground != self.clip.background and item.colour != old.colour and item.shape != old.shape
+        ]
+        draw.shuffle(others)
+        return others
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.folder / "data"
+
+    def transfer(self, **options: Any) -> TransferCLI:
+        """Return guided transfer of this motion, with overrides."""
+        arguments = {
+            "model.backbone.init_args.dtype": self.dtype,
+            "model.baseline": False,
+            "data.clips": [str(self.video)],
+            "data.prompts": [job.prompt for job in self.jobs],
+            "data.seed": FIRST_SEED,
+            **{name.replace("__", "."): value for name, value in options.items()},
+        }
+        args = as_arguments(CONFIGS / "wan_tiny.yaml", arguments)
+        return TransferCLI(args, trainer_defaults=QUIET, run=False, save_config_callback=None)
+
+    def teach(self, batch_size: int, max_flow_error: float) -> None:
+        """Make the teacher's samples."""
+        make_samples(self.transfer(data__seed=0), self.clip.prompt, self.prompts, self.data, batch_size, max_flow_error)
+
+    def train(self, source: Source, num_steps: int, num_evaluations: int, options: dict[str, Any]) -> dict[int, Path]:
+        """Train a LoRA, and return its files by the steps that they took."""
+        folder = self.folder / "loras" / source
+        every = num_steps // num_evaluations
+        wanted = {steps: folder / str(steps) / DIFFUSERS_FILE for steps in range(every, num_steps + 1, every)}
+        if not wanted[num_steps].exists():
+            arguments = {
+                "model.backbone.init_args.dtype": self.dtype,
+                "data.folder": str(self.data),
+                "data.source": source,
+                "data.batches_per_epoch": every,
+                "trainer.max_epochs": num_evaluations,
+                **options,
+            }
+            args = as_arguments(CONFIGS / "wan_tiny_lora.yaml", arguments)
+            defaults = {**QUIET, "callbacks": [KeepLoras(folder)]}
+            cli = DistillCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
+            cli.trainer.fit(cli.model, cli.datamodule)
+        return wanted
+
+    def judge(self, name: str, loras: dict[str, float] | None = None, guided_steps: int | None = None) -> None:
+        """Score the judged prompts' videos of a setting, unless that is done.
+
+        Args:
+            name: The setting.
+            loras: Weight of each LoRA file.
+            guided_steps: Motion guidance in so many steps; ``None`` is plain sampling.
+        """
+        if name in self.results:
+            return
+        if guided_steps is None:
+            frames, seconds = self._sampled(WanBackbone(dtype=self.dtype, loras=loras))
+        else:
+            cli = self.transfer(model__num_guided_steps=guided_steps, model__backbone__init_args__loras=loras)
+            begun = time.perf_counter()
+            cli.trainer.fit(cli.model, cli.datamodule)
+            frames, seconds = cli.model.result.frames, time.perf_counter() - begun
+        truth, (old,) = self.clip.trajectories[0], self.clip.objects
+        scores = [
+            score(video, job.item, job.background, truth, old.colour)
+            for video, job in zip(frames, self.jobs, strict=True)
+        ]
+        self.results[name] = {"scores": [asdict(one) for one in scores], "seconds": seconds / len(self.jobs)}
+        write_video(self.folder / "videos" / f"{name.replace(' ', '_')}.mp4", torch.cat(list(frames), 2), FPS)
+        with written_whole(self.path) as path:
+            path.write_text(json.dumps(self.results, indent=1))
+
+    def _sampled(self, backbone: WanBackbone) -> tuple[torch.Tensor, float]:
+        module: MotionTransfer = self.transfer(model__num_guided_steps=0).model
+        prompts, seeds = [job.prompt for job in self.jobs], [FIRST_SEED + number for number in range(len(self.jobs))]
+        backbone.embed_prompts([*prompts, module.negative_prompt])
+        backbone.lora_model(), backbone.vae
+        begun = time.perf_counter()
+        shape = backbone.latent_shape(len(self.clip.frames), *self.clip.frames.shape[1:3])
+        latents = sample(backbone, prompts, seeds, shape, module.sigmas, module.guidance_scale, module.negative_prompt)
+        return to_frames(backbone.decode(latents)), time.perf_counter() - begun
+
+
+def _row(name: str, motions: Sequence[Motion], size: str) -> str:
+    results = [motion.results[name] for motion in motions]
+    scores = [ToyScore(**one) for result in results for one in result["scores"]]
+    columns = []
+    for column in COLUMNS:
+        values = [getattr(one, column) for one in scores]
+        form = "{:.3f} [{:.3f}, {:.3f}]" if column == "path_error" else "{:.1%} [{:.1%}, {:.1%}]"
+        columns.append(form.format(*interval_of_mean(torch.tensor(values))))
+    guided = [one["path_error"] for motion in motions for one in motion.results["guided"]["scores"]]
+    less = torch.tensor([one.path_error for one in scores]) - torch.tensor(guided)
+    seconds = sum(result["seconds"] for result in results) / len(results)
+    paired = "" if name == "guided" else "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(less))
+    return f"| {name} | {' | '.join(columns)} | {paired} | {seconds:.2f} | {size} |"
+
+
+def main(
+    output: Path,
+    num_motions: int = 6,
+    num_judged: int = 8,
+    num_prompts: int = 24,
+    num_steps: int = 150,
+    num_evaluations: int = 3,
+    sources: Sequence[Source] = ("samples", "clip", "mix"),
+    fewer_guided_steps: int = 5,
+    max_flow_error: float = 0.7,
+    split: Literal["tuning", "test"] = "test",
+    dtype: Precision = "bfloat16",
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Teach, train, judge and print the table.
+
+    Args:
+        output: Folder of samples, LoRAs, videos and results; what is there is not done again.
+        num_motions: Reference motions.
+        num_judged: Prompts to judge each by.
+        num_prompts: Prompts that the teacher gets.
+        num_steps: Training steps.
+        num_evaluations: How often to judge on the way.
+        sources: What to learn from.
+        fewer_guided_steps: Guided steps when a LoRA is the start of a guided transfer, and without it to compare.
+        max_flow_error: Samples that move less like the clip are dropped.
+        split: Motions that nothing was chosen on, or those for tuning.
+        dtype: Precision of the transformer.
+        options: Settings of the training that differ from the shipped ones, by their names in its config.
+    """
+    world = ToyWorld(SEEDS[split], num_objects=1, camera=False, paths=MOVING)
+    motions = [
+        Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype)
+        for number in range(num_motions)
+    ]
+    fewer = f"guided, {fewer_guided_steps} steps"
+    names, sizes = dict.fromkeys(["plain", "guided", fewer]), dict[str, str]()
+    for motion in motions:
+        motion.judge("plain")
+        motion.judge("guided", guided_steps=15)
+        motion.judge(fewer, guided_steps=fewer_guided_steps)
+        motion.teach(12, max_flow_error)
+        for source in sources:
+            for steps, file in motion.train(source, num_steps, num_evaluations, options or {}).items():
+                name = f"LoRA of {source}, {steps} steps"
+                motion.judge(name, {str(file): 1.0})
+                names[name], sizes[name] = None, f"{file.stat().st_size / 2**20:.2f}"
+            name = f"{fewer}, from the LoRA of {source}"
+            motion.judge(name, {str(file): 1.0}, fewer_guided_steps)
+            names[name] = None
+        kept = [shard for shard in read_index(motion.data) if shard.source == "samples"]
+        good, bad = (sum(getattr(shard, count) for shard in kept) for count in ("num_samples", "num_dropped"))
+        print(f"{motion.clip.prompt} ({motion.clip.paths[0]}): {good} samples kept, {bad} dropped", flush=True)
+    print(f"\n{num_motions} {split} motions, {num_judged} prompts each, in {dtype}; {hardware('cpu')}.\n")
+    header = ["setting", "relative path error", *COLUMNS[1:], "path error less guided", "s a video", "MiB"]
+    print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
+    for name in names:
+        print(_row(name, motions, sizes.get(name, "")), flush=True)
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
+from fastvmt_pl.callbacks.lora_previews import Preview
+from fastvmt_pl.datamodules import DistillationDataModule, Sample, read_clip, write_shard
+from fastvmt_pl.datamodules.distillation import Shard, write_index
+from fastvmt_pl.lora import DIFFUSERS_FILE
+from fastvmt_pl.motion import MotionSettings
+from fastvmt_pl.motion_distillation import MotionDistillation
+
+PROMPT = "a red cross on a navy background"
+
+
+@pytest.fixture(scope="module")
+def data_folder(backbone, toy_clips, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    text = backbone.embed_prompts([PROMPT])[0]
+    latents = [backbone.encode(clip.to_video((48, 48)))[0] for clip in toy_clips[:2]]
+    for name, clean in zip(("samples", "clip"), latents, strict=True):
+        write_shard(folder / f"{name}.tar", [Sample(clean, text[: int(text.any(-1).sum())], PROMPT)])
+    write_index(folder, [Shard("samples.tar", "samples", 1), Shard("clip.tar", "clip", 1, sha256="abc")])
+    return folder
+
+
+@pytest.fixture
+def train(backbone, data_folder, tmp_path):
+    def run(*callbacks, epochs=2, ckpt_path=None):
+        module = MotionDistillation(backbone, rank=2, shift=3.0)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            callbacks=list(callbacks),
+            enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            default_root_dir=tmp_path,
+        )
+        data = DistillationDataModule(data_folder, batch_size=1, batches_per_epoch=2)
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return module, trainer
+
+    return run
+
+
+def previews(**settings):
+    motion = MotionSettings(block=2, window=5)
+    return LoraPreviews(
+        [PROMPT, "a blue circle"], num_steps=2, shift=3.0, guidance_scale=2.0, motion=motion, **settings
+    )
+
+
+class Leaks(Callback):
+    """Puts leaks of one's own into the previews, epoch by epoch."""
+
+    def __init__(self, previews, *leaks):
+        self.previews, self.leaks, self.adapters = previews, leaks, []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        last, leak = self.previews.last, self.leaks[trainer.current_epoch]
+        self.previews.last = Preview(last.video, {**last.scores, "leak": leak})
+        self.adapters.append({name: p.detach().clone() for name, p in pl_module.adapter.items()})
+
+
+def test_previews_are_written_scored_and_logged(train, tmp_path):
+    callback = previews()
+    _, trainer = train(callback)
+    assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["epoch-0001.mp4", "epoch-0002.mp4"]
+    assert callback.last.video == tmp_path / "previews" / "epoch-0002.mp4"
+    frames = read_clip(callback.last.video, 5).frames
+    assert frames.shape[1:] == (240, 3 * 240 + 2 * 10, 3)  # the clip and two prompts, with gaps
+    assert set(callback.last.scores) == {"flow_error", "leak"}
+    assert trainer.callback_metrics["preview/flow_error"] == pytest.approx(callback.last.scores["flow_error"])
+    assert 0 <= callback.last.scores["leak"] <= 1
+
+
+def test_previewing_changes_no_weight(train):
+    plain, watched = (train(*callbacks)[0].adapter for callbacks in ((), (previews(),)))
+    assert all(torch.equal(plain[name], weight) for name, weight in watched.items())
+
+
+def test_previews_come_as_often_as_asked(train, tmp_path):
+    train(previews(folder=tmp_path / "here", every_n_epochs=2), epochs=3)
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["epoch-0002.mp4"]
+
+
+def test_a_leak_stops_training_and_goes_back(train, tmp_path):
+    callback = previews()
+    leaks = Leaks(callback, 0.0, 0.05, 0.3, 0.0)
+    module, trainer = train(callback, leaks, StopAtLeak(0.1), LoraExport(tmp_path / "lora"), epochs=4)
+    assert trainer.current_epoch == 3
+    for name, weight in module.adapter.items():
+        assert torch.equal(weight, leaks.adapters[1][name])
+        if "lora_B" in name:
+            assert not torch.equal(weight, leaks.adapters[2][name])
+    assert callback.last.scores["leak"] == 0.05
+    assert "| preview: leak | 0.050 |" in (tmp_path / "lora" / "README.md").read_text()
+    assert (tmp_path / "lora" / DIFFUSERS_FILE).exists()
+
+
+def test_a_stopped_run_stays_stopped_when_it_is_started_again(train, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_top_k=0)
+    callback = previews()
+    leaks = Leaks(callback, 0.05, 0.3, 0.0)
+    first, _ = train(callback, leaks, StopAtLeak(0.1), checkpoint, epochs=3)
+    callback = previews()
+    again, trainer = train(callback, StopAtLeak(0.1), epochs=3, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert trainer.global_step == 4
+    assert all(torch.equal(again.adapter[name], weight) for name, weight in first.adapter.items())
+    assert callback.last.scores["leak"] == 0.05
+
+
+def test_a_first_preview_that_leaks_is_an_error(train):
+    callback = previews()
+    with pytest.raises(RuntimeError, match="preview earlier"):
+        train(callback, Leaks(callback, 0.9), StopAtLeak(0.1))
+
+
+def test_stopping_needs_previews(train):
+    with pytest.raises(ValueError, match="LoraPreviews"):
+        train(StopAtLeak())
+
+
+def test_impossible_settings_are_refused():
+    for settings in ({"every_n_epochs": 0}, {"num_steps": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            LoraPreviews([PROMPT], **settings)
+    with pytest.raises(ValueError, match="at least 1"):
+        LoraPreviews([])
+    with pytest.raises(ValueError, match="0 to 1"):
+        StopAtLeak(1.5)
