@@ -238,9 +238,10 @@ def main(
                 name = f"LoRA of {source}, {steps} steps"
                 motion.judge(name, {str(file): 1.0})
                 names[name], sizes[name] = None, f"{file.stat().st_size / 2**20:.2f}"
-            name = f"{fewer}, from the LoRA of {source}"
-            motion.judge(name, {str(file): 1.0}, fewer_guided_steps)
-            names[name] = None
+            if source == "samples":
+                name = f"{fewer}, from the LoRA of samples"
+                motion.judge(name, {str(file): 1.0}, fewer_guided_steps)
+                names[name] = None
         kept = [shard for shard in read_index(motion.data) if shard.source == "samples"]
         good, bad = (sum(getattr(shard, count) for shard in kept) for count in ("num_samples", "num_dropped"))
         print(f"{motion.clip.prompt} ({motion.clip.paths[0]}): {good} samples kept, {bad} dropped", flush=True)
