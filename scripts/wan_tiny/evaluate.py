@@ -5,6 +5,7 @@ piece, and on the prompted background, over all 64 held-out combinations, and dr
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
@@ -19,6 +20,8 @@ from fastvmt_pl.video import enlarge, write_picture
 
 UNSEEN_SEED = 2
 
+T = TypeVar("T")
+
 
 @torch.no_grad()
 def reconstruction(autoencoder: AutoencoderKLWan, num_clips: int) -> float:
@@ -31,6 +34,12 @@ def reconstruction(autoencoder: AutoencoderKLWan, num_clips: int) -> float:
         decoded = autoencoder.decode(autoencoder.encode(video).latent_dist.mode()).sample
         values.append(10 * torch.log10(4 / (decoded - video).pow(2).mean()))
     return float(torch.stack(values).mean())
+
+
+def some_of(items: list[T], number: int) -> list[T]:
+    """Pick one of each block of the combinations, another one each time, which mixes shapes and colours."""
+    step = max(1, len(items) // number)
+    return [items[place * step + (place + place // step) % step] for place in range(min(number, len(items)))]
 
 
 def main(
@@ -58,8 +67,7 @@ def main(
     pipeline = WanPipeline.from_pretrained(model).to(device)
     pipeline.set_progress_bar_config(disable=True)
     print(f"autoencoder: {reconstruction(pipeline.vae, 32):.2f} dB on unseen clips")
-    held_out = combinations(held_out=True)
-    chosen = [held_out[i * len(held_out) // num_prompts] for i in range(num_prompts)]
+    chosen = some_of(combinations(held_out=True), num_prompts)
     scores, rows = [], []
     for start in range(0, num_prompts, batch_size):
         part = chosen[start : start + batch_size]
@@ -78,8 +86,7 @@ def main(
                 flush=True,
             )
     if sheet is not None:
-        step = max(1, len(rows) // 16)
-        picked = torch.cat([rows[place * step + place % step] for place in range(min(16, len(rows)))])  # all shapes
+        picked = torch.cat(some_of(rows, 16))
         write_picture(sheet, enlarge(picked[None])[0])
 
 
