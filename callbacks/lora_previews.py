@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -30,7 +32,8 @@ class Preview(NamedTuple):
 class LoraPreviews(Callback):
     """Samples fixed prompts from fixed noise at the end of an epoch, and logs how well they carry the motion.
 
-    Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. Logs
+    Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. TensorBoard gets
+    some of the frames, Weights & Biases the video. Logs
     ``preview/flow_error`` (see :func:`~fastvmt_pl.measure.relative_flow_error`; a still video has 1) and
     ``preview/leak`` (how much nearer the colours are to the clip's than without LoRA, see
     :func:`~fastvmt_pl.appearance.appearance_leak`), both averaged over the prompts. Without a clip in the data there is
@@ -125,7 +128,16 @@ class LoraPreviews(Callback):
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "previews"
         self.last = Preview(folder / f"epoch-{trainer.current_epoch + 1:04d}.mp4", scores)
         if trainer.is_global_zero:
-            write_video(self.last.video, enlarge(side_by_side(shown)), self.fps)
+            row = side_by_side(shown)
+            write_video(self.last.video, enlarge(row), self.fps)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    sheet = rearrange(row[:: max(1, len(row) // 5)], "f h w c -> (f h) w c")
+                    logger.experiment.add_image(
+                        "preview", enlarge(sheet[None])[0], trainer.global_step, dataformats="HWC"
+                    )
+                elif isinstance(logger, WandbLogger):
+                    logger.log_video("preview", [str(self.last.video)], step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what came of the last preview."""

@@ -106,6 +106,7 @@ class MotionDistillation(LightningModule):
             "alpha": alpha,
             "dropout": dropout,
         }
+        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
         self.objective, self.optimizer, self.num_warmup_steps = objective, optimizer, num_warmup_steps
         self.shift, self.prompt_dropout, self.negative_prompt = shift, prompt_dropout, negative_prompt
         self.ema_decay, self.seed = ema_decay, seed

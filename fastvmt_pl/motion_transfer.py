@@ -108,6 +108,7 @@ class MotionTransfer(LightningModule):
         self.backbone = backbone
         losses = [MotionFlowLoss(), WindowLoss()] if losses is None else losses
         self.losses: Sequence[MotionLoss] = nn.ModuleList(losses)  # type: ignore[assignment]  # it is one, but untyped
+        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
         self.optimizer = optimizer
         self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
         self.final_rate = final_rate

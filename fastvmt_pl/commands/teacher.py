@@ -33,6 +33,7 @@ def make_samples(
     module, data = cli.model, cli.datamodule
     shards = read_index(folder) if (folder / INDEX).exists() else []
     done = {shard.name for shard in shards}
+    module.backbone.to(cli.trainer.strategy.root_device)
     if CLIP_SHARD not in done:
         (clip,) = data.read_clips(module)
         latents = module.backbone.encode(clip.to_video(data.size))[0]

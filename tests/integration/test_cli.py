@@ -136,6 +136,7 @@ def test_a_setting_that_cannot_be_is_refused(refused, clip, tmp_path, options, s
         ({"model": {"num_stepz": 3}}, "num_stepz"),
         ({"model": {"num_inner_steps": 0}}, "at least 1"),
         ({"model": {"losses": [{"class_path": "fastvmt_pl.metrics.NoLoss"}]}}, "NoLoss"),
+        ({"model": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": -1.0}}}}, "learning rate"),
         ({"data": {"motion": {"block": 6}}}, "blocks 0 to 5"),
         ({"data": {"motion": {"block": -1}}}, "counted from 0"),
         ({"data": {"motion": {"window": 0}}}, "at least 1"),

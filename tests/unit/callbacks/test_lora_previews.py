@@ -2,6 +2,8 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
 from fastvmt_pl.callbacks.lora_previews import Preview
@@ -27,7 +29,7 @@ def data_folder(backbone, toy_clips, tmp_path_factory):
 
 @pytest.fixture
 def train(backbone, data_folder, tmp_path):
-    def run(*callbacks, epochs=2, ckpt_path=None):
+    def run(*callbacks, epochs=2, ckpt_path=None, logger=False):
         module = MotionDistillation(backbone, rank=2, shift=3.0)
         trainer = Trainer(
             accelerator="cpu",
@@ -36,7 +38,7 @@ def train(backbone, data_folder, tmp_path):
             enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
-            logger=False,
+            logger=logger,
             default_root_dir=tmp_path,
         )
         data = DistillationDataModule(data_folder, batch_size=1, batches_per_epoch=2)
@@ -75,6 +77,14 @@ def test_previews_are_written_scored_and_logged(train, tmp_path):
     assert set(callback.last.scores) == {"flow_error", "leak"}
     assert trainer.callback_metrics["preview/flow_error"] == pytest.approx(callback.last.scores["flow_error"])
     assert 0 <= callback.last.scores["leak"] <= 1
+
+
+def test_tensorboard_gets_pictures_and_scores(train, tmp_path):
+    train(previews(), logger=TensorBoardLogger(tmp_path, "logs", ""))
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [picture.step for picture in events.Images("preview")] == [2, 4]
+    assert {"preview/flow_error", "preview/leak"} <= set(events.Tags()["scalars"])
+    assert (tmp_path / "logs" / "previews" / "epoch-0001.mp4").exists()
 
 
 def test_previewing_changes_no_weight(train):
