@@ -52,7 +52,7 @@ class LoraExport(Callback):
         training = Training(
             source=data.source,
             num_steps=trainer.global_step,
-            batch_size=data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            batch_size=module.batch_size,
             clip_hash=data.reference_hash,
             prompts=[] if previews is None else previews.prompts,
             scores={} if preview is None else preview.scores,

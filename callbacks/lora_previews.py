@@ -95,9 +95,12 @@ class LoraPreviews(Callback):
         self.plain: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a block that the backbone does not have."""
+        """Refuse a block that the backbone does not have, and embed the prompts before the transformer is read."""
         assert isinstance(pl_module, MotionDistillation)
-        pl_module.backbone.check_block(self.motion.block)
+        backbone = pl_module.backbone
+        backbone.check_block(self.motion.block)
+        backbone.to(trainer.strategy.root_device)
+        backbone.embed_prompts(["", *self.prompts, pl_module.negative_prompt])
         self._restart()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -141,7 +144,8 @@ class LoraPreviews(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what came of the last preview."""
-        return {"last": None if self.last is None else (str(self.last.video), self.last.scores)}
+        last = None if self.last is None else (str(self.last.video), self.last.scores)
+        return {"last": last, "prompts": self.prompts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
@@ -164,5 +168,4 @@ class LoraPreviews(Callback):
             module.negative_prompt,
         )
         module.backbone.lora_model().train(was_training)
-        module.backbone.release_text_encoder()
         return latents

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from .lora_previews import LoraPreviews, Preview
 class StopAtLeak(Callback):
     """Stops when the previews show the clip's look, and goes back to the adapter of the preview before.
 
-    Name it after :class:`LoraPreviews`.
+    Name it after :class:`LoraPreviews` and before :class:`LoraExport`. Does not go with ``ModelParallelStrategy``.
 
     Args:
         max_leak: Largest ``preview/leak`` that is let pass.
@@ -49,6 +50,8 @@ class StopAtLeak(Callback):
         """Forget an earlier fit, and see that there is something to go by."""
         if not any(isinstance(callback, LoraPreviews) for callback in trainer.callbacks):
             raise ValueError("StopAtLeak goes by the previews; add fastvmt_pl.callbacks.LoraPreviews before it")
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise ValueError("StopAtLeak does not go with ModelParallelStrategy; leave it out, or use ddp")
         self._restart()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,7 +64,8 @@ class StopAtLeak(Callback):
         preview = self._previews(trainer).last
         if preview is None or preview == self.preview:
             return
-        if preview.scores.get("leak", 0.0) <= self.max_leak:
+        leaks = preview.scores.get("leak", 0.0) > self.max_leak
+        if not trainer.strategy.reduce_boolean_decision(leaks, all=False):  # else processes might part here
             with pl_module.for_sampling():
                 self.adapter = {name: p.detach().cpu().clone() for name, p in pl_module.adapter.items()}
             self.preview = preview
@@ -69,8 +73,8 @@ class StopAtLeak(Callback):
         rank_zero_info(f"stopped: the previews' leak is above {self.max_leak}")
         trainer.should_stop = self.stopped = True
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to what did not leak."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go back to what did not leak; a run that was killed after its last epoch passes here again."""
         assert isinstance(pl_module, MotionDistillation)
         if not self.stopped:
             return

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -33,6 +34,7 @@ class Shard:
         num_samples: How many it holds.
         num_dropped: How many were left out because they do not move as the reference does.
         sha256: Hash of the clip's file.
+        origin: What a shard of a user's videos was made of, and how.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Shard:
     num_samples: int
     num_dropped: int = 0
     sha256: str | None = None
+    origin: str | None = None
 
 
 def read_index(folder: Path) -> list[Shard]:
@@ -77,7 +80,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
         clip_share: Share of the draws that the clip gets.
         batch_size: Draws a batch.
         num_batches: Batches until the next multiple of this number, which ends an epoch.
-        shape: Shape that all latents need to have.
+        like: A sample whose shapes all others need to have.
         num_text_tokens: Text tokens that prompts are filled up to with zeros.
         trajectories: Also read the teacher's trajectories.
         seed: Seed of the order.
@@ -94,7 +97,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
         clip_share: float,
         batch_size: int,
         num_batches: int,
-        shape: tuple[int, ...],
+        like: Sample,
         num_text_tokens: int,
         trajectories: bool,
         seed: int,
@@ -103,12 +106,13 @@ class SampleStream(IterableDataset[DistillationBatch]):
         num_processes: int,
     ) -> None:
         self.samples, self.clip, self.clip_share = samples, clip, clip_share
-        self.batch_size, self.num_batches, self.shape = batch_size, num_batches, shape
+        self.batch_size, self.num_batches, self.like = batch_size, num_batches, like
         self.num_text_tokens, self.trajectories = num_text_tokens, trajectories
         self.seed, self.num_shuffled = seed, num_shuffled
         self.rank, self.num_processes = rank, num_processes
         self.first = 0
         self.problems: list[str] = []
+        self._num_good: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self.num_batches
@@ -122,14 +126,14 @@ class SampleStream(IterableDataset[DistillationBatch]):
             for batch in range(self.first + number, end, num_workers)
             for place in range(self.batch_size)
         }
-        held: list[tuple[int, Sample]] = []
+        last, held = max(mine, default=0), list[tuple[int, Sample]]()
         for draw, sample in self._draws(self.first * self.num_processes * self.batch_size):
             if draw in mine:
                 held.append((draw, sample))
             if len(held) == self.batch_size:
                 yield self._collated(held)
                 held = []
-            if draw >= max(mine, default=0):
+            if draw >= last:
                 return
 
     def _draws(self, first: int) -> Iterator[tuple[int, Sample]]:
@@ -145,6 +149,9 @@ class SampleStream(IterableDataset[DistillationBatch]):
         """Yield the good samples of pass after pass, each in an order of its own, from a number on."""
         position, num_pass = 0, 0
         while True:
+            if what in self._num_good:  # whole passes need not be read to be left out
+                skipped = max(0, first - position) // self._num_good[what]
+                position, num_pass = position + skipped * self._num_good[what], num_pass + skipped
             order, num_good = random.Random(f"{self.seed}/{what}/{num_pass}"), 0
             for sample in read_shards(paths, self.problems.append, order, self.num_shuffled):
                 if not self._fits(sample):
@@ -154,19 +161,28 @@ class SampleStream(IterableDataset[DistillationBatch]):
                 num_good += 1
             if not num_good:
                 raise ValueError(f"no sample can be used of {', '.join(map(str, paths))}: {'; '.join(self.problems)}")
+            self._num_good[what] = num_good
             position, num_pass = position + num_good, num_pass + 1
-            skipped = max(0, first - position) // num_good  # whole passes need not be read to be left out
-            position, num_pass = position + skipped * num_good, num_pass + skipped
 
     def _fits(self, sample: Sample) -> bool:
-        reasons = {
-            f"its latents have shape {list(sample.latents.shape)} instead of {list(self.shape)}": sample.latents.shape
-            != self.shape,
-            "it has no trajectory": self.trajectories and sample.trajectory is None,
+        shapes = {
+            "latents": (sample.latents.shape, self.like.latents.shape),
+            "text, less its tokens,": (sample.text.shape[1:], self.like.text.shape[1:]),
         }
-        found = [reason for reason, holds in reasons.items() if holds]
-        self.problems += [f"sample {sample.prompt!r}, seed {sample.seed}: {reason}" for reason in found]
-        return not found
+        if self.trajectories:
+            shapes |= {
+                "trajectory": (_shape(sample.trajectory), _shape(self.like.trajectory)),
+                "sigmas": (_shape(sample.sigmas), _shape(self.like.sigmas)),
+            }
+        reasons = [
+            f"its {name} has shape {list(found)} instead of {list(wanted)}"
+            for name, (found, wanted) in shapes.items()
+            if found != wanted
+        ]
+        if len(sample.text) > self.num_text_tokens:
+            reasons.append(f"its prompt has {len(sample.text)} tokens, more than {self.num_text_tokens}")
+        self.problems += [f"sample {sample.prompt!r}, seed {sample.seed}: {reason}" for reason in reasons]
+        return not reasons
 
     def _collated(self, held: list[tuple[int, Sample]]) -> DistillationBatch:
         samples = [sample for _, sample in held]
@@ -186,11 +202,17 @@ class SampleStream(IterableDataset[DistillationBatch]):
         )
 
 
+def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape)
+
+
 class _FromPosition(DataLoader):
     """A loader that begins where the module stands, after a restart too."""
 
     def __init__(self, stream: SampleStream, module: MotionDistillation, num_workers: int) -> None:
-        super().__init__(stream, batch_size=None, num_workers=num_workers)
+        # Not forked: the threads of a trainer's process do not survive it.
+        context = "spawn" if num_workers else None
+        super().__init__(stream, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
         self.stream, self.module = stream, module
 
     def __iter__(self) -> Iterator[DistillationBatch]:
@@ -268,11 +290,13 @@ class DistillationDataModule(LightningDataModule):
                     f"source is {self.source}, and {self.folder} has no {kind}; use another source or folder"
                 )
         problems: list[str] = []
-        first = next(read_shards(self.samples or self.clip, problems.append), None)
+        first = next(read_shards(self.samples if self.source != "clip" else self.clip, problems.append), None)
         if first is None:
             raise ValueError(f"no sample of {self.folder} can be used: {'; '.join(problems)}")
+        if first.latents.ndim != 4 or first.text.ndim != 2:
+            raise ValueError(f"samples of {self.folder} have no latents of a video or no text; make them anew")
         channels, frames, height, width = first.latents.shape
-        self.shape = channels, frames, height, width
+        self.first, self.shape = first, (channels, frames, height, width)
         self.reference = next(read_shards(self.clip, problems.append), None)
 
     def train_dataloader(self) -> DataLoader:
@@ -286,8 +310,8 @@ class DistillationDataModule(LightningDataModule):
             self.clip_share,
             self.batch_size,
             self.batches_per_epoch,
-            self.shape,
-            module.empty_text.shape[1],
+            self.first,
+            module.negative_text.shape[1],
             module.objective == "trajectory",
             self.seed,
             self.num_shuffled,

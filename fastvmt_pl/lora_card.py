@@ -1,5 +1,7 @@
 """Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
 
+import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
@@ -7,7 +9,6 @@ from shutil import copyfile
 from huggingface_hub import ModelCardData
 
 from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, verify_lora, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
 
@@ -36,7 +37,7 @@ class Training:
 
 
 def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, training: Training) -> dict[str, float]:
-    """Write an adapter's files, verify them, and write the model card last.
+    """Write an adapter's files, verify them, and put them in their place, the model card last.
 
     Args:
         adapter: The adapter.
@@ -51,13 +52,16 @@ def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, trai
         LoraError: If a file does not do what the adapter does.
     """
     backbone = module.backbone
-    write_lora(adapter, folder)
-    deviations = verify_lora(adapter, folder, Path(backbone.source), backbone.lora_model().dtype)
-    if training.preview is not None:
-        with written_whole(folder / "preview.mp4") as path:
-            copyfile(training.preview, path)
-    with written_whole(folder / "README.md") as path:
-        path.write_text(model_card(adapter, module, training))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as name:
+        unproven = Path(name)
+        write_lora(adapter, unproven)
+        deviations = verify_lora(adapter, unproven, Path(backbone.source))
+        if training.preview is not None:
+            copyfile(training.preview, unproven / "preview.mp4")
+        (unproven / "README.md").write_text(model_card(adapter, module, training))
+        for path in sorted(unproven.iterdir(), key=lambda path: path.name == "README.md"):
+            os.replace(path, folder / path.name)
     return deviations
 
 

@@ -54,9 +54,9 @@ class MotionDistillation(LightningModule):
         optimizer: Makes the optimiser of the adapter.
         num_warmup_steps: Steps over which the learning rate rises to its value.
         shift: Shift of the noise levels that are trained on; that of the sampling is best.
-        prompt_dropout: Share of the videos that are learned without their prompt, so that guidance away from the empty
-            prompt does not push the motion away.
-        negative_prompt: What the trajectories of the teacher were steered away from.
+        prompt_dropout: Share of the videos that are learned with the negative prompt in the place of their own, so that
+            classifier-free guidance away from it does not push the motion away.
+        negative_prompt: What sampling steers away from; for trajectories, what the teacher's sampling did.
         ema_decay: Decay of the moving average of the adapter that is sampled from and exported; ``None`` keeps none.
         seed: Seed of the adapter's start and of all noise.
 
@@ -70,7 +70,6 @@ class MotionDistillation(LightningModule):
     """Batches that this process has learned from, in all."""
     problems: dict[str, None]
     """What could not be read so far, each once."""
-    empty_text: Tensor
     negative_text: Tensor
 
     def __init__(
@@ -119,12 +118,10 @@ class MotionDistillation(LightningModule):
         self.num_batches, self.problems = 0, {}
 
     def setup(self, stage: str) -> None:
-        """Embed the empty and the negative prompt."""
+        """Embed the negative prompt."""
         self.restart()
         self.backbone.to(self.trainer.strategy.root_device)
-        embedded = self.backbone.embed_prompts(["", self.negative_prompt])
-        self.register_buffer("empty_text", embedded[:1], persistent=False)
-        self.register_buffer("negative_text", embedded[1:], persistent=False)
+        self.register_buffer("negative_text", self.backbone.embed_prompts([self.negative_prompt]), persistent=False)
         self.backbone.release_text_encoder()
 
     def configure_model(self) -> None:
@@ -143,14 +140,18 @@ class MotionDistillation(LightningModule):
         Args:
             mesh: Processes that the transformer is sharded over, block by block, frozen weights included (FSDP2).
         """
+        device = self.backbone.device
+        if mesh is not None:
+            self.backbone.to("cpu")  # the whole model need not fit on one device: sharding moves it block by block
         transformer = self.backbone.lora_model()
         remove_lora(transformer)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
             add_lora(transformer, **self.lora)
         if mesh is not None:
             for part in (*transformer.blocks, transformer):
                 fully_shard(part, mesh=mesh)
+            self.backbone.to(device)
         trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
         self.adapter = nn.ParameterDict({name.replace(".", "/"): p for name, p in trainable.items()})
         if self.ema_decay is not None:
@@ -172,7 +173,7 @@ class MotionDistillation(LightningModule):
             torch.manual_seed(int(batch.draws[0]))  # what is dropped follows from the position, too
         latents, sigma, target = self.noised(batch) if self.objective == "flow_matching" else self.walked(batch)
         without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
-        text = torch.where(without_prompt.view(-1, 1, 1).to(batch.text.device), self.empty_text, batch.text)
+        text = torch.where(without_prompt.view(-1, 1, 1).to(batch.text.device), self.negative_text, batch.text)
         predicted = self.backbone.velocity(latents, 1000 * sigma, text)
         loss: Tensor = (predicted - target).pow(2).mean()
         if not loss.isfinite():
@@ -231,6 +232,12 @@ class MotionDistillation(LightningModule):
         if self.ema is not None:
             self.ema.step(self.adapter.values())
 
+    @property
+    def batch_size(self) -> int:
+        """Videos that an optimiser step learns from, over all processes."""
+        size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
     @contextmanager
     def for_sampling(self) -> Iterator[None]:
         """Put the moving average, if there is one, in the adapter's place for a while."""
@@ -251,7 +258,8 @@ class MotionDistillation(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the position and the moving average."""
         ema = None if self.ema is None else self.ema.state_dict()
-        checkpoint["motion_distillation"] = {"num_batches": self.num_batches, "ema": ema}
+        state = {"num_batches": self.num_batches, "batch_size": self.batch_size, "ema": ema}
+        checkpoint["motion_distillation"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the position and the moving average."""
@@ -259,6 +267,7 @@ class MotionDistillation(LightningModule):
         self.num_batches = state["num_batches"]
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
+            self.ema.to(next(iter(self.adapter.values())).device)
 
 
 def spread(draws: Tensor, seed: int, ratio: float) -> Float[Tensor, "videos"]:

@@ -1,9 +1,12 @@
 """``fastvmt distill``: from a clip to a LoRA of its motion."""
 
+from hashlib import sha256
 from pathlib import Path
 
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
@@ -20,7 +23,7 @@ from fastvmt_pl.commands.options import (
 )
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import check_file
-from fastvmt_pl.datamodules.distillation import Source
+from fastvmt_pl.datamodules.distillation import Source, read_index
 from fastvmt_pl.motion_distillation import Objective
 
 NUM_PREVIEWS = 4
@@ -29,17 +32,17 @@ NUM_PREVIEWS = 4
 def distill(
     clip: str,
     clip_prompt: str,
-    model: str = "wan-tiny",
+    model: str | None = None,
     output: Path | None = None,
     prompts: Path | None = None,
-    num_prompts: int = 24,
+    num_prompts: int | None = None,
     source: Source = "mix",
     objective: Objective = "flow_matching",
     seed: int = 0,
     epochs: int | None = None,
     rank: int | None = None,
     batch_size: int | None = None,
-    teacher_batch: int = 8,
+    teacher_batch: int | None = None,
     max_flow_error: float = 0.7,
     max_leak: float = 0.1,
     num_frames: int | None = None,
@@ -54,17 +57,19 @@ def distill(
     Args:
         clip: Video file whose motion is wanted.
         clip_prompt: What the clip shows, so that the LoRA learns its motion and not its look.
-        model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        model: wan-tiny (bundled, and taken if neither this nor the configs name one), a local diffusers folder, or a
+            hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         output: Folder for data, checkpoints and LoRA; made of clip and seed under runs/ if left out.
         prompts: Text file with a prompt a line, for guided samples and then for previews; shipped ones if left out.
-        num_prompts: How many of them guided samples are made of; the four behind them are previewed.
+        num_prompts: How many of them guided samples are made of; all but four, up to 24, if left out. The four behind
+            them are previewed.
         source: Learn from the guided samples, from the clip itself, or from both (mix).
         objective: flow_matching, or trajectory: the guided sampler's own path, which the clip does not have.
         seed: Seed of the first sample's noise, of the training and of its order.
         epochs: How long to train, in epochs of the config.
         rank: Rank of the LoRA.
         batch_size: Videos a training step.
-        teacher_batch: Guided samples that are made at a time.
+        teacher_batch: Guided samples that are made at a time; 8 on wan-tiny and 1 on other models if left out.
         max_flow_error: Drop samples whose flow differs more from the clip's, as a share of the clip's.
         max_leak: With the clip among the sources, stop when the previews have more than this of its colours.
         num_frames: Frames to read and to make, 4 n + 1.
@@ -81,8 +86,16 @@ def distill(
         ValueError: If a setting, the clip, the model or the folder cannot be used; the message says what to change.
     """
     check_file(clip)
+    options = {name: str(value) for name, value in locals().items() if name != "output"}
+    if model is None and (teacher_config is None) != (config is None):
+        raise ValueError("with one config of your own, name the model too, for the other one: --model wan-tiny")
+    if model is None and config is None:
+        model = "wan-tiny"
+    usual = model or ""
+    listed = read_prompts(prompts or default_prompts(usual))
+    num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
+    teacher_batch = (8 if usual in BUNDLED else 1) if teacher_batch is None else teacher_batch
     _check(clip_prompt, source, objective, num_prompts, teacher_batch)
-    listed = read_prompts(prompts or default_prompts(model))
     if source != "clip" and len(listed) < num_prompts:
         raise ValueError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")
     previewed = (listed[num_prompts:] or listed)[:NUM_PREVIEWS]
@@ -92,14 +105,16 @@ def distill(
     shared = {
         "model.backbone.init_args.model": model,
         "model.backbone.init_args.dtype": dtype,
+        "trainer.devices": 1,
         **({} if device is None else parse_device(device)),
     }
     teacher = TransferCLI(
         args=as_arguments(
-            teacher_config or default_config(model),
+            teacher_config or default_config(usual),
             {
                 **shared,
                 "model.baseline": False,
+                "model.strength": 1.0,  # samples are to have nothing of the clip but its motion
                 "model.keep_trajectory": objective == "trajectory",
                 "data.clips": [clip],
                 "data.prompts": listed[:num_prompts],
@@ -131,7 +146,7 @@ def distill(
     logs = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
     training = DistillCLI(
         args=as_arguments(
-            config or default_lora_config(model),
+            config or default_lora_config(usual),
             {
                 **shared,
                 "model.objective": objective,
@@ -158,11 +173,14 @@ def distill(
         run=False,
         save_config_callback=None,
     )
+    training.model.backbone = teacher.model.backbone  # the same model, which need not be in memory twice
+    options |= {"clip_sha256": sha256(Path(clip).read_bytes()).hexdigest(), "previewed": str(previewed)}
     config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
-    limits = f"# samples {num_prompts}, at a time {teacher_batch}, flow error at most {max_flow_error}\n"
-    claim_folder(folder, config=config_text, teacher=limits + teacher_text)
+    claim_folder(folder, config=config_text, teacher=teacher_text, distill=yaml.safe_dump(options))
     made = listed[:num_prompts] if source != "clip" else []
     make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
+    if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
+        raise ValueError(f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error}")
     last = folder / "checkpoints" / "last.ckpt"
     training.trainer.fit(
         training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True

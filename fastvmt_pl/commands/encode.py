@@ -54,8 +54,12 @@ def encode(
     places = {name.removeprefix("trainer."): value for name, value in parse_device(device).items()}
     backbone.to(Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device)
     shards = read_index(output) if (output / INDEX).exists() else []
-    done, problems = {shard.name for shard in shards}, list[str]()
-    for tar, name in zip(tars, names, strict=True):
+    done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
+    origins = [f"{tar.resolve()}, {model}, {frames} frames of {shape[0]} x {shape[1]}" for tar in tars]
+    for name, origin in zip(names, origins, strict=True):
+        if done.get(name, origin) != origin:
+            raise ValueError(f"{output / name} was made of {done[name]}; choose another --output for {origin}")
+    for tar, name, origin in zip(tars, names, origins, strict=True):
         if name in done:
             continue
         before, samples = len(problems), []
@@ -69,7 +73,7 @@ def encode(
             latents = backbone.encode(clip.to_video(shape))[0]
             samples.append(Sample(latents, text, caption))
         write_shard(output / name, samples)
-        shards.append(Shard(name, "samples", len(samples), len(problems) - before))
+        shards.append(Shard(name, "samples", len(samples), len(problems) - before, origin=origin))
         write_index(output, shards)
         print(f"{tar}: {len(samples)} videos encoded, {len(problems) - before} skipped")
     for problem in problems:

@@ -1,13 +1,18 @@
 """``fastvmt export``: the LoRA of a checkpoint."""
 
+from argparse import ArgumentError
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+import yaml
+from jsonargparse import ArgumentParser
 
-from fastvmt_pl.commands.lightning import DistillCLI
+from fastvmt_pl.datamodules import DistillationDataModule
+from fastvmt_pl.datamodules.distillation import INDEX, read_index
 from fastvmt_pl.lora import read_adapter
 from fastvmt_pl.lora_card import Training, export_lora
+from fastvmt_pl.motion_distillation import MotionDistillation
 
 
 def export(checkpoint: Path, config: Path, output: Path) -> Path:
@@ -32,15 +37,37 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         raise ValueError(f"checkpoint {checkpoint} cannot be read: {error}") from error
     if "motion_distillation" not in state:
         raise ValueError(f"checkpoint {checkpoint} holds no LoRA; give one of fastvmt distill or fastvmt train")
-    quiet = {"logger": False, "enable_progress_bar": False, "callbacks": None, "enable_checkpointing": False}
-    cli = DistillCLI([f"--config={config}"], trainer_defaults=quiet, run=False, save_config_callback=None)
-    module, data = cli.model, cli.datamodule
+    module, data = _read_config(config)
     module.attach_adapter()
     module.load_state_dict(state["state_dict"])
     module.on_load_checkpoint(state)
     with module.for_sampling():
         adapter = read_adapter(module.backbone.lora_model())
-    batch_size = data.batch_size * cli.trainer.accumulate_grad_batches
-    export_lora(adapter, module, output, Training(data.source, state["global_step"], batch_size))
+    shards = read_index(data.folder) if (data.folder / INDEX).exists() else []
+    previews = state["callbacks"].get("LoraPreviews") or {"last": None, "prompts": []}
+    video, scores = previews["last"] or (None, {})
+    training = Training(
+        source=data.source,
+        num_steps=state["global_step"],
+        batch_size=state["motion_distillation"]["batch_size"],
+        clip_hash=next((shard.sha256 for shard in shards if shard.source == "clip"), None),
+        prompts=previews["prompts"],
+        scores=scores,
+        preview=Path(video) if video is not None and Path(video).exists() else None,
+    )
+    export_lora(adapter, module, output, training)
     print(f"the LoRA lies in {output}")
     return output
+
+
+def _read_config(config: Path) -> tuple[MotionDistillation, DistillationDataModule]:
+    """Return the module and the datamodule of a config, whatever trainer it was for."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MotionDistillation, "model")
+    parser.add_class_arguments(DistillationDataModule, "data")
+    try:
+        settings = yaml.safe_load(config.read_text())
+        made = parser.instantiate_classes(parser.parse_object({name: settings[name] for name in ("model", "data")}))
+    except (OSError, KeyError, TypeError, yaml.YAMLError, ArgumentError) as error:
+        raise ValueError(f"config {config} cannot be read ({error}); give that of the training") from error
+    return made.model, made.data

@@ -9,6 +9,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.progress import Progress
 
+from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -28,7 +29,7 @@ from fastvmt_pl.video import enlarge, write_video
 def sample(
     prompt: str,
     lora: str | list[str] | None = None,
-    model: str = "wan-tiny",
+    model: str | None = None,
     output: Path | None = None,
     seed: int = 0,
     steps: int | None = None,
@@ -36,7 +37,7 @@ def sample(
     negative_prompt: str | None = None,
     num_frames: int | None = None,
     size: str | None = None,
-    fps: float = 16.0,
+    fps: float | None = None,
     device: str | None = None,
     dtype: Precision | None = None,
     config: Path | None = None,
@@ -47,7 +48,8 @@ def sample(
         prompt: What the video is to show.
         lora: Folder of fastvmt distill or a .safetensors file, with a weight behind a colon if it is not 1; a list for
             several.
-        model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        model: wan-tiny (bundled, and taken if neither this nor a config names one), a local diffusers folder, or a hub
+            id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         output: Folder for the result; made of prompt and seed under runs/ if left out.
         seed: Seed of the noise.
         steps: Denoising steps.
@@ -55,7 +57,7 @@ def sample(
         negative_prompt: What to steer away from.
         num_frames: Frames to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
-        fps: Frames a second.
+        fps: Frames a second; the model's usual pace if left out, 8 for wan-tiny and 16 for Wan.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights.
         config: YAML file of a transfer's settings, of which those of sampling are taken; one that fits the model if
@@ -69,6 +71,7 @@ def sample(
     """
     if not prompt.strip():
         raise ValueError("the prompt is empty; say what the video is to show")
+    model = model or ("wan-tiny" if config is None else None)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(MotionTransfer, "model")
@@ -77,7 +80,7 @@ def sample(
     options = {
         "model.backbone.init_args.model": model,
         "model.backbone.init_args.dtype": dtype,
-        "model.backbone.init_args.loras": parse_loras(lora),
+        "model.backbone.init_args.loras": None if lora is None else parse_loras(lora),
         "model.num_steps": steps,
         "model.num_guided_steps": 0,
         "model.guidance_scale": guidance_scale,
@@ -87,16 +90,18 @@ def sample(
         "data.size": None if size is None else parse_size(size),
         **({} if device is None else parse_device(device)),
     }
-    settings = parser.parse_args(as_arguments(config or default_config(model), options))
+    path = config or default_config(model or "wan-tiny")
+    settings = parser.parse_args(as_arguments(path, options))
     module: MotionTransfer = parser.instantiate_classes(settings).model
     backbone, frames, video_size = module.backbone, settings.data.num_frames, settings.data.size
     backbone.check_geometry(frames, *video_size)
     places = {name: value for name, value in settings.trainer.items() if name in ("accelerator", "devices")}
     trainer = Trainer(**{"devices": 1, **places}, logger=False, enable_checkpointing=False)
     folder = output or Path("runs") / slug("sample", prompt, str(seed))
-    path = folder / "output.mp4"
-    if path.exists():
+    video = folder / "output.mp4"
+    if video.exists():
         raise ValueError(f"{folder} holds a finished run; choose another --output")
+    fps = (8.0 if backbone.name in BUNDLED else 16.0) if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()
@@ -114,6 +119,6 @@ def sample(
             module.negative_prompt,
             on_step=lambda: progress.advance(task),
         )
-    write_video(path, enlarge(to_frames(backbone.decode(latents))[0]), fps)
+    write_video(video, enlarge(to_frames(backbone.decode(latents))[0]), fps)
     print(f"the result lies in {folder}")
-    return path
+    return video

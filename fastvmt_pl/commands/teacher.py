@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from fastvmt_pl.callbacks import TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.datamodules import Sample, without_padding, write_shard
 from fastvmt_pl.datamodules.distillation import INDEX, Shard, read_index, write_index
@@ -38,6 +40,7 @@ def make_samples(
         (clip,) = data.read_clips(module)
         latents = module.backbone.encode(clip.to_video(data.size))[0]
         text = without_padding(module.backbone.embed_prompts([clip_prompt])[0])
+        module.backbone.release_text_encoder()
         write_shard(folder / CLIP_SHARD, [Sample(latents, text, clip_prompt)])
         shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=sha256(Path(clip.name).read_bytes()).hexdigest()))
         write_index(folder, shards)
@@ -60,7 +63,9 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int) -> list[Sample]
     """Return a guided sample of each prompt, with its score."""
     module: MotionTransfer = cli.model
     data = cli.datamodule.with_prompts(prompts, seed)
-    cli.instantiate_trainer().fit(module, data)
+    trainer: Any = cli.instantiate_trainer()
+    trainer.callbacks.append(TransferProgress())  # as a default of the CLI, each trainer would get one more
+    trainer.fit(module, data)
     result = module.result
     assert result is not None
     made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))

@@ -20,7 +20,8 @@ from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
 from fastvmt_pl.motion_distillation import MotionDistillation
 
 CAPTION = "a red circle on a gray background"
-SMALL = ["--num-frames", "5", "--size", "48x48", "--teacher-config", "teacher.yaml", "--config", "training.yaml"]
+SIZE = ["--num-frames", "5", "--size", "48x48"]
+SMALL = ["--model", "wan-tiny", *SIZE, "--teacher-config", "teacher.yaml", "--config", "training.yaml"]
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +70,7 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     plain = pipeline(CAPTION, **{**draw, "generator": torch.Generator().manual_seed(0)}).frames
     assert not torch.equal(torch.as_tensor(adapted), torch.as_tensor(plain))
 
-    quick = ["--num-frames", "5", "--size", "48x48", "--steps", "2"]
+    quick = [*SIZE, "--steps", "2"]
     made = succeed("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
     assert "sampled" in made.out
     assert {path.name for path in Path("sampled").iterdir()} == {"output.mp4", "config.yaml"}
@@ -78,7 +79,7 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     succeed("sample", CAPTION, "--lora", weights, "--output", "twice", *quick)
     once, twice = (read_clip(f"{folder}/output.mp4", 5).frames.float() for folder in ("sampled", "twice"))
     assert (once - twice).abs().mean() < 1
-    guided = ["--num-frames", "5", "--size", "48x48", "--steps", "2", "--guided-steps", "1", "--baseline", "false"]
+    guided = [*SIZE, "--steps", "2", "--guided-steps", "1", "--baseline", "false"]
     succeed("transfer", clip, CAPTION, "--lora", lora, "--output", "guided", *guided)
     assert f"{lora}" in Path("guided/config.yaml").read_text()
 
@@ -131,6 +132,10 @@ def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_pa
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     assert "in use" in refused("export", last, config, "exported")
     assert "cannot be read" in refused("export", config, config, "other")
+    assert "give that of the training" in refused("export", last, tmp_path / "prompts.txt", "other")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert card == (tmp_path / "out" / "lora" / "README.md").read_text()
+    assert (tmp_path / "exported" / "preview.mp4").exists()
     torch.save({"state_dict": {}}, tmp_path / "no.ckpt")
     assert "holds no LoRA" in refused("export", tmp_path / "no.ckpt", config, "other")
 
@@ -147,17 +152,22 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, t
     video, caption = Path(clip).read_bytes(), CAPTION.encode()
     pack("a.tar", one__mp4=video, one__txt=caption, two__mp4=video[:900], two__txt=caption, three__mp4=video)
     pack("b.tar", one__mp4=video, one__txt=caption, two__mp4=video, two__txt=b" ")
-    tars, size = json.dumps(["a.tar", "b.tar"]), ["--num-frames", "5", "--size", "48x48"]
+    tars, size = json.dumps(["a.tar", "b.tar"]), SIZE
     said = succeed("encode", tars, "data", *size).out
     assert "a.tar: 1 videos encoded, 2 skipped" in said
     assert "b.tar: 1 videos encoded, 1 skipped" in said
     assert "three: no txt" in said
     assert "two: its caption is empty" in said
     assert succeed("encode", tars, "data", *size).out == ""  # nothing is done twice
+    assert "choose another --output" in refused("encode", tars, "data", *size[:2], "--size", "64x48")
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
     succeed("train", *args, "--trainer.max_epochs", "1", "--trainer.logger", "false")
     assert Path("lora", DIFFUSERS_FILE).exists()
     assert Path("checkpoints/last.ckpt").exists()
+    succeed("train", *args, "--trainer.max_epochs", "1", "--trainer.default_root_dir", "logged")
+    folder = Path("logged/lightning_logs/version_0")
+    succeed("export", folder / "checkpoints" / "last.ckpt", folder / "config.yaml", "exported")
+    assert "2 x 2" in Path("exported/README.md").read_text()
     assert "does not exist" in refused("encode", '["no.tar"]', "data")
     pack("bad.tar", one__mp4=b"no video", one__txt=caption)
     assert "no video can be used" in refused("encode", '["bad.tar"]', "other", *size)
@@ -177,7 +187,8 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, t
         (["--max-leak", "2"], "0 to 1"),
         (["--size", "48x50"], "example 48"),
         (["--num-frames", "21"], "--num-frames 17"),
-        (["--config", "no.yaml"], "no.yaml"),
+        (["--config", "no.yaml"], "name the model too"),
+        (["--config", "no.yaml", "--model", "wan-tiny"], "no.yaml"),
         (["--model", "no-such-model"], "wan-tiny"),
     ],
 )

@@ -123,6 +123,15 @@ def test_a_stopped_run_stays_stopped_when_it_is_started_again(train, tmp_path):
     assert callback.last.scores["leak"] == 0.05
 
 
+def test_a_run_that_leaked_in_its_last_epoch_and_was_killed_goes_back_too(train, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_top_k=0)
+    callback = previews()
+    leaks = Leaks(callback, 0.05, 0.3)
+    train(callback, leaks, StopAtLeak(0.1), checkpoint, epochs=2)
+    again, _ = train(previews(), StopAtLeak(0.1), epochs=2, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(again.adapter[name], weight) for name, weight in leaks.adapters[0].items())
+
+
 def test_a_first_preview_that_leaks_is_an_error(train):
     callback = previews()
     with pytest.raises(RuntimeError, match="preview earlier"):

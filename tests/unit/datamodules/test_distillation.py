@@ -31,7 +31,7 @@ def stream(folder, first=0, names="abc", **settings):
         "clip_share": 0.0,
         "batch_size": 4,
         "num_batches": 12,
-        "shape": SHAPE,
+        "like": sample(0),
         "num_text_tokens": 6,
         "trajectories": False,
         "seed": 0,
@@ -89,7 +89,8 @@ def test_the_number_of_processes_changes_no_step(folder, clip_share):
 
 def test_the_number_of_workers_changes_nothing(folder):
     alone = numbers(stream(folder, first=2))
-    assert numbers(DataLoader(stream(folder, first=2), batch_size=None, num_workers=2)) == alone
+    loader = DataLoader(stream(folder, first=2), batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    assert numbers(loader) == alone
 
 
 def test_the_clip_gets_its_share(folder):
@@ -100,11 +101,15 @@ def test_the_clip_gets_its_share(folder):
 
 def test_what_cannot_be_used_is_named_and_skipped(folder):
     (folder / "b.tar").write_bytes(b"no tar file")
-    write_shard(folder / "c.tar", [sample(7), sample(8, (2, 3, 4, 5)), sample(9)])
+    wide = Sample(torch.zeros(SHAPE), torch.ones(2, 5), "wide")
+    long = Sample(torch.zeros(SHAPE), torch.ones(7, 4), "long")
+    write_shard(folder / "c.tar", [sample(7), sample(8, (2, 3, 4, 5)), sample(9), wide, long])
     batches = list(islice(stream(folder, num_batches=3), 3))
     assert sorted(flat(numbers(batches))) == sorted(2 * [0, 1, 2, 3, 7, 9])
     problems = {problem for batch in batches for problem in batch.problems}
-    assert len(problems) == 2
+    assert len(problems) == 4
+    assert any("wide" in problem and "[5] instead of [4]" in problem for problem in problems)
+    assert any("long" in problem and "7 tokens, more than 6" in problem for problem in problems)
     assert any("b.tar" in problem for problem in problems)
     assert any("prompt 8" in problem and "[2, 3, 4, 5]" in problem for problem in problems)
 
@@ -117,8 +122,9 @@ def test_when_nothing_is_left_it_says_so(folder):
 def test_trajectories_come_with_their_levels(folder):
     sigmas = torch.linspace(1, 0, 5)
     walked = [sample(n, trajectory=torch.randn(5, *SHAPE), sigmas=sigmas, guidance_scale=4.0) for n in range(4)]
-    write_shard(folder / "walked.tar", [*walked, sample(5)])
-    batch = next(iter(stream(folder, names=["walked"], trajectories=True)))
+    short = sample(6, trajectory=torch.randn(4, *SHAPE), sigmas=sigmas[1:])
+    write_shard(folder / "walked.tar", [*walked, sample(5), short])
+    batch = next(iter(stream(folder, names=["walked"], trajectories=True, like=walked[0])))
     assert batch.trajectory.shape == (4, 5, *SHAPE)
     assert torch.equal(batch.sigmas, sigmas.expand(4, -1))
     assert batch.guidance_scale.tolist() == [4.0] * 4
