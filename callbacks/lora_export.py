@@ -53,6 +53,8 @@ class LoraExport(Callback):
             source=data.source,
             num_steps=trainer.global_step,
             batch_size=module.batch_size,
+            shape=module.backbone.video_shape(data.shape),
+            sampling={} if previews is None else previews.sampling,
             clip_hash=data.reference_hash,
             prompts=[] if previews is None else previews.prompts,
             scores={} if preview is None else preview.scores,

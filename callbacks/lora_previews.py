@@ -85,8 +85,8 @@ class LoraPreviews(Callback):
                 "least 1 of each"
             )
         self.prompts, self.every_n_epochs, self.seed = list(prompts), every_n_epochs, seed
-        self.guidance_scale, self.sigmas = guidance_scale, flow_matching_sigmas(num_steps, shift)
-        self.motion, self.fps = motion, fps
+        self.sampling: dict[str, int | float] = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale}
+        self.sigmas, self.motion, self.fps = flow_matching_sigmas(num_steps, shift), motion, fps
         self.folder = None if folder is None else Path(folder)
         self._restart()
 
@@ -145,7 +145,7 @@ class LoraPreviews(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what came of the last preview."""
         last = None if self.last is None else (str(self.last.video), self.last.scores)
-        return {"last": last, "prompts": self.prompts}
+        return {"last": last, "prompts": self.prompts, "sampling": self.sampling}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
@@ -164,7 +164,7 @@ class LoraPreviews(Callback):
             seeds,
             trainer.datamodule.shape,
             self.sigmas,
-            self.guidance_scale,
+            self.sampling["guidance_scale"],
             module.negative_prompt,
         )
         module.backbone.lora_model().train(was_training)

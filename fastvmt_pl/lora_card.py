@@ -1,5 +1,6 @@
 """Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ class Training:
         source: What it learned from.
         num_steps: Optimiser steps.
         batch_size: Videos a step, over all processes.
+        shape: Frames, height and width of the videos.
+        sampling: What else previews were sampled with, by its name in ``WanPipeline``.
         clip_hash: SHA-256 of the reference clip's file.
         prompts: Prompts of the previews.
         scores: Scores of the last preview.
@@ -30,6 +33,8 @@ class Training:
     source: str
     num_steps: int
     batch_size: int
+    shape: tuple[int, int, int]
+    sampling: dict[str, int | float] = field(default_factory=dict)
     clip_hash: str | None = None
     prompts: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
@@ -83,15 +88,19 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training)
         "parameters": f"{size:,}",
         "learned from": training.source,
         "objective": module.objective,
+        "seed": module.seed,
         "steps x videos": f"{training.num_steps} x {training.batch_size}",
         "reference clip, SHA-256": training.clip_hash or "not known",
         **{f"preview: {name.replace('_', ' ')}": f"{value:.3f}" for name, value in training.scores.items()},
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     shown = "\n".join(f"- {prompt}" for prompt in training.prompts)
-    previews = (
-        f"\n`preview.mp4` shows, side by side, the clip and then:\n\n{shown}\n" if training.preview is not None else ""
-    )
+    first = "the clip and then" if training.clip_hash else "in this order"
+    previews = f"\n`preview.mp4` shows, side by side, {first}:\n\n{shown}\n" if training.preview else ""
+    carried = "the motion of one reference clip" if training.clip_hash else "what its training videos have in common"
+    frames, height, width = training.shape
+    given = {"negative_prompt": module.negative_prompt, "num_frames": frames, "height": height, "width": width}
+    arguments = "\n".join(f"    {name}={json.dumps(value)}," for name, value in (given | training.sampling).items())
     bundled = backbone.name in BUNDLED
     model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
     imported = "\nfrom fastvmt_pl.backbones.folder import BUNDLED" if bundled else ""
@@ -101,15 +110,20 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training)
 
 # A motion as a LoRA
 
-Carries the motion of one reference clip to any prompt, at the cost of plain sampling.
+Carries {carried} to any prompt, at the cost of plain sampling.
 {previews}
 ```python
 import torch
-from diffusers import WanPipeline{imported}
+from diffusers import WanPipeline
+from diffusers.utils import export_to_video{imported}
 
 pipeline = WanPipeline.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
 pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
-video = pipeline("what the video is to show").frames[0]
+video = pipeline(
+    "what the video is to show",
+{arguments}
+).frames[0]
+export_to_video(video, "video.mp4", fps={8 if bundled else 16})  # needs opencv-python or imageio
 ```
 
 `{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.

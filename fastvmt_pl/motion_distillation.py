@@ -258,7 +258,8 @@ class MotionDistillation(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the position and the moving average."""
         ema = None if self.ema is None else self.ema.state_dict()
-        state = {"num_batches": self.num_batches, "batch_size": self.batch_size, "ema": ema}
+        shape = tuple(self.trainer.datamodule.shape)  # type: ignore[attr-defined]
+        state = {"num_batches": self.num_batches, "batch_size": self.batch_size, "shape": shape, "ema": ema}
         checkpoint["motion_distillation"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

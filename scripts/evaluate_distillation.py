@@ -152,6 +152,8 @@ class Motion:
             frames, seconds = self._sampled(WanBackbone(dtype=self.dtype, loras=loras))
         else:
             cli = self.transfer(model__num_guided_steps=guided_steps, model__backbone__init_args__loras=loras)
+            cli.model.backbone.lora_model(), cli.model.backbone.vae
+            cli.model.backbone.embed_prompts(["", *cli.datamodule.prompts, cli.model.negative_prompt])
             begun = time.perf_counter()
             cli.trainer.fit(cli.model, cli.datamodule)
             frames, seconds = cli.model.result.frames, time.perf_counter() - begun
@@ -221,6 +223,8 @@ def main(
         dtype: Precision of the transformer.
         options: Settings of the training that differ from the shipped ones, by their names in its config.
     """
+    if num_steps % num_evaluations:
+        raise ValueError(f"num_steps is {num_steps} and num_evaluations {num_evaluations}; use a divisor of the first")
     world = ToyWorld(SEEDS[split], num_objects=1, camera=False, paths=MOVING)
     motions = [
         Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype)

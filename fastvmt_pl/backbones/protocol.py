@@ -62,6 +62,9 @@ class Backbone(Protocol):
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of a video."""
 
+    def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
+        """Return frames, height and width of the video that latents stand for."""
+
     def token_grid(self, latents: Latents) -> tuple[int, int]:
         """Return the rows and columns of tokens in each latent frame."""
 

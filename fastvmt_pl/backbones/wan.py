@@ -153,6 +153,11 @@ class WanBackbone(Backbone):
         frames = (num_frames - 1) // self.temporal_factor + 1
         return self.latent_channels, frames, height // self.spatial_factor, width // self.spatial_factor
 
+    def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
+        """Return frames, height and width of the video that latents stand for."""
+        _, frames, height, width = latent_shape
+        return (frames - 1) * self.temporal_factor + 1, height * self.spatial_factor, width * self.spatial_factor
+
     def token_grid(self, latents: Latents) -> tuple[int, int]:
         """Return the rows and columns of tokens in each latent frame."""
         return latents.shape[-2] // self.patch_size[1], latents.shape[-1] // self.patch_size[2]

@@ -44,12 +44,14 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
     with module.for_sampling():
         adapter = read_adapter(module.backbone.lora_model())
     shards = read_index(data.folder) if (data.folder / INDEX).exists() else []
-    previews = state["callbacks"].get("LoraPreviews") or {"last": None, "prompts": []}
+    previews = state["callbacks"].get("LoraPreviews") or {"last": None, "prompts": [], "sampling": {}}
     video, scores = previews["last"] or (None, {})
     training = Training(
         source=data.source,
         num_steps=state["global_step"],
         batch_size=state["motion_distillation"]["batch_size"],
+        shape=module.backbone.video_shape(state["motion_distillation"]["shape"]),
+        sampling=previews["sampling"],
         clip_hash=next((shard.sha256 for shard in shards if shard.source == "clip"), None),
         prompts=previews["prompts"],
         scores=scores,

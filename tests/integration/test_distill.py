@@ -60,9 +60,11 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     for fact in (shards["clip.tar"].sha256, DIFFUSERS_FILE, ORIGINAL_FILE, "4 x 2", "flow error"):
         assert fact in card
     code = card.split("```python\n")[1].split("```")[0]
-    loading = code.split("video = ")[0].replace("path/to/this/folder", str(lora)).replace('"cuda"', '"cpu"')
-    exec(loading.replace("bfloat16", "float32"), found := {})
+    for old, new in (("path/to/this/folder", str(lora)), ('"cuda"', '"cpu"'), ("bfloat16", "float32")):
+        code = code.replace(old, new)
+    exec(code.rsplit("export_to_video(", 1)[0], found := {})  # which needs one more package
     pipeline = found["pipeline"]
+    assert found["video"].shape == (5, 48, 48, 3)
     options = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 1, "output_type": "latent"}
     draw = {"generator": torch.Generator().manual_seed(0), **options}
     adapted = pipeline(CAPTION, **draw).frames
@@ -167,7 +169,9 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, t
     succeed("train", *args, "--trainer.max_epochs", "1", "--trainer.default_root_dir", "logged")
     folder = Path("logged/lightning_logs/version_0")
     succeed("export", folder / "checkpoints" / "last.ckpt", folder / "config.yaml", "exported")
-    assert "2 x 2" in Path("exported/README.md").read_text()
+    card = Path("exported/README.md").read_text()
+    assert "2 x 2" in card
+    assert "clip and then" not in card
     assert "does not exist" in refused("encode", '["no.tar"]', "data")
     pack("bad.tar", one__mp4=b"no video", one__txt=caption)
     assert "no video can be used" in refused("encode", '["bad.tar"]', "other", *size)

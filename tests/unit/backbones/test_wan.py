@@ -225,3 +225,8 @@ def test_a_damaged_config_is_named(copied, name):
     (copied / name).write_text("{")
     with pytest.raises(ValueError, match=name):
         WanBackbone(str(copied))
+
+
+@pytest.mark.parametrize("video", [(17, 48, 48), (5, 64, 32)])
+def test_the_shape_of_latents_tells_that_of_the_video(backbone, video):
+    assert backbone.video_shape(backbone.latent_shape(*video)) == video
