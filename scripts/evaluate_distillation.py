@@ -26,7 +26,8 @@ from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import CONFIGS, as_arguments
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import ToyClip, ToyWorld
-from fastvmt_pl.datamodules.distillation import Source, read_index
+from fastvmt_pl.datamodules.distillation import Source
+from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
 from fastvmt_pl.files import written_whole

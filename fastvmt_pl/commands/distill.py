@@ -23,7 +23,8 @@ from fastvmt_pl.commands.options import (
 )
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import check_file
-from fastvmt_pl.datamodules.distillation import Source, read_index
+from fastvmt_pl.datamodules.distillation import Source
+from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.motion_distillation import Objective
 
 NUM_PREVIEWS = 4

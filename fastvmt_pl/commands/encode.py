@@ -10,7 +10,7 @@ from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.options import default_config, parse_device, parse_size
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
-from fastvmt_pl.datamodules.distillation import INDEX, Shard, read_index, write_index
+from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 
 
 def encode(

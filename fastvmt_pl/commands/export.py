@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fastvmt_pl.datamodules import DistillationDataModule
-from fastvmt_pl.datamodules.distillation import INDEX, read_index
+from fastvmt_pl.datamodules.shard_index import INDEX, read_index
 from fastvmt_pl.lora import read_adapter
 from fastvmt_pl.lora_card import Training, export_lora
 from fastvmt_pl.motion_distillation import MotionDistillation

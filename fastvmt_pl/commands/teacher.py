@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from fastvmt_pl.callbacks import TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.datamodules import Sample, without_padding, write_shard
-from fastvmt_pl.datamodules.distillation import INDEX, Shard, read_index, write_index
+from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.measure import motion_of, relative_flow_error
 from fastvmt_pl.motion_transfer import MotionTransfer
 

@@ -14,7 +14,7 @@ from fastvmt_pl.cli import main
 from fastvmt_pl.commands.lightning import DistillCLI
 from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
 from fastvmt_pl.datamodules import read_clip
-from fastvmt_pl.datamodules.distillation import read_index
+from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
 from fastvmt_pl.motion_distillation import MotionDistillation

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.commands.options import CONFIGS
 from fastvmt_pl.datamodules import Sample, write_shard
-from fastvmt_pl.datamodules.distillation import Shard, write_index
+from fastvmt_pl.datamodules.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE
 
 pytestmark = pytest.mark.processes

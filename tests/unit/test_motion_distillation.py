@@ -8,7 +8,7 @@ from torch.optim import SGD, AdamW
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.datamodules import DistillationDataModule, Sample, write_shard
-from fastvmt_pl.datamodules.distillation import Shard, write_index
+from fastvmt_pl.datamodules.shard_index import Shard, write_index
 from fastvmt_pl.jobs import DistillationBatch
 from fastvmt_pl.lora import without_lora
 from fastvmt_pl.motion_distillation import MotionDistillation, spread

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
 from fastvmt_pl.callbacks.lora_previews import Preview
 from fastvmt_pl.datamodules import DistillationDataModule, Sample, read_clip, write_shard
-from fastvmt_pl.datamodules.distillation import Shard, write_index
+from fastvmt_pl.datamodules.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_distillation import MotionDistillation
