@@ -1,6 +1,7 @@
 """The command line: which command, and how it ends."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
-from torch.distributed import destroy_process_group, is_initialized
+from torch.distributed import get_backend, is_initialized
 
 from fastvmt_pl.commands.distill import distill
 from fastvmt_pl.commands.encode import encode
@@ -121,9 +122,10 @@ def main(args: list[str] | None = None) -> int:
         return _report(RuntimeError(f"a file of weights is damaged ({error}); fetch the model again"), 1, debug)
     except (RuntimeError, OSError) as error:
         return _report(error, 1, debug)
-    finally:
-        if is_initialized():  # gloo's threads, left to the interpreter's end, abort a process now and then
-            destroy_process_group()
+    if is_initialized() and get_backend() == "gloo":  # whose threads now and then abort a process that ends as usual
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
