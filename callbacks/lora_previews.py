@@ -17,9 +17,8 @@ from fastvmt_pl.lora import without_lora
 from fastvmt_pl.measure import motion_of, relative_flow_error
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_distillation import MotionDistillation
-from fastvmt_pl.motion_transfer import to_frames
 from fastvmt_pl.sampling import flow_matching_sigmas, sample
-from fastvmt_pl.video import enlarge, side_by_side, write_video
+from fastvmt_pl.video import enlarge, side_by_side, to_frames, write_video
 
 
 class Preview(NamedTuple):

@@ -10,8 +10,8 @@ from torch import Tensor
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.measure import motion_of
 from fastvmt_pl.motion import MotionTarget
-from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
-from fastvmt_pl.video import enlarge, flow_picture, side_by_side, write_picture, write_video
+from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.video import enlarge, flow_picture, side_by_side, to_frames, write_picture, write_video
 
 from .gradient_cache import GradientCache
 

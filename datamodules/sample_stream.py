@@ -71,7 +71,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
         number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         end = (self.first // self.num_batches + 1) * self.num_batches
         mine = {
-            (batch * self.num_processes + self.rank) * self.batch_size + place: batch
+            (batch * self.num_processes + self.rank) * self.batch_size + place
             for batch in range(self.first + number, end, num_workers)
             for place in range(self.batch_size)
         }

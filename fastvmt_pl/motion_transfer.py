@@ -5,19 +5,19 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.protocol import Backbone, Latents, Video
+from fastvmt_pl.backbones.protocol import Backbone, Latents
 from fastvmt_pl.jobs import TransferJobs, TransferResult
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
 from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
+from fastvmt_pl.video import to_frames
 
 WAN_NEGATIVE_PROMPT = (
     "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
@@ -338,12 +338,6 @@ class MotionTransfer(LightningModule):
         self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
         self.trajectory = state["trajectory"]
         torch.set_rng_state(state["random_state"])
-
-
-def to_frames(video: Video) -> UInt8[Tensor, "jobs frames height width 3"]:
-    """Turn videos of -1 to 1 into pictures of 0 to 255, on the CPU."""
-    pictures: Float[Tensor, "jobs frames height width 3"] = rearrange(video, "b c f h w -> b f h w c")
-    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def _check(holds: bool, otherwise: str) -> None:

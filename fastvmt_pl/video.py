@@ -1,4 +1,4 @@
-"""Write videos and pictures, whole or not at all."""
+"""Turn videos into pictures, and write both, whole or not at all."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,10 +12,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from fastvmt_pl.backbones.protocol import Video
 from fastvmt_pl.files import written_whole
 
 MIN_SIDE = 240
 """Shorter side in pixels up to which small videos are enlarged, in whole multiples, to be looked at."""
+
+
+def to_frames(video: Video) -> UInt8[Tensor, "jobs frames height width 3"]:
+    """Turn videos of -1 to 1 into pictures of 0 to 255, on the CPU."""
+    pictures: Float[Tensor, "jobs frames height width 3"] = rearrange(video, "b c f h w -> b f h w c")
+    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def enlarge(frames: UInt8[Tensor, "frames height width 3"]) -> UInt8[Tensor, "frames larger_height larger_width 3"]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from benchmark.measure import hardware
 from evaluate_transfer import MOVING, SHARES, Job, interval_of_mean
 from jsonargparse import auto_cli
@@ -23,7 +24,7 @@ from lightning import Callback, LightningModule, Trainer
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, as_arguments
+from fastvmt_pl.commands.options import CONFIGS, as_arguments, claim_folder
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import ToyClip, ToyWorld
 from fastvmt_pl.datamodules.distillation import Source
@@ -33,9 +34,9 @@ from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prom
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
-from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
+from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample
-from fastvmt_pl.video import write_video
+from fastvmt_pl.video import to_frames, write_video
 
 SEEDS = {"tuning": 200, "test": 201}
 FIRST_SEED = 5000
@@ -153,8 +154,7 @@ class Motion:
             frames, seconds = self._sampled(WanBackbone(dtype=self.dtype, loras=loras))
         else:
             cli = self.transfer(model__num_guided_steps=guided_steps, model__backbone__init_args__loras=loras)
-            cli.model.backbone.lora_model(), cli.model.backbone.vae
-            cli.model.backbone.embed_prompts(["", *cli.datamodule.prompts, cli.model.negative_prompt])
+            _read(cli.model.backbone, ["", *cli.datamodule.prompts, cli.model.negative_prompt])
             begun = time.perf_counter()
             cli.trainer.fit(cli.model, cli.datamodule)
             frames, seconds = cli.model.result.frames, time.perf_counter() - begun
@@ -171,12 +171,17 @@ class Motion:
     def _sampled(self, backbone: WanBackbone) -> tuple[torch.Tensor, float]:
         module: MotionTransfer = self.transfer(model__num_guided_steps=0).model
         prompts, seeds = [job.prompt for job in self.jobs], [FIRST_SEED + number for number in range(len(self.jobs))]
-        backbone.embed_prompts([*prompts, module.negative_prompt])
-        backbone.lora_model(), backbone.vae
+        _read(backbone, [*prompts, module.negative_prompt])
         begun = time.perf_counter()
         shape = backbone.latent_shape(len(self.clip.frames), *self.clip.frames.shape[1:3])
         latents = sample(backbone, prompts, seeds, shape, module.sigmas, module.guidance_scale, module.negative_prompt)
         return to_frames(backbone.decode(latents)), time.perf_counter() - begun
+
+
+def _read(backbone: WanBackbone, prompts: list[str]) -> None:
+    """Read the weights and embed the prompts, which would otherwise be done when they are first used: on the clock."""
+    backbone.embed_prompts(prompts)
+    _ = backbone.transformer, backbone.vae
 
 
 def _row(name: str, motions: Sequence[Motion], size: str) -> str:
@@ -226,6 +231,10 @@ def main(
     """
     if num_steps % num_evaluations:
         raise ValueError(f"num_steps is {num_steps} and num_evaluations {num_evaluations}; use a divisor of the first")
+    settings = {"num_judged": num_judged, "num_prompts": num_prompts, "num_steps": num_steps, "split": split}
+    settings |= {"num_evaluations": num_evaluations, "fewer_guided_steps": fewer_guided_steps, "dtype": dtype}
+    settings |= {"max_flow_error": max_flow_error, "options": options}
+    claim_folder(output, config=yaml.safe_dump(settings))  # what is kept there was made with the same ones
     world = ToyWorld(SEEDS[split], num_objects=1, camera=False, paths=MOVING)
     motions = [
         Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype)

@@ -21,9 +21,9 @@ from fastvmt_pl.commands.options import (
     slug,
 )
 from fastvmt_pl.datamodules import MotionDataModule
-from fastvmt_pl.motion_transfer import MotionTransfer, to_frames
+from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample as draw
-from fastvmt_pl.video import enlarge, write_video
+from fastvmt_pl.video import enlarge, to_frames, write_video
 
 
 def sample(

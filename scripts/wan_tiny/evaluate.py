@@ -15,8 +15,7 @@ from jsonargparse import auto_cli
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.datamodules.toy_tracker import score
 from fastvmt_pl.datamodules.toy_world import ToyWorld, combinations, prompt_for
-from fastvmt_pl.motion_transfer import to_frames
-from fastvmt_pl.video import enlarge, write_picture
+from fastvmt_pl.video import enlarge, to_frames, write_picture
 
 UNSEEN_SEED = 2
 
