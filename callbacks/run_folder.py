@@ -19,8 +19,9 @@ from .gradient_cache import GradientCache
 class RunFolder(Callback):
     """Writes a transfer's results to a folder when it is done, ``metrics.json`` last.
 
-    Of one job: ``output.mp4``, ``baseline.mp4``, ``comparison.mp4`` (reference, baseline and output side by side),
-    ``flow_reference.png`` and ``flow_output.png``. Of several: a sub-folder ``000``, ``001`` and so on for each.
+    Of one job: ``output.mp4``, ``reference.mp4`` (the clip as it was read), ``baseline.mp4``, ``comparison.mp4`` (all
+    three), ``flow_reference.png`` and ``flow_output.png``. Of several: a sub-folder ``000``, ``001`` and so on for
+    each.
 
     Args:
         folder: Where to write; ``None`` is the folder of the trainer's logs.
@@ -67,10 +68,11 @@ class RunFolder(Callback):
         jobs = []
         for number, prompt in enumerate(data.jobs.prompts):
             folder = self.folder if len(data.jobs.prompts) == 1 else self.folder / f"{number:03d}"
-            videos = {"output": result.frames[number]}
+            videos = {"reference": reference[number]}
             if result.baseline is not None:
-                videos = {"baseline": result.baseline[number], **videos}
-            comparison = side_by_side([reference[number], *videos.values()])
+                videos["baseline"] = result.baseline[number]
+            videos["output"] = result.frames[number]
+            comparison = side_by_side(list(videos.values()))
             for name, frames in {**videos, "comparison": comparison}.items():
                 write_video(folder / f"{name}.mp4", enlarge(frames), data.clips[number].fps)
             self._write_flow(folder / "flow_reference.png", reference_flow, number, reference[number])

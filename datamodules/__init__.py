@@ -3,6 +3,7 @@
 from .clips import Clip, ClipError, check_file, read_clip
 from .distillation import DistillationDataModule
 from .motion import MotionDataModule
+from .pairs import Pair, align, read_pair
 from .shards import Sample, read_shards, read_videos, without_padding, write_shard
 from .toy_world import ToyClip, ToyWorld
 
@@ -11,11 +12,14 @@ __all__ = [
     "ClipError",
     "DistillationDataModule",
     "MotionDataModule",
+    "Pair",
     "Sample",
     "ToyClip",
     "ToyWorld",
+    "align",
     "check_file",
     "read_clip",
+    "read_pair",
     "read_shards",
     "read_videos",
     "without_padding",

@@ -71,7 +71,7 @@ def read_clip(
         ClipError: If the file is not a whole video, or the interval has too few frames.
     """
     path = check_file(path)
-    reader = _Reader(path)
+    reader = ClipReader(path)
     first = round(start * reader.fps)
     last = reader.num_frames if end is None else min(reader.num_frames, round(end * reader.fps))
     indices = _choose(path, num_frames, first, last, stride)
@@ -117,7 +117,7 @@ def _choose(path: Path, num_frames: int, first: int, last: int, stride: int | No
 _DECORD_ERROR: type[Exception] = RuntimeError if decord is None else decord.DECORDError
 
 
-class _Reader:
+class ClipReader:
     """A video file open in decord, or decoded by PyAV where decord is missing or fails."""
 
     def __init__(self, path: Path) -> None:
@@ -134,6 +134,7 @@ class _Reader:
             raise ClipError(f"clip {path} states no frame rate; convert it to mp4 first")
 
     def read(self, indices: list[int]) -> UInt8[Tensor, "frames height width 3"]:
+        """Return frames by their numbers, which may come more than once."""
         if self.reader is not None:
             try:
                 return torch.from_numpy(self.reader.get_batch(indices).asnumpy())

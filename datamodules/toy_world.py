@@ -154,9 +154,9 @@ class ToyWorld:
         kinds = tuple(draw.choice(self.paths) for _ in objects)
         trajectories: list[Tensor] = []
         for kind in kinds:  # what is still in the world moves on the screen as the background does
-            trajectories.append(_place(draw, pan if kind == "still" else _motion(draw, kind), trajectories))
+            trajectories.append(place(draw, pan if kind == "still" else _motion(draw, kind), trajectories))
         stacked = torch.stack(trajectories)
-        frames = _render(draw, objects, background, stacked, pan)
+        frames = render(draw, objects, background, stacked, pan)
         return ToyClip(frames, prompt_for(objects, background), tuple(objects), background, kinds, stacked, pan)
 
 
@@ -181,7 +181,7 @@ def _motion(draw: random.Random, kind: Path) -> Float[Tensor, "frames 2"]:
     return track - track[:1]
 
 
-def _place(draw: random.Random, motion: Float[Tensor, "frames 2"], others: list[Tensor]) -> Float[Tensor, "frames 2"]:
+def place(draw: random.Random, motion: Float[Tensor, "frames 2"], others: list[Tensor]) -> Float[Tensor, "frames 2"]:
     """Put a motion somewhere in the allowed field, away from other objects: the best of four draws."""
     low = MARGIN * (SIZE - 1) - motion.amin(0)
     room = ((1 - 2 * MARGIN) * (SIZE - 1) - (motion.amax(0) - motion.amin(0))).clamp(min=0.0)
@@ -205,7 +205,7 @@ def _signed_distance(shape: Shape, radius: float, offset: Float[Tensor, "*axes 2
     return torch.minimum(*bars)
 
 
-def _render(
+def render(
     draw: random.Random,
     objects: Sequence[Appearance],
     background: str,

@@ -22,7 +22,7 @@ def colour_histogram(frames: Frames) -> Float[Tensor, "colours"]:
     return counts / counts.sum()
 
 
-def appearance_leak(frames: Frames, baseline: Frames, reference: Frames) -> float:
+def appearance_leak(frames: Frames, baseline: Frames | None, reference: Frames) -> float:
     """Return how much nearer a video's colours are to a reference's than those of a baseline are.
 
     Nearness is the overlap of two colour histograms (Swain and Ballard, Color Indexing, 1991). 0 is no nearer than the
@@ -30,9 +30,13 @@ def appearance_leak(frames: Frames, baseline: Frames, reference: Frames) -> floa
 
     Args:
         frames: The video.
-        baseline: A video of the same prompt that knows nothing of the reference.
+        baseline: A video of the same prompt that knows nothing of the reference; without one, what the prompt and the
+            reference have in common counts as leaked.
         reference: The reference clip.
     """
-    made, plain, wanted = (colour_histogram(video) for video in (frames, baseline, reference))
-    overlap, before = (float(torch.minimum(x, wanted).sum()) for x in (made, plain))
+    wanted = colour_histogram(reference)
+    overlap, before = (
+        0.0 if video is None else float(torch.minimum(colour_histogram(video), wanted).sum())
+        for video in (frames, baseline)
+    )
     return max(0.0, (overlap - before) / max(1 - before, 1e-6))

@@ -5,7 +5,8 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from inspect import signature
+from typing import Any, NamedTuple, get_args, get_origin
 
 import jsonargparse
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -14,6 +15,7 @@ from torch.distributed import get_backend, is_initialized
 
 from fastvmt_pl.commands.distill import distill
 from fastvmt_pl.commands.encode import encode
+from fastvmt_pl.commands.evaluate import evaluate
 from fastvmt_pl.commands.export import export
 from fastvmt_pl.commands.lightning import FitCLI, TrainCLI
 from fastvmt_pl.commands.sample import sample
@@ -31,14 +33,18 @@ class HyphenParser(jsonargparse.ArgumentParser):
 
 
 def run_function(function: Callable[..., Any], command: "Command", args: list[str]) -> None:
-    """Run a function from the command line, its parameters being the options."""
+    """Run a function from the command line: its parameters are the options; a list that it needs takes many words."""
     parser = HyphenParser(
         prog=f"fastvmt {function.__name__}",
         description=f"{command.summary}\n\n{command.detail}",
         exit_on_error=False,
         print_config=None,
     )
-    parser.add_function_arguments(function, as_group=False, as_positional=True, fail_untyped=True)
+    needed = {name: each for name, each in signature(function).parameters.items() if each.default is each.empty}
+    lists = {name: get_args(each.annotation) for name, each in needed.items() if get_origin(each.annotation) is list}
+    for name, (kind,) in lists.items():
+        parser.add_argument(name, type=kind, nargs="+")
+    parser.add_function_arguments(function, as_group=False, as_positional=True, fail_untyped=True, skip=set(lists))
     function(**parser.instantiate_classes(parser.parse_args(args)).as_dict())
 
 
@@ -79,7 +85,7 @@ fastvmt sample "a blue cross on a navy background" --lora runs/motion/lora
     "encode": Command(
         "Encode videos and captions of your own into a data folder for fastvmt train.",
         """Videos and captions that cannot be used are named, counted and left out. Example:
-fastvmt encode '["videos.tar"]' data --size 480x832
+fastvmt encode videos.tar data --size 480x832
 """,
         encode,
     ),
@@ -89,6 +95,17 @@ fastvmt encode '["videos.tar"]' data --size 480x832
 fastvmt export runs/motion/checkpoints/last.ckpt runs/motion/config.yaml loras/motion
 """,
         export,
+    ),
+    "evaluate": Command(
+        "Score how well videos follow the motion of their references.",
+        """Takes a reference and a video, or run folders and tables (CSV or JSONL with reference and output, and if
+wanted baseline and prompt); prints a table and writes JSON. Pairs that cannot be read are named, and the exit code is
+1. Videos are compared by the clock, from their beginnings to the shorter's end, at the lower of their rates; the middle
+of the reference is cropped to the video's shape. Examples:
+fastvmt evaluate clip.mp4 output.mp4
+fastvmt evaluate runs/a runs/b --output scores.json
+""",
+        evaluate,
     ),
     "fit": Command("Transfer as a LightningCLI: every setting of every class, from YAML and options.", "", FitCLI),
     "train": Command("Training of a LoRA on a data folder that is there, as a LightningCLI.", "", TrainCLI),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -168,9 +169,15 @@ class Motion:
         with written_whole(self.path) as path:
             path.write_text(json.dumps(self.results, indent=1))
 
-    def _sampled(self, backbone: WanBackbone) -> tuple[torch.Tensor, float]:
+    def time_fused(self, file: Path, num_repeats: int) -> float:
+        """Return the time of sampling a video with a LoRA as a share of that without, the median of runs in turn."""
+        plain, fused = WanBackbone(dtype=self.dtype), WanBackbone(dtype=self.dtype, loras={str(file): 1.0})
+        return median(self._sampled(fused, 1)[1] / self._sampled(plain, 1)[1] for _ in range(num_repeats))
+
+    def _sampled(self, backbone: WanBackbone, num_videos: int | None = None) -> tuple[torch.Tensor, float]:
         module: MotionTransfer = self.transfer(model__num_guided_steps=0).model
-        prompts, seeds = [job.prompt for job in self.jobs], [FIRST_SEED + number for number in range(len(self.jobs))]
+        prompts = [job.prompt for job in self.jobs[:num_videos]]
+        seeds = [FIRST_SEED + number for number in range(len(prompts))]
         _read(backbone, [*prompts, module.negative_prompt])
         begun = time.perf_counter()
         shape = backbone.latent_shape(len(self.clip.frames), *self.clip.frames.shape[1:3])
@@ -194,7 +201,7 @@ def _row(name: str, motions: Sequence[Motion], size: str) -> str:
         columns.append(form.format(*interval_of_mean(torch.tensor(values))))
     guided = [one["path_error"] for motion in motions for one in motion.results["guided"]["scores"]]
     less = torch.tensor([one.path_error for one in scores]) - torch.tensor(guided)
-    seconds = sum(result["seconds"] for result in results) / len(results)
+    seconds = median(result["seconds"] for result in results)
     paired = "" if name == "guided" else "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(less))
     return f"| {name} | {' | '.join(columns)} | {paired} | {seconds:.2f} | {size} |"
 
@@ -204,11 +211,12 @@ def main(
     num_motions: int = 6,
     num_judged: int = 8,
     num_prompts: int = 24,
-    num_steps: int = 100,
-    num_evaluations: int = 2,
+    num_steps: int = 120,
+    num_evaluations: int = 3,
     sources: Sequence[Source] = ("samples", "clip", "mix"),
     fewer_guided_steps: int = 5,
     max_flow_error: float = 0.7,
+    num_repeats: int = 5,
     split: Literal["tuning", "test"] = "test",
     dtype: Precision = "bfloat16",
     options: dict[str, Any] | None = None,
@@ -225,6 +233,7 @@ def main(
         sources: What to learn from.
         fewer_guided_steps: Guided steps when a LoRA is the start of a guided transfer, and without it to compare.
         max_flow_error: Samples that move less like the clip are dropped.
+        num_repeats: Runs to time sampling by.
         split: Motions that nothing was chosen on, or those for tuning.
         dtype: Precision of the transformer.
         options: Settings of the training that differ from the shipped ones, by their names in its config.
@@ -264,6 +273,8 @@ def main(
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for name in names:
         print(_row(name, motions, sizes.get(name, "")), flush=True)
+    share = motions[0].time_fused(file, num_repeats)
+    print(f"\nA video with a fused LoRA takes {share:.3f} of the time without (median of {num_repeats} in turn).")
 
 
 if __name__ == "__main__":

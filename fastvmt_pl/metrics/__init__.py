@@ -1,5 +1,14 @@
 """Losses and scores of motion transfer as torchmetrics metrics."""
 
 from fastvmt_pl.metrics.motion import MotionFlowLoss, MotionLoss, WindowLoss
+from fastvmt_pl.metrics.video import AppearanceLeak, FlowEndpointError, MotionFidelity, TemporalConsistency
 
-__all__ = ["MotionFlowLoss", "MotionLoss", "WindowLoss"]
+__all__ = [
+    "AppearanceLeak",
+    "FlowEndpointError",
+    "MotionFidelity",
+    "MotionFlowLoss",
+    "MotionLoss",
+    "TemporalConsistency",
+    "WindowLoss",
+]

@@ -25,6 +25,7 @@ SMALL = ["--num-frames", "5", "--size", "48x48", "--steps", "3", "--guided-steps
 RESULTS = {
     "output.mp4",
     "baseline.mp4",
+    "reference.mp4",
     "comparison.mp4",
     "flow_reference.png",
     "flow_output.png",
@@ -50,7 +51,7 @@ def changed_model(tmp_path, change):
 
 
 def test_a_command_is_needed_and_known(refused, capsys):
-    assert "use transfer, distill, sample, encode, export, fit, train" in refused("transform")
+    assert "use transfer, distill, sample, encode, export, evaluate, fit, train" in refused("transform")
     assert main([]) == 0
     assert "transfer" in capsys.readouterr().out
 

@@ -154,14 +154,14 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, t
     video, caption = Path(clip).read_bytes(), CAPTION.encode()
     pack("a.tar", one__mp4=video, one__txt=caption, two__mp4=video[:900], two__txt=caption, three__mp4=video)
     pack("b.tar", one__mp4=video, one__txt=caption, two__mp4=video, two__txt=b" ")
-    tars, size = json.dumps(["a.tar", "b.tar"]), SIZE
-    said = succeed("encode", tars, "data", *size).out
+    tars, size = ("a.tar", "b.tar"), SIZE
+    said = succeed("encode", *tars, "data", *size).out
     assert "a.tar: 1 videos encoded, 2 skipped" in said
     assert "b.tar: 1 videos encoded, 1 skipped" in said
     assert "three: no txt" in said
     assert "two: its caption is empty" in said
-    assert succeed("encode", tars, "data", *size).out == ""  # nothing is done twice
-    assert "choose another --output" in refused("encode", tars, "data", *size[:2], "--size", "64x48")
+    assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
+    assert "choose another --output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
     succeed("train", *args, "--trainer.max_epochs", "1", "--trainer.logger", "false")
     assert Path("lora", DIFFUSERS_FILE).exists()
@@ -172,9 +172,9 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, t
     card = Path("exported/README.md").read_text()
     assert "2 x 2" in card
     assert "clip and then" not in card
-    assert "does not exist" in refused("encode", '["no.tar"]', "data")
+    assert "does not exist" in refused("encode", "no.tar", "data")
     pack("bad.tar", one__mp4=b"no video", one__txt=caption)
-    assert "no video can be used" in refused("encode", '["bad.tar"]', "other", *size)
+    assert "no video can be used" in refused("encode", "bad.tar", "other", *size)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -1,0 +1,153 @@
+"""``fastvmt evaluate``: how well videos follow the motion of their references."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import Progress
+
+from fastvmt_pl.commands.pairs import PairFiles, find_pairs
+from fastvmt_pl.datamodules import check_file, read_pair
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.metrics.clip import ClipEmbedder
+from fastvmt_pl.metrics.scores import BETTER, score_video
+from fastvmt_pl.tracking import DenseFlow, LucasKanade, Tracker
+from fastvmt_pl.tracking.cotracker import CoTracker
+
+Result = dict[str, Any]
+VERSION = 1
+"""Part of every file: raised when a score changes its meaning."""
+
+
+def evaluate(
+    inputs: list[str],
+    output: Path = Path("evaluation.json"),
+    tracker: Literal["lucas_kanade", "dense_flow", "cotracker"] = "lucas_kanade",
+    cotracker_checkpoint: Path | None = None,
+    clip_model: str | None = None,
+    reconstruction: bool = False,
+    device: str = "cpu",
+) -> list[Result]:
+    """Score how well videos follow the motion of their references.
+
+    Args:
+        inputs: A reference and a video; or run folders and tables (CSV or JSONL with reference and output, and if
+            wanted baseline and prompt).
+        output: JSON file for the scores; pairs that it holds already are not scored again.
+        tracker: What follows points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
+        cotracker_checkpoint: File of CoTracker's weights.
+        clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
+        reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
+        device: Where CoTracker and CLIP run.
+
+    Returns:
+        The files of each pair with its scores, or with why it has none.
+
+    Raises:
+        ValueError: If the inputs or settings cannot be used.
+        RuntimeError: If some pairs could not be scored; the others are.
+    """
+    pairs = find_pairs(inputs)
+    settings = {"version": VERSION, "tracker": tracker, "clip_model": clip_model, "reconstruction": reconstruction}
+    kept = _read(output, settings, pairs)
+    follow = _tracker(tracker, cotracker_checkpoint, device)
+    clip = None if clip_model is None else ClipEmbedder(clip_model, device)
+
+    def score(pair: PairFiles) -> dict[str, float]:
+        both = read_pair(pair.reference, pair.output)
+        baseline = None if pair.baseline is None else read_pair(pair.reference, pair.baseline)
+        return score_video(
+            both.reference,
+            both.output,
+            follow,
+            baseline=None if baseline is None else baseline.output,
+            reconstruction=reconstruction,
+            clip=clip,
+            prompt=pair.prompt,
+        )
+
+    results: list[Result] = []
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for pair in progress.track(pairs, description="scoring"):
+            results.append(_result(pair, kept, score))
+            with written_whole(output) as path:
+                path.write_text(json.dumps({"settings": settings, "pairs": results}, indent=1) + "\n")
+    print(table(results))
+    print(f"\nthe scores lie in {output}")
+    failed = [one for one in results if "error" in one]
+    if failed:
+        reasons = "; ".join(one["error"] for one in failed[:3])
+        raise RuntimeError(f"{len(failed)} of {len(results)} pairs could not be scored: {reasons}; all are in {output}")
+    return results
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the scores as a Markdown table with their means; an arrow says which way a score gets better."""
+    scored = [one["scores"] for one in results if "scores" in one]
+    names = [name for name in BETTER if any(name in scores for scores in scored)]
+    arrows = {"higher": "↑", "lower": "↓"}
+    head = ["video", *(f"{name} {arrows[BETTER[name]]}" for name in names)]
+    rows = [[one["output"], *_cells(one.get("scores", {}), names)] for one in results]
+    means = {name: _mean([scores[name] for scores in scored if scores.get(name) is not None]) for name in names}
+    rows += [["mean", *_cells(means, names)]] if len(rows) > 1 else []
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _cells(scores: dict[str, float | None], names: Sequence[str]) -> list[str]:
+    values = [scores.get(name) for name in names]
+    return ["" if value is None else f"{value:.3f}" for value in values]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
+    if name == "cotracker":
+        if checkpoint is None:
+            raise ValueError("CoTracker needs its weights; give --cotracker-checkpoint")
+        return CoTracker(checkpoint, device=device)
+    return LucasKanade() if name == "lucas_kanade" else DenseFlow()
+
+
+def _read(output: Path, settings: dict[str, Any], pairs: Sequence[PairFiles]) -> dict[str, Result]:
+    """Return what a file holds of this evaluation, by its key."""
+    if not output.exists():
+        return {}
+    try:
+        content = json.loads(output.read_text())
+        held = {one["key"]: one for one in content["pairs"]}
+        same = content["settings"] == settings
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{output} is in use and holds no evaluation; choose another --output") from error
+    asked = {str(pair.output) for pair in pairs}
+    if not same or not {one["output"] for one in held.values()} <= asked:
+        raise ValueError(f"{output} holds an evaluation of other videos or settings; choose another --output")
+    return {key: one for key, one in held.items() if "scores" in one}
+
+
+def _result(pair: PairFiles, kept: dict[str, Result], score: Callable[[PairFiles], dict[str, float]]) -> Result:
+    """Return a pair's scores, or why it has none."""
+    result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
+    try:
+        key = _key(pair)
+        if key in kept:
+            return {**result, "key": key, "scores": kept[key]["scores"]}
+        scores = {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
+        return {**result, "key": key, "scores": scores}
+    except ValueError as error:
+        return {**result, "key": f"{pair.reference} {pair.output}", "error": str(error)}
+
+
+def _key(pair: PairFiles) -> str:
+    """Return a hash of the contents that a pair's scores depend on."""
+    digest = hashlib.sha256((pair.prompt or "").encode())
+    for path in (pair.reference, pair.output, pair.baseline):
+        digest.update(b"" if path is None else hashlib.sha256(check_file(path).read_bytes()).digest())
+    return digest.hexdigest()

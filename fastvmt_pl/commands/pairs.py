@@ -1,0 +1,80 @@
+"""Which references and videos are to be compared: of two files, of run folders, or of a table."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fastvmt_pl.runs import find_runs
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The files of a pair.
+
+    Attributes:
+        reference: The reference.
+        output: The video.
+        baseline: A video of the same prompt that knows nothing of the reference.
+        prompt: What the video is to show.
+    """
+
+    reference: Path
+    output: Path
+    baseline: Path | None = None
+    prompt: str | None = None
+
+
+def find_pairs(inputs: Sequence[str]) -> list[PairFiles]:
+    """Return the pairs that some arguments stand for: a reference and a video, or run folders and tables.
+
+    Raises:
+        ValueError: If one of them is none of that.
+    """
+    paths = [Path(path) for path in inputs]
+    if len(paths) == 2 and not any(path.is_dir() or path.suffix in (".csv", ".jsonl") for path in paths):
+        return [PairFiles(paths[0], paths[1])]
+    pairs = []
+    for path in paths:
+        if path.suffix in (".csv", ".jsonl"):
+            pairs += _pairs_of_table(path)
+        elif path.is_dir():
+            pairs += _pairs_of_runs(path)
+        else:
+            raise ValueError(f"{path} is no folder and no table; give a reference and a video, run folders, or tables")
+    return pairs
+
+
+def _pairs_of_runs(folder: Path) -> list[PairFiles]:
+    pairs = []
+    for run in find_runs(folder):
+        for job, place in zip(run.metrics["jobs"], run.job_folders, strict=True):
+            baseline = place / "baseline.mp4"
+            files = place / "reference.mp4", place / "output.mp4"
+            pairs.append(PairFiles(*files, baseline if baseline.exists() else None, job["prompt"]))
+    return pairs
+
+
+def _pairs_of_table(path: Path) -> list[PairFiles]:
+    """Read a table; its paths are relative to its own folder."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(x) for x in file if x.strip()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"table {path} cannot be read ({error})") from error
+    if not rows:
+        raise ValueError(f"table {path} is empty; give a row a pair")
+    return [_pair_of_row(path, number, row) for number, row in enumerate(rows, 1)]
+
+
+def _pair_of_row(path: Path, number: int, row: Any) -> PairFiles:
+    known = [field.name for field in fields(PairFiles)]
+    given = {name: value for name, value in row.items() if value} if isinstance(row, dict) else {}
+    if not {"reference", "output"} <= set(given) <= set(known):
+        raise ValueError(
+            f"row {number} of {path} has {', '.join(map(str, given)) or 'nothing'}; "
+            "it needs reference and output, and may have baseline and prompt"
+        )
+    return PairFiles(**{name: value if name == "prompt" else path.parent / value for name, value in given.items()})

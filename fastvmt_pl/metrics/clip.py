@@ -1,0 +1,79 @@
+"""Likeness of frames to a prompt and to each other by CLIP, as papers on motion transfer report it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from transformers import CLIPModel, CLIPProcessor
+
+from fastvmt_pl.metrics.video import VideoMetric
+from fastvmt_pl.tracking.tracks import Frames
+
+
+class ClipEmbedder:
+    """Embeds pictures and texts by CLIP (Radford et al., ICML 2021) through transformers.
+
+    Args:
+        model: A hub id, such as openai/clip-vit-base-patch32, or a local folder, with weights in safetensors.
+        device: Where to run it.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+
+    def __init__(self, model: str, device: str = "cpu") -> None:
+        try:
+            self.model = CLIPModel.from_pretrained(model, use_safetensors=True).to(device).eval()
+            self.processor = CLIPProcessor.from_pretrained(model)
+        except OSError as error:
+            raise ValueError(f"the CLIP model {model} cannot be read ({error}); give a hub id or a folder") from error
+        self.device = device
+
+    @torch.no_grad()
+    def pictures(self, frames: Frames) -> Float[Tensor, "frames dim"]:
+        """Embed pictures."""
+        inputs = self.processor(images=list(frames.numpy()), return_tensors="pt").to(self.device)
+        features: Tensor = self.model.get_image_features(**inputs).pooler_output
+        return features.cpu()
+
+    @torch.no_grad()
+    def text(self, text: str) -> Float[Tensor, "1 dim"]:
+        """Embed a text; what is longer than CLIP reads is cut off."""
+        inputs = self.processor(text=[text], return_tensors="pt", truncation=True).to(self.device)
+        features: Tensor = self.model.get_text_features(**inputs).pooler_output
+        return features.cpu()
+
+
+class ClipMetric(VideoMetric):
+    """A score by CLIP.
+
+    Args:
+        embedder: What embeds pictures and texts.
+        options: Options of every metric.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, embedder: ClipEmbedder, **options: Any) -> None:
+        super().__init__(**options)
+        self.embedder = embedder
+
+
+class ClipTextSimilarity(ClipMetric):
+    """Cosine of each frame and the prompt, averaged over frames: the text similarity of the papers."""
+
+    def update(self, output: Frames, prompt: str) -> None:
+        """Add a video."""
+        similarity = cosine_similarity(self.embedder.pictures(output), self.embedder.text(prompt))
+        self.add(float(similarity.mean()))
+
+
+class ClipFrameSimilarity(ClipMetric):
+    """Cosine of each frame and the next, averaged over frames: the temporal consistency of the papers."""
+
+    def update(self, output: Frames) -> None:
+        """Add a video."""
+        embedded = self.embedder.pictures(output)
+        self.add(float(cosine_similarity(embedded[:-1], embedded[1:]).mean()))

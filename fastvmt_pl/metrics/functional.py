@@ -1,0 +1,158 @@
+"""Scores of finished videos as functions, each with its formula and source.
+
+Axes: ``tracks`` and ``others`` are those of two videos; points and flow are (x, y) in pixels. Both videos of a pair
+have as many frames and one size.
+"""
+
+import math
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from fastvmt_pl.tracking.flow import consistent, dense_flow, pixel_grid, sample_at
+from fastvmt_pl.tracking.tracks import Frames, Tracks
+
+STILL = 0.1
+"""Distance in pixels below which a displacement may be the tracker's noise."""
+
+
+def motion_fidelity(reference: Tracks, output: Tracks, reach: float = math.inf) -> float:
+    r"""Return how well the tracks of two videos agree, both ways: 1 if they are the same, about 0 if unrelated.
+
+    The agreement of a track with another is, over the :math:`m` of its :math:`n` frames in which both are visible,
+
+    .. math::
+        s(u, v) = \frac{m}{n} \cdot \frac{2 \sum_t u_t \cdot v_t + m e^2}{\sum_t |u_t|^2 + \sum_t |v_t|^2 + m e^2}
+
+    with both positions :math:`u` and :math:`v` less their means over these frames, and the noise :math:`e` of
+    :data:`STILL`: 1 if they move alike, 0 if at right angles or if one of the two is still, -1 if they are opposite;
+    two still ones agree. Each track counts with its best match in the other video, and as much as it moves.
+
+    It follows the two-way motion fidelity of Yatim et al. (Space-Time Diffusion Features, CVPR 2024, equation 9), which
+    averages the cosine of the steps from frame to frame over all tracks alike. That one is not a number at a still
+    point, sees neither speed nor hidden points, and a still background hides what moves in front of it.
+
+    Args:
+        reference: Tracks of the reference.
+        output: Tracks of the video.
+        reach: Distance in pixels up to which tracks match, between their mean positions over these frames. Without a
+            limit, the motion may take place anywhere; but a zoom in then resembles a zoom out, since what goes left in
+            one finds its like in what goes left in the other.
+
+    Returns:
+        -1 to 1; not a number if one of the videos has no tracks.
+    """
+    if not (len(reference.points) and len(output.points)):
+        return math.nan
+    best = torch.cat([_best_agreement(reference, output, reach), _best_agreement(output, reference, reach)])
+    weight = torch.cat([_extent(reference), _extent(output)])
+    return float((best * weight).sum() / weight.sum())
+
+
+def _centred(tracks: Tracks) -> Float[Tensor, "tracks frames 2"]:
+    """Return positions less their mean where a point is visible, 0 elsewhere; in double precision, to be squared."""
+    visible = tracks.visible[..., None]
+    return (tracks.points.double() - _mean(tracks)[:, None]).where(visible, 0.0)
+
+
+def _extent(tracks: Tracks) -> Float[Tensor, "tracks"]:
+    """Return how far each point is from its mean, summed over frames; still ones count only if there are no others."""
+    extent: Tensor = (_centred(tracks).norm(dim=-1) - STILL).clamp(min=0.0).sum(1)
+    return extent + 1e-3
+
+
+def _best_agreement(tracks: Tracks, others: Tracks, reach: float) -> Float[Tensor, "tracks"]:
+    """Return the agreement of each track with its best match.
+
+    Sums over the frames that two tracks share are products of matrices, one a coordinate, and what the means over these
+    frames add to them is taken out afterwards.
+    """
+    u, v, seen, others_seen = _centred(tracks), _centred(others), tracks.visible.double(), others.visible.double()
+    shared = seen @ others_seen.T
+    count = shared.clamp(min=1.0)
+    product, energy, other_energy, apart = (torch.zeros_like(shared) for _ in range(4))
+    for x, y, offset in zip(u.unbind(-1), v.unbind(-1), _offsets(tracks, others), strict=True):
+        mean_x, mean_y = x @ others_seen.T / count, seen @ y.T / count
+        product += x @ y.T - count * mean_x * mean_y
+        energy += x.pow(2) @ others_seen.T - count * mean_x.pow(2)
+        other_energy += seen @ y.pow(2).T - count * mean_y.pow(2)
+        apart += (mean_x - mean_y + offset).pow(2)
+    noise = count * STILL**2
+    agreement = shared / seen.sum(1)[:, None] * (2 * product + noise) / (energy + other_energy + noise)
+    own_noise = seen.sum(1) * STILL**2
+    alone = own_noise / (u.pow(2).sum((1, 2)) + own_noise)  # what has no match in reach agrees as with something still
+    return agreement.where(apart <= reach**2, alone[:, None]).amax(1)
+
+
+def _offsets(tracks: Tracks, others: Tracks) -> Float[Tensor, "2 tracks others"]:
+    """Return how far the mean positions of tracks lie apart, in x and in y."""
+    first, second = _mean(tracks), _mean(others)
+    return rearrange(first[:, None] - second[None], "n m xy -> xy n m")
+
+
+def _mean(tracks: Tracks) -> Float[Tensor, "tracks 2"]:
+    """Return the mean position of each point where it is visible."""
+    visible = tracks.visible[..., None]
+    mean: Tensor = tracks.points.double().where(visible, 0.0).sum(1) / visible.sum(1)
+    return mean
+
+
+def published_motion_fidelity(
+    reference: Float[Tensor, "tracks frames 2"], output: Float[Tensor, "others frames 2"]
+) -> float:
+    """Return the motion fidelity that the code of SMM and of DiTFlow computes, to compare with their tables.
+
+    The cosine of the steps from frame to frame, averaged over them, of each track of the output with its best match in
+    the reference, averaged over the tracks of the output. As in that code, one is taken from the agreement of tracks of
+    equal number, so that points of one place of both grids never match, and it is not a number if a point stands still.
+
+    Args:
+        reference: Tracks of the reference, as CoTracker gives them for a grid of points of the first frame.
+        output: Tracks of the video.
+
+    Returns:
+        -1 to 1, or not a number.
+    """
+    made, wanted = (
+        points.diff(dim=1) / points.diff(dim=1).norm(dim=-1, keepdim=True) for points in (output, reference)
+    )
+    similarity = einsum(made, wanted, "n t c, m t c -> n m") / made.shape[1]
+    return float((similarity - torch.eye(*similarity.shape)).amax(1).mean())
+
+
+def flow_endpoint_error(reference: Frames, output: Frames) -> tuple[float, float]:
+    """Return the end-point error of the output's dense flow, in pixels and as a share of the reference's.
+
+    The share is the sum of error times length over the sum of squared length, of the reference's flow at each pixel: 1
+    for a still video; what the reference leaves still, such as a background, does not count.
+
+    Args:
+        reference: The reference.
+        output: The video.
+    """
+    wanted, made = dense_flow(reference), dense_flow(output)
+    length, error = wanted.norm(dim=-1), (made - wanted).norm(dim=-1)
+    return float(error.mean()), float((error * length).sum() / length.pow(2).sum().clamp(min=1e-6))
+
+
+def temporal_consistency(frames: Frames, tolerance: float = 1.0) -> float:
+    """Return how alike each frame and its next one are once the motion between them is undone: 1 if they are the same.
+
+    One less the warping error of Lai et al. (Learning Blind Video Temporal Consistency, ECCV 2018), with DIS flow and
+    absolute differences: the mean over pixels and colours, of 0 to 1, where forward and backward flow agree.
+
+    Args:
+        frames: The video.
+        tolerance: Distance in pixels up to which forward and backward flow agree.
+
+    Returns:
+        0 to 1; not a number if the flow agrees nowhere.
+    """
+    forward, backward = dense_flow(frames), dense_flow(frames, backward=True)
+    start = pixel_grid(*frames.shape[1:3]).expand_as(forward)
+    moved = start + forward
+    seen = consistent(start, moved, backward, tolerance)
+    error = (sample_at(frames[1:].float(), moved) - frames[:-1]).abs().mean(-1) / 255
+    return float(1 - error[seen].mean())

@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from fastvmt_pl.commands import evaluate as command
+from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.video import write_video
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Four clips of toy size: two of one rate, one slower, one larger."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    world = ToyWorld(48, num_objects=1, camera=False, paths=("linear",))
+    write_video(folder / "a.mp4", world[0].frames, 8.0)
+    write_video(folder / "b.mp4", world[1].frames, 8.0)
+    write_video(folder / "slow.mp4", world[0].frames[::2], 4.0)
+    write_video(folder / "large.mp4", world[0].frames.repeat_interleave(2, 1).repeat_interleave(2, 2), 8.0)
+    return folder
+
+
+def scores(path="evaluation.json"):
+    return [pair.get("scores") for pair in json.loads(Path(path).read_text())["pairs"]]
+
+
+def test_a_video_is_scored_against_its_reference(succeed, clips):
+    said = succeed("evaluate", clips / "a.mp4", clips / "a.mp4", "--reconstruction", "true").out
+    assert "motion_fidelity ↑" in said
+    (one,) = scores()
+    assert one["motion_fidelity"] == pytest.approx(1.0)
+    assert one["relative_flow_error"] == 0
+    assert one["ssim"] == pytest.approx(1.0, abs=1e-4)
+    assert one["psnr"] is None  # infinite
+
+
+@pytest.mark.parametrize("name", ["slow", "large"])
+def test_clips_of_another_rate_or_size_are_aligned(succeed, clips, name):
+    succeed("evaluate", clips / "a.mp4", clips / f"{name}.mp4")
+    assert scores()[0]["motion_fidelity"] > 0.95
+
+
+def test_a_table_is_scored_as_far_as_it_can_be_read_and_resumes(succeed, refused, clips, monkeypatch):
+    rows = ["reference,output,prompt", "a.mp4,b.mp4,a dog", "a.mp4,missing.mp4,", "a.mp4,slow.mp4,"]
+    (clips / "pairs.csv").write_text("\n".join(rows) + "\n")
+    line = refused("evaluate", clips / "pairs.csv", code=1)
+    assert "1 of 3 pairs" in line
+    assert "missing.mp4 does not exist" in line
+    first, second, third = scores()
+    assert second is None
+    assert third["motion_fidelity"] > first["motion_fidelity"]
+    write_video(clips / "missing.mp4", ToyWorld(49)[0].frames, 8.0)
+    scored = []
+    original = command.score_video
+    monkeypatch.setattr(command, "score_video", lambda *args, **options: scored.append(1) or original(*args, **options))
+    said = succeed("evaluate", clips / "pairs.csv").out
+    assert len(scored) == 1  # the others are not scored again
+    assert scores()[::2] == [first, third]
+    assert "| mean |" in said
+    (clips / "missing.mp4").unlink()
+
+
+def test_a_run_folder_is_scored_with_its_prompts_and_baselines(succeed, clip, clips):
+    options = ["--num-frames", "5", "--size", "48x48", "--steps", "2", "--guided-steps", "1"]
+    succeed("transfer", clip, "a red cross on a navy background", *options, "--output", "runs/one")
+    succeed("evaluate", "runs", "--output", "runs.json")
+    (pair,) = json.loads(Path("runs.json").read_text())["pairs"]
+    assert pair["prompt"] == "a red cross on a navy background"
+    assert pair["baseline"] == "runs/one/baseline.mp4"
+    assert pair["scores"]["temporal_consistency"] > 0.3
+
+
+@pytest.mark.usefixtures("clips")
+class TestBadInput:
+    def test_what_is_no_pair_is_refused(self, refused, clips):
+        assert "no finished run" in refused("evaluate", clips)
+        assert "is no folder and no table" in refused("evaluate", clips / "a.mp4")
+        assert "required" in refused("evaluate")
+
+    @pytest.mark.parametrize(
+        ("name", "content", "says"),
+        [
+            ("empty.csv", "", "is empty"),
+            ("columns.csv", "source,output\na,b\n", "row 1"),
+            ("half.csv", "reference,output\na.mp4,\n", "it needs reference and output"),
+            ("broken.jsonl", '{"reference": \n', "cannot be read"),
+            ("list.jsonl", '["a", "b"]\n', "row 1"),
+        ],
+    )
+    def test_a_bad_table_is_refused_by_its_row(self, refused, tmp_path, name, content, says):
+        (tmp_path / name).write_text(content)
+        line = refused("evaluate", tmp_path / name)
+        assert says in line
+        assert name in line
+
+    def test_other_results_are_not_overwritten(self, succeed, refused, clips, tmp_path):
+        a, b = clips / "a.mp4", clips / "b.mp4"
+        succeed("evaluate", a, a)
+        assert "choose another --output" in refused("evaluate", a, b)
+        assert "choose another --output" in refused("evaluate", a, a, "--tracker", "dense_flow")
+        (tmp_path / "evaluation.json").write_text("[]")
+        assert "choose another --output" in refused("evaluate", a, a)
+
+    def test_what_a_tracker_or_a_model_lacks_is_said(self, refused, clips):
+        pair = [clips / "a.mp4", clips / "b.mp4"]
+        assert "--cotracker-checkpoint" in refused("evaluate", *pair, "--tracker", "cotracker")
+        assert "give a hub id or a folder" in refused("evaluate", *pair, "--clip-model", "no/model")

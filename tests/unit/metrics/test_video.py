@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+
+from fastvmt_pl.appearance import appearance_leak
+from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.datamodules.toy_metric import ToyPathError
+from fastvmt_pl.metrics import AppearanceLeak, FlowEndpointError, MotionFidelity, TemporalConsistency
+from fastvmt_pl.metrics.functional import flow_endpoint_error, motion_fidelity, temporal_consistency
+from fastvmt_pl.tracking import DenseFlow, LucasKanade
+
+
+@pytest.fixture(scope="module")
+def videos():
+    world = ToyWorld(44, num_objects=1, camera=False, paths=("linear", "arc"))
+    return [world[number].frames[:6] for number in range(3)]
+
+
+def fidelity(tracker, reach):
+    return lambda reference, output: motion_fidelity(tracker.track(reference), tracker.track(output), reach)
+
+
+@pytest.mark.parametrize(
+    ("metric", "function"),
+    [
+        (MotionFidelity(), fidelity(LucasKanade(), math.inf)),
+        (MotionFidelity(DenseFlow(), reach=12.0), fidelity(DenseFlow(), 12.0)),
+        (FlowEndpointError(), lambda *pair: flow_endpoint_error(*pair)[1]),
+        (FlowEndpointError(relative=False), lambda *pair: flow_endpoint_error(*pair)[0]),
+        (AppearanceLeak(), lambda reference, output: appearance_leak(output, None, reference)),
+    ],
+)
+def test_a_metric_averages_its_function_over_pairs(videos, metric, function):
+    pairs = [(videos[0], videos[1]), (videos[0], videos[2])]
+    values = [function(*pair) for pair in pairs]
+    assert float(metric(*pairs[0])) == pytest.approx(values[0])
+    metric.update(*pairs[1])
+    assert float(metric.compute()) == pytest.approx(sum(values) / 2)
+    metric.reset()
+    assert metric.count == 0
+
+
+def test_consistency_and_leak_take_what_they_need(videos):
+    metric = TemporalConsistency()
+    assert float(metric(videos[1])) == pytest.approx(temporal_consistency(videos[1]))
+    leak = AppearanceLeak()
+    assert float(leak(videos[0], videos[0], videos[1])) == pytest.approx(1.0)
+    assert float(leak(videos[0], videos[1], videos[1])) == 0
+
+
+def test_what_has_no_score_is_left_out():
+    plain = torch.full((4, 32, 32, 3), 90, dtype=torch.uint8)
+    metric = MotionFidelity()
+    metric.update(plain, plain)
+    assert metric.count == 0
+    assert metric.compute().isnan()
+
+
+def test_the_true_path_of_a_toy_clip_has_no_error():
+    clip = ToyWorld(45, num_objects=1, camera=False, paths=("linear",))[0]
+    metric = ToyPathError()
+    assert float(metric(clip.frames, clip.objects[0].colour, clip.trajectories[0])) < 0.05
+    still = clip.frames[:1].repeat(17, 1, 1, 1)
+    assert float(metric(still, clip.objects[0].colour, clip.trajectories[0])) == pytest.approx(1.0, abs=1e-4)
