@@ -1,5 +1,7 @@
 """Step-skipping gradient optimisation: consecutive gradients are alike, so compute one and reuse it for a while."""
 
+import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -9,23 +11,50 @@ from torch.nn.functional import cosine_similarity
 
 from fastvmt_pl.motion_transfer import MotionTransfer
 
+SMOOTHING = 0.5
+"""Share of the newest measurement in the running estimate of how fast a gradient turns."""
+
+
+@dataclass
+class JobState:
+    """Where a job's gradient stands.
+
+    Attributes:
+        age: Inner steps that the last gradient has served, the one it was computed for included; 0 if there is none.
+        turning: Running estimate of how far the gradient turns from one inner step to the next, in degrees; ``None``
+            until two gradients have been compared.
+        num_computed: Gradients computed.
+        num_reused: Inner steps that reused one.
+    """
+
+    age: int = 0
+    turning: float | None = None
+    num_computed: int = 0
+    num_reused: int = 0
+
 
 class GradientCache(Callback):
-    """Computes the gradient at every ``interval``-th inner step and reuses it in between (FastVMT, section 3.4).
+    """Computes a job's gradient now and then, and reuses it in between (FastVMT, section 3.4).
 
-    At the paper's interval of 3 and 10 inner steps, gradients are computed at inner steps 0, 3, 6 and 9. A step that
-    reuses one runs no transformer. It touches the module through ``cached_gradient`` alone, and captures gradients as
-    they are before clipping.
+    At the paper's interval of 3 and 10 inner steps, gradients are computed at inner steps 0, 3, 6 and 9. A step in
+    which all jobs reuse one runs no transformer. It touches the module through ``cached_gradients`` alone, and captures
+    gradients as they are before clipping.
 
-    Logs ``gradients/computed`` and ``gradients/reused`` (counts so far) and ``gradients/cosine``, the cosine similarity
-    between a fresh gradient and the one before it, averaged over jobs: near 1, reusing loses little.
+    With a budget, reuse is adaptive: each job's fresh gradients tell how fast its gradient turns, and one is reused
+    until it may have turned by more than the budget, for at most ``interval`` steps. So a job whose gradient keeps its
+    direction computes fewer than one whose gradient does not.
+
+    Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
+    between a fresh gradient and the one before it (near 1, reusing loses little), and ``gradients/turning``, the
+    estimate in degrees an inner step; all averaged over jobs.
 
     Args:
-        interval: Inner steps from one fresh gradient to the next; 1 reuses none.
+        interval: Inner steps from one fresh gradient to the next, or with a budget at most; 1 reuses none.
+        budget: Degrees by which a gradient may have turned before a fresh one is computed; ``None`` fixes the interval.
         carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
 
     Raises:
-        ValueError: If the interval is below 1.
+        ValueError: If the interval is below 1 or the budget not positive.
 
     Example:
         .. code-block:: yaml
@@ -37,15 +66,17 @@ class GradientCache(Callback):
                     interval: 3
     """
 
-    def __init__(self, interval: int = 3, carry_over: bool = False) -> None:
+    def __init__(self, interval: int = 3, budget: float | None = None, carry_over: bool = False) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
-        self.interval, self.carry_over = interval, carry_over
+        if budget is not None and not budget > 0:
+            raise ValueError(f"budget is {budget}; use a positive angle in degrees, or null for a fixed interval")
+        self.interval, self.budget, self.carry_over = interval, budget, carry_over
         self._restart()
 
     def _restart(self) -> None:
-        self.num_computed, self.num_reused, self.age = 0, 0, 0
         self.gradient: Tensor | None = None
+        self.jobs: list[JobState] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint is loaded after this."""
@@ -58,44 +89,68 @@ class GradientCache(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Decide whether this inner step computes its gradient."""
+        """Decide which jobs compute their gradient in this inner step."""
         assert isinstance(pl_module, MotionTransfer)
         starts = pl_module.inner_step == 0 and not self.carry_over
-        if starts or self.gradient is None or self.age >= self.interval:
-            pl_module.cached_gradient = None
+        if starts or self.gradient is None:
+            pl_module.cached_gradients = {}
         else:
-            pl_module.cached_gradient = self.gradient.to(pl_module.latents.device)
+            kept = self.gradient.to(pl_module.latents.device)
+            reused = [number for number, job in enumerate(self.jobs) if self.may_reuse(job)]
+            pl_module.cached_gradients = {number: kept[number] for number in reused}
+
+    def may_reuse(self, job: JobState) -> bool:
+        """Return whether a job's gradient may serve another inner step."""
+        if self.budget is None or self.interval == 1:
+            return job.age < self.interval
+        return job.turning is not None and job.age < self.interval and job.age * job.turning <= self.budget
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Keep a fresh gradient, and log."""
+        """Keep fresh gradients, and log."""
         assert isinstance(pl_module, MotionTransfer)
-        if pl_module.cached_gradient is not None:
-            self.num_reused += 1
-            self.age += 1
-        else:
-            assert pl_module.latents.grad is not None
-            fresh = pl_module.latents.grad.detach().clone()
-            if self.gradient is not None:
-                last = self.gradient.to(fresh.device)
-                cosine = cosine_similarity(fresh.flatten(1), last.flatten(1)).mean()
-                pl_module.log("gradients/cosine", cosine, batch_size=len(fresh))
-            self.gradient, self.age = fresh, 1
-            self.num_computed += 1
-        counts = {"gradients/computed": float(self.num_computed), "gradients/reused": float(self.num_reused)}
-        pl_module.log_dict(counts, batch_size=len(pl_module.latents))
+        assert pl_module.latents.grad is not None
+        gradient = pl_module.latents.grad.detach().clone()
+        last, self.gradient = self.gradient, gradient
+        self.jobs = self.jobs or [JobState() for _ in gradient]
+        fresh = [number for number in range(len(gradient)) if number not in pl_module.cached_gradients]
+        for number in pl_module.cached_gradients:
+            self.jobs[number].num_reused += 1
+            self.jobs[number].age += 1
+        if fresh and last is not None:
+            cosine = cosine_similarity(gradient[fresh].flatten(1), last.to(gradient.device)[fresh].flatten(1))
+            pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(fresh))
+            for number, value in zip(fresh, cosine.tolist(), strict=True):
+                self._measure(self.jobs[number], value)
+            turning = [job.turning for job in self.jobs if job.turning is not None]
+            pl_module.log("gradients/turning", sum(turning) / len(turning), batch_size=len(gradient))
+        for number in fresh:
+            self.jobs[number].num_computed += 1
+            self.jobs[number].age = 1
+        counts = {"gradients/computed": self.num_computed, "gradients/reused": self.num_reused}
+        pl_module.log_dict(counts, batch_size=len(gradient))
+
+    @staticmethod
+    def _measure(job: JobState, cosine: float) -> None:
+        """Update the estimate of how fast a job's gradient turns: the angle, by the steps that lie in between."""
+        found = math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) / job.age
+        job.turning = found if job.turning is None else SMOOTHING * found + (1 - SMOOTHING) * job.turning
+
+    @property
+    def num_computed(self) -> float:
+        """Gradients computed so far, averaged over jobs."""
+        return sum(job.num_computed for job in self.jobs) / max(1, len(self.jobs))
+
+    @property
+    def num_reused(self) -> float:
+        """Inner steps so far that reused a gradient, averaged over jobs."""
+        return sum(job.num_reused for job in self.jobs) / max(1, len(self.jobs))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the gradient that is being reused, its age and the counts."""
-        return {
-            "gradient": self.gradient,
-            "age": self.age,
-            "num_computed": self.num_computed,
-            "num_reused": self.num_reused,
-        }
+        """Return the gradients that are being reused, and where each job stands."""
+        return {"gradient": self.gradient, "jobs": [asdict(job) for job in self.jobs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.gradient, self.age = state_dict["gradient"], state_dict["age"]
-        self.num_computed, self.num_reused = state_dict["num_computed"], state_dict["num_reused"]
+        self.gradient, self.jobs = state_dict["gradient"], [JobState(**job) for job in state_dict["jobs"]]

@@ -54,7 +54,7 @@ class TransferProgress(ProgressBar):
     ) -> None:
         """Move the bar."""
         assert isinstance(pl_module, MotionTransfer)
-        if pl_module.cached_gradient is None:
+        if len(pl_module.cached_gradients) < len(pl_module.latents):
             self.loss = float(trainer.callback_metrics.get("loss", self.loss))
         where = f"guided step {pl_module.step + 1}/{pl_module.num_guided_steps}"
         inner = f"inner step {pl_module.inner_step}/{pl_module.num_inner_steps}"

@@ -13,7 +13,7 @@ from fastvmt_pl.motion import MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.video import enlarge, flow_picture, side_by_side, to_frames, write_picture, write_video
 
-from .gradient_cache import GradientCache
+from .gradient_cache import GradientCache, JobState
 
 
 class RunFolder(Callback):
@@ -85,15 +85,10 @@ class RunFolder(Callback):
             }
             if baseline_flow is not None:
                 job["baseline_flow_error"] = _flow_error(baseline_flow.flow[number], reference_flow.flow[number])
-            jobs.append(job)
-        caches = [callback for callback in trainer.callbacks if isinstance(callback, GradientCache)]
+            jobs.append({**job, **_gradients(trainer, pl_module, number)})
         metrics = {
             "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
             "jobs": jobs,
-            "gradients_computed": caches[0].num_computed
-            if caches
-            else pl_module.num_guided_steps * pl_module.num_inner_steps,
-            "gradients_reused": caches[0].num_reused if caches else 0,
             "seconds_since_last_start": round(time.perf_counter() - self.begun, 2),
         }
         with written_whole(self.folder / "metrics.json") as path:
@@ -106,6 +101,18 @@ class RunFolder(Callback):
         adjacent = pairs.second == pairs.first + 1
         shown = (pairs.first[adjacent] * (len(frames) - 1)) // (measured.num_frames - 1)
         write_picture(path, flow_picture(measured.flow[number, adjacent], frames[shown], measured.grid))
+
+
+def _gradients(trainer: Trainer, module: MotionTransfer, number: int) -> dict[str, int]:
+    """Return how many gradients of a job were computed and reused."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientCache):
+            states = callback.jobs or [JobState()] * (number + 1)  # without a guided step there are none
+            return {
+                "gradients_computed": states[number].num_computed,
+                "gradients_reused": states[number].num_reused,
+            }
+    return {"gradients_computed": module.num_guided_steps * module.num_inner_steps, "gradients_reused": 0}
 
 
 def _flow_error(flow: Tensor, reference: Tensor) -> float:

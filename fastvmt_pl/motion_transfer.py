@@ -67,8 +67,8 @@ class MotionTransfer(LightningModule):
         ValueError: If a setting is out of range, saying which and what is allowed.
     """
 
-    cached_gradient: Tensor | None
-    """While this is set, a training step yields exactly this gradient of the latents and runs no backbone."""
+    cached_gradients: dict[int, Tensor]
+    """Gradients of jobs, by number, that a training step yields as they are; it runs the backbone for the others."""
     result: TransferResult | None
     """What came of the last fit."""
     on_denoised: Callable[[], None]
@@ -122,7 +122,7 @@ class MotionTransfer(LightningModule):
     def restart(self) -> None:
         """Forget what an earlier fit did."""
         self.step, self.inner_step = 0, 0
-        self.cached_gradient = None
+        self.cached_gradients = {}
         self.result = None
         self.baseline_latents: Tensor | None = None
         self.baseline_step = 0
@@ -191,12 +191,15 @@ class MotionTransfer(LightningModule):
         return 1000 * float(self.sigmas[step])
 
     def training_step(self, target: MotionTarget, batch_index: int) -> Tensor:
-        """Return the weighted losses of the latents, or a surrogate whose gradient is the cached one exactly."""
-        if self.cached_gradient is not None:
-            return (self.latents * self.cached_gradient).sum()
-        settings = target.settings
+        """Return the weighted losses of the latents; for cached gradients, a surrogate that has exactly those."""
+        cached = self.cached_gradients
+        surrogate = sum(((self.latents[job] * cached[job]).sum() for job in cached), start=0 * self.latents.sum())
+        fresh = [job for job in range(len(self.latents)) if job not in cached]
+        if not fresh:
+            return surrogate
+        target, settings = target.of_jobs(fresh), target.settings
         query, key = self.backbone.query_key(
-            self.latents, self.timestep(self.step), self.text, settings.block, rotary=settings.rotary
+            self.latents[fresh], self.timestep(self.step), self.text[fresh], settings.block, rotary=settings.rotary
         )
         if self.centres == "sample":
             target = target.with_centres_of(query, key)
@@ -207,9 +210,10 @@ class MotionTransfer(LightningModule):
                 f"the loss is {total.item()} at guided step {self.step + 1}, inner step {self.inner_step + 1}; "
                 "lower the learning rate, or use dtype float32 or bfloat16"
             )
-        logged = {f"loss/{name}": value.detach() for name, value in values.items()}
-        self.log_dict({"loss": total.detach(), **logged}, prog_bar=True, batch_size=len(self.latents))
-        return total
+        logged = {"loss": total.detach(), **{f"loss/{name}": value.detach() for name, value in values.items()}}
+        means = {name: value / len(fresh) for name, value in logged.items()}
+        self.log_dict(means, prog_bar=True, batch_size=len(fresh))
+        return total + surrogate
 
     def on_train_batch_start(self, batch: MotionTarget, batch_index: int) -> None:
         """Set the learning rate of this inner step."""
@@ -253,7 +257,7 @@ class MotionTransfer(LightningModule):
             self.latents.copy_(self.denoised(self.latents, self.step))
         self._keep_latents()
         self.step, self.inner_step = self.step + 1, 0
-        self.cached_gradient = None
+        self.cached_gradients = {}
         self.latents_optimizer.state.clear()
 
     def on_train_start(self) -> None:

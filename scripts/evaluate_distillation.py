@@ -13,25 +13,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
 from benchmark.measure import hardware
-from evaluate_transfer import MOVING, SHARES, Job, interval_of_mean
+from evaluate_transfer import SHARES
 from jsonargparse import auto_cli
 from lightning import Callback, LightningModule, Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import CONFIGS, as_arguments, claim_folder
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import ToyClip, ToyWorld
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
-from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
-from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
+from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, other_looks
+from fastvmt_pl.datamodules.toy_tracker import ToyScore
+from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
@@ -39,7 +41,7 @@ from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample
 from fastvmt_pl.video import to_frames, write_video
 
-SEEDS = {"tuning": 200, "test": 201}
+SEEDS: dict[Split, int] = {"tuning": 200, "test": 201}
 FIRST_SEED = 5000
 """Seed of the first evaluated video; those of the teacher begin at 0."""
 COLUMNS = ("path_error", *SHARES, "appearance")
@@ -82,7 +84,7 @@ class Motion:
         self.clip, self.folder, self.dtype = clip, folder, dtype
         draw = random.Random(f"motion/{number}")
         self.prompts = [prompt_for([item], ground) for item, ground in self._others(draw, False)[:num_prompts]]
-        self.jobs = [Job(clip, *other) for other in self._others(draw, True)[:num_judged]]
+        self.jobs = [ToyJob(clip, *other) for other in self._others(draw, True)[:num_judged]]
         self.video = folder / "clip.mp4"
         if not self.video.exists():
             write_video(self.video, clip.frames, FPS)
@@ -90,12 +92,7 @@ class Motion:
         self.results: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def _others(self, draw: random.Random, held_out: bool) -> list[tuple[Appearance, str]]:
-        (old,) = self.clip.objects
-        others = [
-            (item, ground)
-            for item, ground in combinations(held_out=held_out)
-            if ground != self.clip.background and item.colour != old.colour and item.shape != old.shape
-        ]
+        others = other_looks(self.clip, held_out=held_out)
         draw.shuffle(others)
         return others
 
@@ -159,11 +156,7 @@ class Motion:
             begun = time.perf_counter()
             cli.trainer.fit(cli.model, cli.datamodule)
             frames, seconds = cli.model.result.frames, time.perf_counter() - begun
-        truth, (old,) = self.clip.trajectories[0], self.clip.objects
-        scores = [
-            score(video, job.item, job.background, truth, old.colour)
-            for video, job in zip(frames, self.jobs, strict=True)
-        ]
+        scores = [job.judge(video) for video, job in zip(frames, self.jobs, strict=True)]
         self.results[name] = {"scores": [asdict(one) for one in scores], "seconds": seconds / len(self.jobs)}
         write_video(self.folder / "videos" / f"{name.replace(' ', '_')}.mp4", torch.cat(list(frames), 2), FPS)
         with written_whole(self.path) as path:
@@ -198,9 +191,9 @@ def _row(name: str, motions: Sequence[Motion], size: str) -> str:
     for column in COLUMNS:
         values = [getattr(one, column) for one in scores]
         form = "{:.3f} [{:.3f}, {:.3f}]" if column == "path_error" else "{:.1%} [{:.1%}, {:.1%}]"
-        columns.append(form.format(*interval_of_mean(torch.tensor(values))))
+        columns.append(form.format(*interval_of_mean(values)))
     guided = [one["path_error"] for motion in motions for one in motion.results["guided"]["scores"]]
-    less = torch.tensor([one.path_error for one in scores]) - torch.tensor(guided)
+    less = [one.path_error - other for one, other in zip(scores, guided, strict=True)]
     seconds = median(result["seconds"] for result in results)
     paired = "" if name == "guided" else "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(less))
     return f"| {name} | {' | '.join(columns)} | {paired} | {seconds:.2f} | {size} |"
@@ -217,7 +210,7 @@ def main(
     fewer_guided_steps: int = 5,
     max_flow_error: float = 0.7,
     num_repeats: int = 5,
-    split: Literal["tuning", "test"] = "test",
+    split: Split = "test",
     dtype: Precision = "bfloat16",
     options: dict[str, Any] | None = None,
 ) -> None:

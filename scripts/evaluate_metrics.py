@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
 from fastvmt_pl.datamodules import Clip, Pair, ToyClip, ToyWorld, align, read_pair
+from fastvmt_pl.datamodules.toy_jobs import MOVING
 from fastvmt_pl.datamodules.toy_tracker import relative_path_error
 from fastvmt_pl.datamodules.toy_world import FPS, combinations, place, render
 from fastvmt_pl.metrics.scores import score_video
@@ -24,7 +25,6 @@ from fastvmt_pl.tracking import DenseFlow, LucasKanade, Tracker
 TRACKERS: dict[str, Tracker] = {"Lucas-Kanade": LucasKanade(), "DIS flow": DenseFlow()}
 FIDELITIES = ("motion_fidelity", "local_motion_fidelity")
 COLUMNS = [*(f"{score}, {name}" for name in TRACKERS for score in FIDELITIES), "relative_flow_error"]
-MOVING = ("linear", "arc", "sine", "bounce")
 
 
 def perturbed(clip: ToyClip, other: ToyClip, share: float, draw: random.Random) -> tuple[Tensor, Tensor]:

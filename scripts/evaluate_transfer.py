@@ -6,34 +6,32 @@ some rows only, and with ``--split tuning`` the jobs that the shipped settings w
 """
 
 import json
-import random
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from benchmark.measure import hardware
 from jsonargparse import ArgumentParser, auto_cli
 from lightning import Trainer
-from torch import Tensor
 from torch.nn import ModuleList
 
 from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.datamodules import Clip, MotionDataModule, ToyClip, ToyWorld
-from fastvmt_pl.datamodules.toy_tracker import ToyScore, score
-from fastvmt_pl.datamodules.toy_world import FPS, Appearance, combinations, prompt_for
+from fastvmt_pl.datamodules import Clip, MotionDataModule
+from fastvmt_pl.datamodules.toy_jobs import ToyJob, toy_jobs
+from fastvmt_pl.datamodules.toy_tracker import ToyScore
+from fastvmt_pl.datamodules.toy_world import FPS
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.measure import motion_of
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_transfer import MotionTransfer
 
-SEEDS = {"tuning": 100, "test": 101}
-MOVING = ("linear", "arc", "sine", "bounce")
 CONFIG = Path(__file__).parent.parent / "configs" / "wan_tiny.yaml"
 
 SHARES = ("present", "one_piece", "background", "leak_free")
@@ -68,42 +66,13 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """A reference clip, and what the prompt asks for."""
-
-    clip: ToyClip
-    item: Appearance
-    background: str
-
-    @property
-    def prompt(self) -> str:
-        """The prompt."""
-        return prompt_for([self.item], self.background)
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What a setting made of the jobs: scores, errors of the flow in token cells, and what a job took."""
 
     scores: list[ToyScore]
     flow_errors: list[float]
     seconds: float
-    num_gradients: int
-
-
-def toy_jobs(num_jobs: int, split: str, **world: Any) -> list[Job]:
-    """Return jobs whose prompts are combinations that training never saw, other than the clip's in all three words."""
-    clips, jobs = ToyWorld(SEEDS[split], **world), []
-    for index in range(num_jobs):
-        clip, draw = clips[index], random.Random(f"{split}/{index}")
-        others = [
-            (item, background)
-            for item, background in combinations(held_out=True)
-            if background != clip.background
-            and all(item.colour != old.colour and item.shape != old.shape for old in clip.objects)
-        ]
-        jobs.append(Job(clip, *draw.choice(others)))
-    return jobs
+    num_gradients: float
 
 
 def read_config(path: Path, dtype: Precision) -> tuple[MotionTransfer, Overrides, Overrides, int]:
@@ -120,7 +89,7 @@ def read_config(path: Path, dtype: Precision) -> tuple[MotionTransfer, Overrides
     return parser.instantiate_classes(config).model, data, motion, caches[0]["init_args"]["interval"]
 
 
-def run(jobs: Sequence[Job], setting: Setting, config: Path, batch_size: int, dtype: Precision) -> Outcome:
+def run(jobs: Sequence[ToyJob], setting: Setting, config: Path, batch_size: int, dtype: Precision) -> Outcome:
     """Transfer every job's motion and score the videos."""
     starts = range(0, len(jobs), batch_size)
     parts = [_run_batch(jobs[start : start + batch_size], start, setting, config, dtype) for start in starts]
@@ -132,7 +101,7 @@ def run(jobs: Sequence[Job], setting: Setting, config: Path, batch_size: int, dt
     )
 
 
-def _run_batch(jobs: Sequence[Job], start: int, setting: Setting, config: Path, dtype: Precision) -> Outcome:
+def _run_batch(jobs: Sequence[ToyJob], start: int, setting: Setting, config: Path, dtype: Precision) -> Outcome:
     module, data, motion, interval = read_config(config, dtype)
     for name, value in {**setting.model, "baseline": False}.items():
         setattr(module, name, value)
@@ -163,35 +132,24 @@ def _run_batch(jobs: Sequence[Job], start: int, setting: Setting, config: Path, 
     videos = datamodule.jobs.reference, result.latents
     reference, made = (motion_of(module.backbone, video, datamodule.motion).flow for video in videos)
     return Outcome(
-        [_score(frames, job) for frames, job in zip(result.frames, jobs, strict=True)],
+        [job.judge(frames) for frames, job in zip(result.frames, jobs, strict=True)],
         (made - reference).norm(dim=-1).mean((1, 2)).tolist(),
         seconds,
         cache.num_computed,
     )
 
 
-def _score(frames: Tensor, job: Job) -> ToyScore:
-    return score(frames, job.item, job.background, job.clip.trajectories[0], job.clip.objects[0].colour)
-
-
 def _read(kept: dict[str, Any]) -> Outcome:
     return Outcome(**{**kept, "scores": [ToyScore(**one) for one in kept["scores"]]})
 
 
-def interval_of_mean(values: Tensor, num_resamples: int = 10_000) -> tuple[float, float, float]:
-    """Return the mean and its 95 % bootstrap interval."""
-    draws = torch.randint(len(values), (num_resamples, len(values)), generator=torch.Generator().manual_seed(0))
-    means = values[draws].mean(1)
-    return float(values.mean()), *(float(means.quantile(q)) for q in (0.025, 0.975))
-
-
-def _mean(values: Sequence[float] | Tensor) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(torch.as_tensor(values)))
+def _mean(values: Sequence[float]) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(values))
 
 
 def _row(name: str, outcome: Outcome, rest: Sequence[str]) -> str:
     shares = [
-        "{:.1%} [{:.1%}, {:.1%}]".format(*interval_of_mean(torch.tensor([getattr(s, share) for s in outcome.scores])))
+        "{:.1%} [{:.1%}, {:.1%}]".format(*interval_of_mean([getattr(s, share) for s in outcome.scores]))
         for share in SHARES
     ]
     return "| " + " | ".join([name, _mean([s.path_error for s in outcome.scores]), *shares, *rest]) + " |"
@@ -199,7 +157,7 @@ def _row(name: str, outcome: Outcome, rest: Sequence[str]) -> str:
 
 def main(
     num_jobs: int = 48,
-    split: Literal["test", "tuning"] = "test",
+    split: Split = "test",
     settings: Sequence[str] = tuple(SETTINGS),
     other_clips: bool = True,
     config: Path = CONFIG,
@@ -219,17 +177,19 @@ def main(
         dtype: Precision of the transformer; on a CPU, bfloat16 is about twice as fast as float32.
         results: JSON file for every job's scores; rows that it holds already are not run again.
     """
-    jobs = toy_jobs(num_jobs, split, num_objects=1, camera=False, paths=MOVING)
+    jobs = toy_jobs(num_jobs, split)
     machine = hardware("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{num_jobs} {split} jobs, transformer in {dtype}, batches of {batch_size}; {machine}.\n")
     columns = ["setting", "relative path error", *SHARES, "s a job", "gradients", "path error less shipped"]
     print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
-    errors: dict[str, Tensor] = {}
+    errors: dict[str, list[float]] = {}
     kept = json.loads(results.read_text()) if results is not None and results.exists() else {}
     for name in settings:
         outcome = _read(kept[name]) if name in kept else run(jobs, SETTINGS[name], config, batch_size, dtype)
-        errors[name] = torch.tensor([s.path_error for s in outcome.scores])
-        less = _mean(errors[name] - errors["shipped"]) if name != "shipped" and "shipped" in errors else ""
+        errors[name] = [s.path_error for s in outcome.scores]
+        less = ""
+        if name != "shipped" and "shipped" in errors:
+            less = _mean([x - y for x, y in zip(errors[name], errors["shipped"], strict=True)])
         print(_row(name, outcome, [f"{outcome.seconds:.1f}", str(outcome.num_gradients), less]), flush=True)
         kept[name] = asdict(outcome)
         if results is not None:
@@ -238,8 +198,8 @@ def main(
     if other_clips:
         print("\n| clips | flow error guided | flow error unguided |\n| --- | --- | --- |")
         for name, world in (
-            ("camera only", {"num_objects": 1, "camera": True, "paths": ("still",)}),
-            ("two objects", {"num_objects": 2, "camera": False, "paths": MOVING}),
+            ("camera only", {"camera": True, "paths": ("still",)}),
+            ("two objects", {"num_objects": 2}),
         ):
             others = toy_jobs(16, split, **world)
             both = [run(others, SETTINGS[name], config, batch_size, dtype) for name in ("shipped", "unguided")]

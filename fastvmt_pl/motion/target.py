@@ -103,6 +103,10 @@ class MotionTarget:
         """Return the same target with windows around where the sample's own tiles go."""
         return replace(self, centres=self.settings.centres(query, key, self.pairs, self.grid))
 
+    def of_jobs(self, jobs: list[int]) -> "MotionTarget":
+        """Return the target of some jobs, by their numbers; one that serves all jobs serves these."""
+        return self if len(self.flow) == 1 else replace(self, flow=self.flow[jobs], centres=self.centres[jobs])
+
     def to(self, device: torch.device | str) -> "MotionTarget":
         """Return the target on a device."""
         return replace(self, flow=self.flow.to(device), centres=self.centres.to(device))

@@ -22,7 +22,7 @@ steps, so single entries say little."""
 
 def fresh_loss(subject: Subject) -> Tensor:
     """Return the module's loss."""
-    subject.module.cached_gradient = None
+    subject.module.cached_gradients = {}
     for metric in subject.module.losses:  # each keeps the graph of its last value
         metric.reset()
     return subject.module.training_step(subject.target, 0)
@@ -135,10 +135,10 @@ def optimizer_step(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tenso
 
 def reuse_steps(module: MotionTransfer, optimizer: torch.optim.Optimizer, count: int) -> None:
     """Take steps that reuse a gradient, by the module's own arithmetic."""
-    module.cached_gradient = torch.ones_like(module.latents)
+    module.cached_gradients = dict(enumerate(torch.ones_like(module.latents)))
     for _ in range(count):
         optimizer_step(optimizer, lambda: module.training_step(None, 0))
-    module.cached_gradient = None
+    module.cached_gradients = {}
 
 
 def part_d(subject: Subject, sizes: Sizes, repeats: int, scratch: Path, count: int = 100) -> str:

@@ -100,7 +100,7 @@ def run_job(clip: Path, cache: Path, device: str, options: list[str]) -> tuple[f
     cli.trainer.fit(cli.model, cli.datamodule)
     seconds = now(device) - begun
     (gradients,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, GradientCache))
-    return seconds, gradients.num_computed, gradients.num_reused
+    return seconds, round(gradients.num_computed), round(gradients.num_reused)
 
 
 def part_e(scratch: Path, device: str, repeats: int) -> str:

@@ -307,7 +307,7 @@ def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, 
     metrics = json.loads((folder / "metrics.json").read_text())
     (job,) = metrics["jobs"]
     assert (job["prompt"], job["seed"], job["clip"]) == (PROMPT, 4, clip)
-    assert (metrics["gradients_computed"], metrics["gradients_reused"]) == (2, 4)
+    assert (metrics["jobs"][0]["gradients_computed"], metrics["jobs"][0]["gradients_reused"]) == (2, 4)
     assert metrics["model"]["name"] == "wan-tiny"
     assert min(job["flow_error"], job["baseline_flow_error"]) > 0
     fps, comparison = decoded(folder / "comparison.mp4")
@@ -355,7 +355,7 @@ def test_fit_writes_results_and_a_checkpoint_by_itself(succeed, clip):
     assert (folder / "checkpoints" / "last.ckpt").exists()
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["model"]["licence"] == "apache-2.0"
-    assert metrics["gradients_computed"] == 1
+    assert metrics["jobs"][0]["gradients_computed"] == 1
 
 
 @pytest.mark.parametrize(("options", "guided"), [(["--steps", "2"], 1), (["--steps", "3", "--guided-steps", "3"], 3)])

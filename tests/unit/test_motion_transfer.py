@@ -123,24 +123,27 @@ def test_clipping_is_per_job(fit):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("budget", "options"),
     [
-        {"optimizer": ADAMW},
-        {"optimizer": partial(NormalizedGradientDescent, lr=0.02, momentum=0.5), "clips": 2, "prompts": PROMPTS},
+        (None, {"optimizer": ADAMW}),
+        (
+            60.0,
+            {"optimizer": partial(NormalizedGradientDescent, lr=0.02, momentum=0.5), "clips": 2, "prompts": PROMPTS},
+        ),
     ],
-    ids=["one job, AdamW", "two jobs, gradient descent with momentum"],
+    ids=["one job, AdamW", "two jobs, gradient descent with momentum, adaptive reuse"],
 )
-def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path, options):
+def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path, budget, options):
     """After any inner step, the last of an epoch included, after an epoch's end, and after the last unguided step."""
     everything = ModelCheckpoint(
         tmp_path / "all", filename="{step}", save_top_k=-1, save_last=True, every_n_train_steps=1
     )
     epochs = ModelCheckpoint(tmp_path / "epochs", filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
-    whole = fit([everything, epochs, GradientCache(3)], baseline=True, **options)
+    whole = fit([everything, epochs, GradientCache(3, budget)], baseline=True, **options)
     kept = sorted((tmp_path / "all").glob("step=*.ckpt")) + sorted((tmp_path / "epochs").glob("*.ckpt"))
     assert len(kept) == 8 + 2
     for checkpoint in [*kept, tmp_path / "all" / "last.ckpt"]:
-        resumed = fit([GradientCache(3)], baseline=True, ckpt_path=checkpoint, **options)
+        resumed = fit([GradientCache(3, budget)], baseline=True, ckpt_path=checkpoint, **options)
         assert torch.equal(resumed.result.latents, whole.result.latents), checkpoint
         assert torch.equal(resumed.result.baseline, whole.result.baseline), checkpoint
 

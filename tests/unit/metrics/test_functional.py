@@ -6,6 +6,7 @@ import torch
 from torchmetrics.functional import spearman_corrcoef
 
 from fastvmt_pl.datamodules import Clip, ToyWorld, align
+from fastvmt_pl.datamodules.toy_jobs import MOVING
 from fastvmt_pl.datamodules.toy_tracker import relative_path_error
 from fastvmt_pl.datamodules.toy_world import FPS, combinations, place, render
 from fastvmt_pl.metrics.functional import (
@@ -16,8 +17,6 @@ from fastvmt_pl.metrics.functional import (
     temporal_consistency,
 )
 from fastvmt_pl.tracking import DenseFlow, LucasKanade, Tracks
-
-MOVING = ("linear", "arc", "sine", "bounce")
 
 
 def tracks(*steps, visible=None, start=(0.0, 0.0)):
