@@ -23,7 +23,7 @@ from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.datamodules import Clip, MotionDataModule
-from fastvmt_pl.datamodules.toy_jobs import ToyJob, toy_jobs
+from fastvmt_pl.datamodules.toy_jobs import Split, ToyJob, toy_jobs
 from fastvmt_pl.datamodules.toy_tracker import ToyScore
 from fastvmt_pl.datamodules.toy_world import FPS
 from fastvmt_pl.files import written_whole

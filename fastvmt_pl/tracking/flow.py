@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from fastvmt_pl.tracking.tracks import Frames
+from fastvmt_pl.tracking.tracks import Frames, Gray, to_gray
 
 Flow = Float[Tensor, "steps height width 2"]
 
@@ -20,12 +20,15 @@ def dense_flow(frames: Frames, backward: bool = False) -> Flow:
         frames: The video.
         backward: From each frame's next one back to it, on the grid of the next one.
     """
-    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames.numpy()]
-    pairs = list(pairwise(gray))
-    height, width = gray[0].shape
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # between two videos nothing is carried over
+    return gray_flow(to_gray(frames), backward)
+
+
+def gray_flow(gray: Gray, backward: bool = False) -> Flow:
+    """Return the flow of a video in shades of gray, see :func:`dense_flow`."""
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # between two pairs nothing is carried over
+    pairs = pairwise(gray.numpy())
     found = [method.calc(*(pair[::-1] if backward else pair), None) for pair in pairs]
-    return torch.stack([torch.from_numpy(flow) for flow in found]) if found else torch.zeros(0, height, width, 2)
+    return torch.stack([torch.from_numpy(flow) for flow in found]) if found else torch.zeros(0, *gray.shape[1:], 2)
 
 
 def sample_at(

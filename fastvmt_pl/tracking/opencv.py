@@ -7,11 +7,11 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from fastvmt_pl.tracking.flow import consistent, dense_flow, is_inside, sample_at
-from fastvmt_pl.tracking.tracks import Frames, Tracks, grid_of_points, keyframes
+from fastvmt_pl.tracking.flow import consistent, gray_flow, is_inside, sample_at
+from fastvmt_pl.tracking.tracks import Frames, Gray, Tracks, grid_of_points, keyframes, to_gray
 
 Points = Float[Tensor, "points 2"]
 Step = Callable[[Points, int, int], tuple[Points, Bool[Tensor, "points"]]]
@@ -40,12 +40,10 @@ class ChainedTracker:
 
     def track(self, frames: Frames) -> Tracks:
         """Return tracks of points of its own choice."""
-        step = self.prepare(frames)
-        found = [self._follow(self.points_of(frames, key), key, len(frames), step) for key in self._keys(frames)]
+        gray = to_gray(frames)
+        step, keys = self.prepare(gray), keyframes(len(gray), self.num_keyframes)
+        found = [self._follow(self.points_of(gray[key]), key, len(gray), step) for key in keys]
         return Tracks(torch.cat([one.points for one in found]), torch.cat([one.visible for one in found]))
-
-    def _keys(self, frames: Frames) -> list[int]:
-        return keyframes(len(frames), self.num_keyframes)
 
     def _follow(self, start: Points, key: int, num_frames: int, step: Step) -> Tracks:
         points = start[:, None].repeat(1, num_frames, 1)
@@ -58,11 +56,11 @@ class ChainedTracker:
         return Tracks(points, visible)
 
     @abstractmethod
-    def prepare(self, frames: Frames) -> Step:
+    def prepare(self, gray: Gray) -> Step:
         """Return how points get from a frame to a neighbouring one."""
 
     @abstractmethod
-    def points_of(self, frames: Frames, key: int) -> Points:
+    def points_of(self, picture: UInt8[Tensor, "height width"]) -> Points:
         """Return the points of a keyframe to follow."""
 
 
@@ -82,10 +80,10 @@ class LucasKanade(ChainedTracker):
             raise ValueError(f"num_points is {num_points} and window {window}; use at least 1 and at least 3")
         self.num_points, self.window = num_points, window
 
-    def prepare(self, frames: Frames) -> Step:
+    def prepare(self, gray: Gray) -> Step:
         """Return how points get from a frame to a neighbouring one."""
-        pictures = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames.numpy()]
-        height, width = frames.shape[1:3]
+        pictures = gray.numpy()
+        height, width = pictures.shape[1:]
 
         def follow(points: np.ndarray, frame: int, following: int) -> tuple[np.ndarray, np.ndarray]:
             moved, found, _ = cv2.calcOpticalFlowPyrLK(
@@ -105,10 +103,10 @@ class LucasKanade(ChainedTracker):
 
         return step
 
-    def points_of(self, frames: Frames, key: int) -> Points:
+    def points_of(self, picture: UInt8[Tensor, "height width"]) -> Points:
         """Return the corners of a keyframe."""
-        gray = cv2.cvtColor(frames[key].numpy(), cv2.COLOR_RGB2GRAY)
-        corners = cv2.goodFeaturesToTrack(gray, self.num_points, qualityLevel=0.01, minDistance=min(gray.shape) / 64)
+        apart = min(picture.shape) / 64
+        corners = cv2.goodFeaturesToTrack(picture.numpy(), self.num_points, qualityLevel=0.01, minDistance=apart)
         return torch.zeros(0, 2) if corners is None else torch.from_numpy(corners).reshape(-1, 2)
 
 
@@ -127,9 +125,9 @@ class DenseFlow(ChainedTracker):
             raise ValueError(f"num_rows is {num_rows}; use at least 1")
         self.num_rows = num_rows
 
-    def prepare(self, frames: Frames) -> Step:
+    def prepare(self, gray: Gray) -> Step:
         """Return how points get from a frame to a neighbouring one."""
-        flows = {1: dense_flow(frames), -1: dense_flow(frames, backward=True)}
+        flows = {1: gray_flow(gray), -1: gray_flow(gray, backward=True)}
 
         def step(points: Points, frame: int, following: int) -> tuple[Points, Bool[Tensor, "points"]]:
             direction, index = following - frame, min(frame, following)
@@ -139,7 +137,7 @@ class DenseFlow(ChainedTracker):
 
         return step
 
-    def points_of(self, frames: Frames, key: int) -> Points:
+    def points_of(self, picture: UInt8[Tensor, "height width"]) -> Points:
         """Return the grid."""
-        height, width = frames.shape[1:3]
+        height, width = picture.shape
         return grid_of_points(height, width, self.num_rows)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from einops import einsum
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 Frames = UInt8[Tensor, "frames height width 3"]
+Gray = UInt8[Tensor, "frames height width"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,17 @@ def grid_of_points(height: int, width: int, num_rows: int) -> Float[Tensor, "poi
     y = (torch.arange(num_rows) + 0.5) * cell
     x = torch.arange(cell / 2, width, cell)
     return torch.cartesian_prod(y, x).flip(1)
+
+
+def to_gray(frames: Frames) -> Gray:
+    """Return a video in the shades of gray that tell most of its colours apart.
+
+    They are the first principal component of its colours, stretched over 0 to 255. Luminance would not do: a red thing
+    on a gray ground may have the ground's.
+    """
+    colours = frames.float() - frames.float().mean((0, 1, 2))
+    axis = torch.linalg.eigh(einsum(colours, colours, "f h w a, f h w b -> a b")).eigenvectors[:, -1]
+    shades = colours @ axis
+    low, high = shades.aminmax()
+    stretched: Tensor = (shades - low) * (255 / (high - low).clamp(min=1.0))
+    return stretched.round().to(torch.uint8)
