@@ -1,5 +1,6 @@
-"""Callbacks: of motion transfer (gradient caching, progress, run folder), and of distillation."""
+"""Callbacks: of motion transfer (gradient caching, progress, run folder, costs), and of distillation."""
 
+from .costs import Costs
 from .gradient_cache import GradientCache
 from .lora_export import LoraExport
 from .lora_previews import LoraPreviews
@@ -7,4 +8,4 @@ from .progress import TransferProgress
 from .run_folder import RunFolder
 from .stop_at_leak import StopAtLeak
 
-__all__ = ["GradientCache", "LoraExport", "LoraPreviews", "RunFolder", "StopAtLeak", "TransferProgress"]
+__all__ = ["Costs", "GradientCache", "LoraExport", "LoraPreviews", "RunFolder", "StopAtLeak", "TransferProgress"]

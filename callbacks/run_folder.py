@@ -13,6 +13,7 @@ from fastvmt_pl.motion import MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.video import enlarge, flow_picture, side_by_side, to_frames, write_picture, write_video
 
+from .costs import Costs
 from .gradient_cache import GradientCache, JobState
 
 
@@ -90,6 +91,7 @@ class RunFolder(Callback):
             "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
             "jobs": jobs,
             "seconds_since_last_start": round(time.perf_counter() - self.begun, 2),
+            **_costs(trainer),
         }
         with written_whole(self.folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n")
@@ -101,6 +103,18 @@ class RunFolder(Callback):
         adjacent = pairs.second == pairs.first + 1
         shown = (pairs.first[adjacent] * (len(frames) - 1)) // (measured.num_frames - 1)
         write_picture(path, flow_picture(measured.flow[number, adjacent], frames[shown], measured.grid))
+
+
+def _costs(trainer: Trainer) -> dict[str, float | None]:
+    """Return the time and memory that were measured, if they were."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, Costs):
+            peak = callback.peak_bytes
+            return {
+                "seconds": round(callback.seconds, 2),
+                "gradient_peak_mib": None if peak is None else round(peak / 2**20, 1),
+            }
+    return {}
 
 
 def _gradients(trainer: Trainer, module: MotionTransfer, number: int) -> dict[str, int]:

@@ -19,6 +19,7 @@ from fastvmt_pl.commands.evaluate import evaluate
 from fastvmt_pl.commands.export import export
 from fastvmt_pl.commands.lightning import FitCLI, TrainCLI
 from fastvmt_pl.commands.sample import sample
+from fastvmt_pl.commands.sweep import sweep
 from fastvmt_pl.commands.transfer import transfer
 
 
@@ -106,6 +107,14 @@ fastvmt evaluate clip.mp4 output.mp4
 fastvmt evaluate runs/a runs/b --output scores.json
 """,
         evaluate,
+    ),
+    "sweep": Command(
+        "Run the same jobs under many settings and compare them.",
+        """Writes a folder a run, results.csv with a row for each job of each setting, and summary.md with means,
+bootstrap intervals and paired differences. What is finished is not done again. Example:
+fastvmt sweep configs/experiment/reuse.yaml runs/reuse
+""",
+        sweep,
     ),
     "fit": Command("Transfer as a LightningCLI: every setting of every class, from YAML and options.", "", FitCLI),
     "train": Command("Training of a LoRA on a data folder that is there, as a LightningCLI.", "", TrainCLI),

@@ -13,7 +13,6 @@ from typing import Any
 import diffusers
 import lightning
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 MIB = 2**20
 
@@ -43,28 +42,6 @@ def medians(sides: Mapping[str, Callable[[], Any]], repeats: int, device: str) -
             run()
             times[name].append(now(device) - begun)
     return {name: median(values[1:]) for name, values in times.items()}
-
-
-def peak_memory(run: Callable[[], Any], device: str) -> int:
-    """Return by how many bytes the memory of tensors grows at most while something runs, forward and backward.
-
-    CUDA counts this itself. On the CPU it is the highest running sum of what PyTorch's allocator reports to the
-    profiler, which sees the backward pass and the buffers inside kernels; resident memory would also count what
-    the C library keeps after tensors are gone.
-    """
-    if device.startswith("cuda"):
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    total = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak
 
 
 def in_own_process(function: Callable[..., Any], *args: Any) -> Any:

@@ -1,0 +1,49 @@
+"""What a transfer costs: time, and the memory of a gradient."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from fastvmt_pl.memory import PeakMemory
+from fastvmt_pl.motion_transfer import MotionTransfer
+
+
+class Costs(Callback):
+    """Measures the seconds from the first guided step to the decoded videos, and the peak memory of one fresh gradient.
+
+    The extraction of the reference's motion, which a cache saves, is not counted. On a CPU the gradient's memory comes
+    from PyTorch's profiler, which slows down this one inner step of the run.
+
+    Attributes:
+        seconds: Time of all jobs together.
+        peak_bytes: By how much memory grows in the first inner step, forward and backward; ``None`` if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.peak_bytes: int | None = None
+        self.peak: PeakMemory | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.seconds, self.peak_bytes, self.begun = 0.0, None, time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Watch the first inner step that computes all gradients."""
+        assert isinstance(pl_module, MotionTransfer)
+        if self.peak_bytes is None and not pl_module.cached_gradients:
+            self.peak = PeakMemory(pl_module.device)
+            self.peak.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop watching."""
+        if self.peak is not None:
+            self.peak.__exit__()
+            self.peak_bytes, self.peak = self.peak.num_bytes, None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop the clock."""
+        self.seconds = time.perf_counter() - self.begun

@@ -1,0 +1,180 @@
+"""``fastvmt sweep``: the same jobs under many settings, and what each setting is worth."""
+
+import csv
+import itertools
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastvmt_pl.bootstrap import interval_of_mean
+from fastvmt_pl.callbacks import Costs, RunFolder
+from fastvmt_pl.commands.experiment import Experiment, Overrides, SweepJob, config_of, make_jobs, read_experiment
+from fastvmt_pl.commands.lightning import TransferCLI
+from fastvmt_pl.commands.options import as_arguments, claim_folder, slug
+from fastvmt_pl.datamodules import Clip, align
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.metrics.scores import score_video
+from fastvmt_pl.tracking import LucasKanade
+
+Row = dict[str, Any]
+SCORES = "scores.json"
+PERCENT = ("present", "one_piece", "background", "leak_free", "appearance")
+"""Scores that are shares of a video's frames."""
+
+
+def sweep(experiment: Path, output: Path) -> list[Row]:
+    """Run the same jobs under many settings and compare them.
+
+    Args:
+        experiment: YAML file of settings and jobs, such as configs/experiment/reuse.yaml.
+        output: Folder for all runs and the results; what is finished there is not done again.
+
+    Returns:
+        A row for each job of each setting, as in results.csv.
+
+    Raises:
+        ValueError: If the experiment, a setting or a clip cannot be used; nothing has run then.
+        RuntimeError: If some runs failed; the others are done.
+    """
+    plan = read_experiment(experiment)
+    config = config_of(plan, experiment)
+    with tempfile.TemporaryDirectory() as scratch:  # the folder is not touched before all can be used
+        jobs = make_jobs(plan, experiment, Path(scratch))
+        starts = range(0, len(jobs), plan.batch_size)
+        for overrides, start in itertools.product(plan.all_settings.values(), starts):
+            _compose(plan, config, jobs, overrides, start)
+    claim_folder(output, config=config.read_text(), experiment=experiment.read_text())
+    composed = partial(_compose, plan, config, make_jobs(plan, experiment, output / "clips"))
+    rows, failures = list[Row](), list[str]()
+    console = Console(stderr=True)
+    for number, (name, overrides) in enumerate(plan.all_settings.items()):
+        for start in starts:
+            folder = output / "runs" / f"{number:02d}-{slug(name)}" / f"{start:03d}"
+            console.print(f"{name}: jobs {start} to {min(start + plan.batch_size, len(jobs)) - 1}", highlight=False)
+            try:
+                scored = _scored(folder, partial(composed, overrides, start), jobs[start : start + plan.batch_size])
+            except RuntimeError as error:
+                failures.append(f"{name}, jobs from {start}: {error}")
+                continue
+            rows += [{"setting": name, "job": start + i, **one} for i, one in enumerate(scored)]
+            _write_csv(output / "results.csv", rows)
+    summary = summarise(rows, plan.reference)
+    with written_whole(output / "summary.md") as path:
+        path.write_text(summary + "\n")
+    print(f"{summary}\n\nthe results lie in {output}")
+    if failures:
+        raise RuntimeError(f"{len(failures)} runs failed: {'; '.join(failures[:3])}")
+    return rows
+
+
+def _compose(
+    plan: Experiment,
+    config: Path,
+    jobs: Sequence[SweepJob],
+    overrides: Overrides,
+    start: int,
+    trainer: dict[str, Any] | None = None,
+) -> TransferCLI:
+    """Return a batch's trainer, module and datamodule."""
+    batch = jobs[start : start + plan.batch_size]
+    options = {"model.baseline": False, **plan.common, **overrides}
+    options |= {"data.clips": [str(job.clip) for job in batch], "data.prompts": [job.prompt for job in batch]}
+    options["data.seed"] = start
+    nulls = [f"--{name}=null" for name, value in options.items() if value is None]  # which as_arguments leaves out
+    defaults = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        **(trainer or {}),
+    }
+    args = [*as_arguments(config, options), *nulls]
+    return TransferCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
+
+
+def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob]) -> list[Row]:
+    """Return the scores of a batch of jobs, which runs unless it is finished."""
+    if (folder / SCORES).exists():
+        done: list[Row] = json.loads((folder / SCORES).read_text())
+        return done
+    shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
+    costs = Costs()
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
+    cli = compose(trainer={"callbacks": [costs, RunFolder(folder)], "logger": logger})
+    cli.trainer.fit(cli.model, cli.datamodule)
+    measured = json.loads((folder / "metrics.json").read_text())["jobs"]
+    rows = []
+    for number, (job, found) in enumerate(zip(jobs, measured, strict=True)):
+        frames, clip = cli.model.result.frames[number], cli.datamodule.clips[number]
+        pair = align(clip, Clip(frames, clip.fps, "output"))
+        scores = score_video(pair.reference, pair.output, LucasKanade())
+        toy = {} if job.toy is None else asdict(job.toy.judge(frames))
+        rows.append(
+            {
+                **found,
+                "seconds": costs.seconds / len(jobs),
+                "gradient_peak_mib": None if costs.peak_bytes is None else costs.peak_bytes / 2**20 / len(jobs),
+                **{name: value if math.isfinite(value) else None for name, value in {**toy, **scores}.items()},
+            }
+        )
+    with written_whole(folder / SCORES) as path:
+        path.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summarise(rows: Sequence[Row], reference: str) -> str:
+    """Return a Markdown table: each setting's means with their 95 % bootstrap intervals, and paired differences.
+
+    Args:
+        rows: A row for each job of each setting.
+        reference: The setting that the others are compared with, job by job, by the path error where it is known and by
+            the local motion fidelity elsewhere.
+    """
+    judged = "path_error" if any("path_error" in row for row in rows) else "local_motion_fidelity"
+    shown = [
+        judged,
+        *(name for name in (*PERCENT, "motion_fidelity", "relative_flow_error") if name in (rows or [{}])[0]),
+    ]
+    costs = ("gradients_computed", "seconds", "gradient_peak_mib")
+    head = ["setting", *shown, *costs, f"{judged} less that of {reference}"]
+    lines = [head, ["---"] * len(head)]
+    by_setting: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        by_setting.setdefault(row["setting"], {})[row["job"]] = row
+    for name, found in by_setting.items():
+        cells = [_mean([row[score] for row in found.values()], score in PERCENT) for score in shown]
+        cells += [_plain([row[cost] for row in found.values()]) for cost in costs]
+        others = by_setting.get(reference, {})
+        pairs = [(found[job][judged], others[job][judged]) for job in found if job in others]
+        less = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+        lines.append([name, *cells, "" if name == reference else _mean(less, False)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _mean(values: Sequence[float | None], percent: bool) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    form = "{:.1%} [{:.1%}, {:.1%}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
+    return form.format(*interval_of_mean(known))
+
+
+def _plain(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.1f}" if known else ""
