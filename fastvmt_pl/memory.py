@@ -1,6 +1,6 @@
 """How much memory tensors take, on a GPU and on a CPU."""
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -31,7 +31,7 @@ class PeakMemory:
         self.device = torch.device(device)
         self.num_bytes = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
             self.before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)

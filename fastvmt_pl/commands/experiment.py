@@ -80,7 +80,7 @@ class Experiment:
         combined = _combinations(self.grid)
         if set(self.settings) & set(combined):
             raise ValueError(f"two settings are called {', '.join(set(self.settings) & set(combined))}; rename one")
-        self.all_settings = {**{name: value or {} for name, value in self.settings.items()}, **combined}
+        self.all_settings = {**self.settings, **combined}
         if not self.all_settings:
             raise ValueError("the experiment has no settings; give settings or a grid")
         if not (self.jobs.num_jobs if isinstance(self.jobs, ToyJobs) else self.jobs):
@@ -122,9 +122,8 @@ def read_experiment(path: Path) -> Experiment:
         raise ValueError(f"experiment {path} is no mapping; it needs jobs, and settings or a grid")
     overrides: dict[str, Any] = {name: content.pop(name, None) or {} for name in ("settings", "grid", "common")}
     for name, value in overrides.items():
-        inner = value.values() if name != "common" else []
-        kind = list if name == "grid" else (dict, type(None))
-        if not isinstance(value, dict) or not all(isinstance(one, kind) for one in inner):
+        inner = list(value.values()) if isinstance(value, dict) and name != "common" else []
+        if not isinstance(value, dict) or not all(isinstance(one, list if name == "grid" else dict) for one in inner):
             raise ValueError(f"{name} of experiment {path} is {value}; see configs/experiment for how it is written")
     parser = ArgumentParser(exit_on_error=False)  # which would make objects of the class paths in overrides
     parser.add_class_arguments(Experiment, skip=set(overrides))

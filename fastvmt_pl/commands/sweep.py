@@ -167,7 +167,7 @@ def summarise(rows: Sequence[Row], reference: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _mean(values: Sequence[float | None], percent: bool) -> str:
+def _mean(values: Sequence[float | int | None], percent: bool) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -175,6 +175,6 @@ def _mean(values: Sequence[float | None], percent: bool) -> str:
     return form.format(*interval_of_mean(known))
 
 
-def _plain(values: Sequence[float | None]) -> str:
+def _plain(values: Sequence[float | int | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{sum(known) / len(known):.1f}" if known else ""

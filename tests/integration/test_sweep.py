@@ -1,0 +1,150 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastvmt_pl.commands import sweep as command
+from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, read_experiment
+from fastvmt_pl.commands.options import CONFIGS
+from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.motion_transfer import NonFiniteError
+from fastvmt_pl.video import write_video
+
+SHORT = {"model.num_steps": 3, "model.num_inner_steps": 2, "data.num_frames": 5}
+CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 40.0}}
+PLAN = {
+    "jobs": {"num_jobs": 3, "split": "tuning"},
+    "common": SHORT,
+    "batch_size": 2,
+    "settings": {
+        "guided": {"model.num_guided_steps": 1},
+        "unguided": {"model.num_guided_steps": 0},
+        "adaptive": {"model.num_guided_steps": 1, "data.motion.window": None, "trainer.callbacks": [CACHE]},
+    },
+}
+
+
+def written(path, **changes):
+    Path(path).write_text(yaml.safe_dump({**PLAN, **changes}, sort_keys=False))
+    return path
+
+
+def rows_of(path):
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
+    """On files: five frames cannot be judged as toy clips, which have 17."""
+    for name, number in (("a", 0), ("b", 1)):
+        write_video(Path("clips") / f"{name}.mp4", ToyWorld(50, num_objects=1)[number].frames, 8.0)
+    jobs = [{"clip": "clips/a.mp4", "prompt": "a red cross on a navy background"}]
+    jobs += [{"clip": "clips/b.mp4", "prompt": "a green circle on a gray background"}] * 2
+    plan = written("plan.yaml", jobs=jobs)
+    said = succeed("sweep", plan, "out").out
+    assert "local_motion_fidelity less that of guided" in said
+    rows = rows_of("out/results.csv")
+    assert [(row["setting"], row["job"]) for row in rows] == [
+        (setting, str(job)) for setting in PLAN["settings"] for job in range(3)
+    ]
+    assert [row["seed"] for row in rows[:3]] == ["0", "1", "2"]
+    assert {row["gradients_computed"] for row in rows[:3]} == {"1"}
+    assert {row["gradients_computed"] for row in rows[3:6]} == {"0"}
+    assert {row["gradients_computed"] for row in rows[6:]} == {"2"}
+    assert all(float(row["gradient_peak_mib"]) > 1 for row in rows[:3])
+    assert Path("out/summary.md").read_text() in said
+    assert (Path("out/runs/00-guided/000/001/output.mp4")).exists()
+    assert (Path("out/runs/00-guided/002/logs/metrics.csv")).exists()
+    (Path("out/runs/01-unguided/002/scores.json")).unlink()  # as if it had been stopped there
+    ran = []
+    run_folder = command.RunFolder
+    monkeypatch.setattr(command, "RunFolder", lambda folder: (ran.append(folder), run_folder(folder))[1])
+    succeed("sweep", plan, "out")
+    assert ran == [Path("out/runs/01-unguided/002")]
+    assert [{**row, "seconds": ""} for row in rows_of("out/results.csv")] == [{**row, "seconds": ""} for row in rows]
+    written("plan.yaml", jobs=jobs, batch_size=1)
+    assert "other settings" in refused("sweep", plan, "out")
+
+
+def test_toy_jobs_are_judged_by_their_true_paths(succeed):
+    common = {**SHORT, "data.num_frames": 17}
+    plan = written("toy.yaml", jobs={"num_jobs": 1}, common=common, settings={"guided": {"model.num_guided_steps": 1}})
+    assert "| guided | " in succeed("sweep", plan, "out").out
+    (row,) = rows_of("out/results.csv")
+    assert float(row["path_error"]) > 0
+    assert 0 <= float(row["appearance"]) <= 1
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch):
+    original = command._scored
+
+    def failing(folder, compose, jobs):
+        if folder.parent.name == "00-guided":
+            raise NonFiniteError("the loss is nan")
+        return original(folder, compose, jobs)
+
+    monkeypatch.setattr(command, "_scored", failing)
+    common = {**SHORT, "data.num_frames": 17}
+    settings = {"guided": {"model.num_guided_steps": 1}, "unguided": {"model.num_guided_steps": 0}}
+    plan = written("plan.yaml", jobs={"num_jobs": 1}, common=common, settings=settings)
+    line = refused("sweep", plan, "out", code=1)
+    assert "guided, jobs from 0: the loss is nan" in line
+    assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
+
+
+@pytest.mark.usefixtures("no_weights")
+class TestBadExperiments:
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"settings": {}}, "has no settings"),
+            ({"settings": {"a": 3}}, "how it is written"),
+            ({"settings": ["a"]}, "how it is written"),
+            ({"grid": {"model.num_guided_steps": 3}}, "how it is written"),
+            ({"settings": {"a": {"model.nothing": 1}}}, "nothing"),
+            ({"settings": {"a": {"model.num_guided_steps": -1}}}, "0 to num_steps"),
+            ({"settings": {"a": {"model.num_guided_steps": 1, "data.motion.block": 99}}}, "block"),
+            ({"jobs": []}, "has no jobs"),
+            ({"jobs": {"num_jobs": 0}}, "has no jobs"),
+            ({"jobs": [{"clip": "missing.mp4", "prompt": "a dog"}]}, "does not exist"),
+            ({"jobs": {"split": "training"}}, "jobs"),
+            ({"compare_with": "nothing"}, "use one of guided, unguided, adaptive"),
+            ({"config": "missing.yaml"}, "wan_tiny.yaml"),
+            ({"batch_size": 0}, "at least 1"),
+            ({"unknown": 1}, "unknown"),
+        ],
+    )
+    def test_it_is_refused_before_anything_runs_or_is_written(self, refused, changes, says):
+        assert says in refused("sweep", written("plan.yaml", **changes), "out")
+        assert not Path("out").exists()
+
+    def test_what_is_no_experiment_is_refused(self, refused, tmp_path):
+        assert "is no file" in refused("sweep", "missing.yaml", "out")
+        (tmp_path / "list.yaml").write_text("[1, 2]")
+        assert "is no mapping" in refused("sweep", "list.yaml", "out")
+        (tmp_path / "broken.yaml").write_text("a: [")
+        assert "cannot be read" in refused("sweep", "broken.yaml", "out")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_can_be_composed(path, tmp_path):
+    plan = read_experiment(path)
+    assert isinstance(plan.jobs, ToyJobs)
+    assert plan.jobs.num_jobs >= 32
+    plan.jobs.num_jobs = 1
+    jobs = command.make_jobs(plan, path, tmp_path)
+    for overrides in plan.all_settings.values():
+        command._compose(plan, config_of(plan, path), jobs, overrides, 0)
+
+
+def test_a_grid_is_every_combination():
+    plan = Experiment(ToyJobs(1), grid={"a.b": [1, None], "c": ["x"]}, settings={"plain": {}})
+    assert plan.all_settings == {
+        "plain": {},
+        'b 1, c "x"': {"a.b": 1, "c": "x"},
+        'b null, c "x"': {"a.b": None, "c": "x"},
+    }
+    assert plan.reference == "plain"
+    assert json.dumps(plan.all_settings)
