@@ -18,6 +18,7 @@ from fastvmt_pl.commands.encode import encode
 from fastvmt_pl.commands.evaluate import evaluate
 from fastvmt_pl.commands.export import export
 from fastvmt_pl.commands.lightning import FitCLI, TrainCLI
+from fastvmt_pl.commands.report import report
 from fastvmt_pl.commands.sample import sample
 from fastvmt_pl.commands.sweep import sweep
 from fastvmt_pl.commands.transfer import transfer
@@ -115,6 +116,14 @@ bootstrap intervals and paired differences. What is finished is not done again. 
 fastvmt sweep configs/experiment/reuse.yaml runs/reuse
 """,
         sweep,
+    ),
+    "report": Command(
+        "Write one web page about finished transfers.",
+        """One file that needs no network: videos side by side in step, with tracks and flow over them, curves of loss
+and gradients, and a table of scores, times, memory and the settings that differ. Example:
+fastvmt report runs/a runs/b --output report.html
+""",
+        report,
     ),
     "fit": Command("Transfer as a LightningCLI: every setting of every class, from YAML and options.", "", FitCLI),
     "train": Command("Training of a LoRA on a data folder that is there, as a LightningCLI.", "", TrainCLI),

@@ -109,6 +109,8 @@ def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob
     costs = Costs()
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
     cli = compose(trainer={"callbacks": [costs, RunFolder(folder)], "logger": logger})
+    with written_whole(folder / "config.yaml") as path:
+        path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))
     cli.trainer.fit(cli.model, cli.datamodule)
     measured = json.loads((folder / "metrics.json").read_text())["jobs"]
     rows = []

@@ -1,0 +1,117 @@
+"""Read finished runs for a report."""
+
+import base64
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastvmt_pl.datamodules import read_pair
+from fastvmt_pl.metrics.scores import score_video
+from fastvmt_pl.report.job import Job
+from fastvmt_pl.report.motion import motion_overlay
+from fastvmt_pl.runs import Run
+from fastvmt_pl.tracking import LucasKanade
+
+VIDEOS = ("reference", "baseline", "output")
+MEASURES = (
+    "gradients_computed",
+    "gradients_reused",
+    "seconds",
+    "gradient_peak_mib",
+    "flow_error",
+    "baseline_flow_error",
+)
+"""What a run has measured itself, in the order of the table."""
+
+
+def collect(runs: Sequence[Run]) -> list[Job]:
+    """Read and score every job of some runs.
+
+    Raises:
+        ClipError: If a video cannot be read.
+    """
+    settings = differing([_settings(run.folder) for run in runs])
+    return [
+        _job(run, number, folder, own)
+        for run, own in zip(runs, settings, strict=True)
+        for number, folder in enumerate(run.job_folders)
+    ]
+
+
+def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:
+    files = {name: folder / f"{name}.mp4" for name in VIDEOS if (folder / f"{name}.mp4").exists()}
+    pairs = {name: read_pair(files["reference"], file) for name, file in files.items()}
+    pair, baseline = pairs["output"], pairs.get("baseline")
+    own = run.metrics["jobs"][number]
+    measured = {name: own.get(name, run.metrics.get(name)) for name in MEASURES}
+    scores = score_video(pair.reference, pair.output, LucasKanade(), None if baseline is None else baseline.output)
+    return Job(
+        name=str(folder),
+        prompt=own["prompt"],
+        settings={**settings, "seed": str(own["seed"])},
+        scores={**scores, **{name: float(value) for name, value in measured.items() if value is not None}},
+        videos={name: _data_url(file) for name, file in files.items()},
+        overlays={name: motion_overlay(pair.output) for name, pair in pairs.items()},
+        curves=_curves(run.folder),
+        fps=pair.fps,
+    )
+
+
+def _data_url(path: Path) -> str:
+    return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """Return a run's settings by their dotted names; none if it has kept none."""
+    path = folder / "config.yaml"
+    return flattened(yaml.safe_load(path.read_text())) if path.exists() else {}
+
+
+def flattened(config: Any, prefix: str = "") -> dict[str, str]:
+    """Return nested settings by dotted names, each as JSON; a class goes by its name.
+
+    >>> flattened({"a": {"b": 1}, "c": [2, None]})
+    {'a.b': '1', 'c': '[2, null]'}
+    >>> flattened({"d": [{"class_path": "package.Loss", "init_args": {"weight": 2}}]})
+    {'d': 'Loss', 'd.Loss.weight': '2'}
+    """
+    if isinstance(config, dict) and "class_path" in config:
+        config = [config]
+    if isinstance(config, list) and config and all(isinstance(one, dict) and "class_path" in one for one in config):
+        names = [one["class_path"].rsplit(".", 1)[-1] for one in config]
+        parts = [
+            flattened(one.get("init_args", {}), f"{prefix}.{name}") for one, name in zip(config, names, strict=True)
+        ]
+        return {prefix: ", ".join(names), **{name: value for part in parts for name, value in part.items()}}
+    if not isinstance(config, dict):
+        return {prefix: json.dumps(config, default=str)}
+    parts = [flattened(value, f"{prefix}.{name}" if prefix else str(name)) for name, value in config.items()]
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return of each run's settings those that are not the same in all of them; not what is true of each job by itself.
+
+    >>> differing([{"a": "1", "b": "2"}, {"a": "1", "b": "3"}])
+    [{'b': '2'}, {'b': '3'}]
+    """
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    own = ("data.clips", "data.prompts", "data.seed", "trainer.logger", "trainer.default_root_dir")
+    changed = [name for name in names if not name.startswith(own) and len({one.get(name) for one in settings}) > 1]
+    return [{name: one.get(name, "") for name in changed} for one in settings]
+
+
+def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the losses and gradients that Lightning's CSVLogger wrote, by name."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for path in [*folder.glob("logs/metrics.csv"), *folder.glob("metrics.csv")][:1]:
+        with path.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if value and name.startswith(("loss", "gradients/cosine", "gradients/turning")):
+                        found.setdefault(name, []).append((int(row["step"]), float(value)))
+    return found

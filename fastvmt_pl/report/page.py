@@ -1,0 +1,90 @@
+"""Write the page of a report: everything in one file, without a network."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from fastvmt_pl.metrics.scores import BETTER
+from fastvmt_pl.report.curve import curve
+from fastvmt_pl.report.job import Job
+
+ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table."""
+
+    name: str
+    differs: bool = False
+    arrow: str = ""
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the table; a number sorts by its value."""
+
+    text: str
+    number: float | None = None
+    differs: bool = False
+
+
+def render(jobs: Sequence[Job], title: str) -> str:
+    """Return the HTML of a report."""
+    here = files("fastvmt_pl.report")
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string((here / "page.html").read_text())
+    settings = list(dict.fromkeys(name for job in jobs for name in job.settings))
+    scores = list(dict.fromkeys(name for job in jobs for name in job.scores))
+    columns = [Column("prompt"), *(Column(name, name != "seed") for name in settings)]
+    columns += [Column(name, False, *ARROWS.get(BETTER.get(name, ""), ("", ""))) for name in scores]
+    data = [{"fps": job.fps, "numFrames": _num_frames(job), "overlays": job.overlays} for job in jobs]
+    return template.render(
+        title=title,
+        date=date.today().isoformat(),
+        version=version("fastvmt-pl"),
+        columns=columns,
+        rows=[{"number": number, "cells": _cells(job, settings, scores)} for number, job in enumerate(jobs)],
+        settings=[name for name in settings if name != "seed"],
+        jobs=[
+            {
+                "name": job.name,
+                "prompt": job.prompt,
+                "videos": job.videos,
+                "num_frames": _num_frames(job),
+                "curves": [Markup(curve(name, points)) for name, points in job.curves.items()],
+            }
+            for job in jobs
+        ],
+        style=Markup((here / "page.css").read_text()),
+        script=Markup((here / "page.js").read_text()),
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
+    )
+
+
+def _num_frames(job: Job) -> int:
+    return len(job.overlays["reference"]["flow"]) + 1
+
+
+def _cells(job: Job, settings: Sequence[str], scores: Sequence[str]) -> list[Cell]:
+    cells = [Cell(job.prompt)]
+    for name in settings:
+        value = job.settings.get(name, "")
+        cells.append(Cell(value, _number(value), name != "seed"))
+    for name in scores:
+        score = job.scores.get(name)
+        cells.append(Cell("" if score is None else f"{score:.4g}", score))
+    return cells
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

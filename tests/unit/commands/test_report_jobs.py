@@ -1,0 +1,28 @@
+from fastvmt_pl.commands.report_jobs import differing, flattened
+
+
+def test_classes_go_by_their_names():
+    config = {
+        "model": {"backbone": {"class_path": "fastvmt_pl.backbones.WanBackbone", "init_args": {"model": "wan-tiny"}}},
+        "trainer": {
+            "callbacks": [{"class_path": "a.GradientCache", "init_args": {"interval": 3}}, {"class_path": "b.Costs"}]
+        },
+    }
+    assert flattened(config) == {
+        "model.backbone": "WanBackbone",
+        "model.backbone.WanBackbone.model": '"wan-tiny"',
+        "trainer.callbacks": "GradientCache, Costs",
+        "trainer.callbacks.GradientCache.interval": "3",
+    }
+
+
+def test_only_settings_that_are_not_the_same_everywhere_differ():
+    runs = [
+        {"model.num_steps": "5", "model.shift": "3", "data.clips": '["a"]', "data.motion.window": "5"},
+        {"model.num_steps": "6", "model.shift": "3", "data.clips": '["b"]'},
+    ]
+    assert differing(runs) == [
+        {"model.num_steps": "5", "data.motion.window": "5"},
+        {"model.num_steps": "6", "data.motion.window": ""},
+    ]
+    assert differing(runs[:1]) == [{}]
