@@ -7,5 +7,15 @@ from .lora_previews import LoraPreviews
 from .progress import TransferProgress
 from .run_folder import RunFolder
 from .stop_at_leak import StopAtLeak
+from .transfer_previews import TransferPreviews
 
-__all__ = ["Costs", "GradientCache", "LoraExport", "LoraPreviews", "RunFolder", "StopAtLeak", "TransferProgress"]
+__all__ = [
+    "Costs",
+    "GradientCache",
+    "LoraExport",
+    "LoraPreviews",
+    "RunFolder",
+    "StopAtLeak",
+    "TransferPreviews",
+    "TransferProgress",
+]

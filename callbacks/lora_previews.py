@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -19,6 +18,8 @@ from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_distillation import MotionDistillation
 from fastvmt_pl.sampling import flow_matching_sigmas, sample
 from fastvmt_pl.video import enlarge, side_by_side, to_frames, write_video
+
+from .pictures import log_picture, log_video
 
 
 class Preview(NamedTuple):
@@ -32,7 +33,7 @@ class LoraPreviews(Callback):
     """Samples fixed prompts from fixed noise at the end of an epoch, and logs how well they carry the motion.
 
     Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. TensorBoard gets
-    some of the frames, Weights & Biases the video. Logs
+    some of the frames, Weights & Biases the video too. Logs
     ``preview/flow_error`` (see :func:`~fastvmt_pl.measure.relative_flow_error`; a still video has 1) and
     ``preview/leak`` (how much nearer the colours are to the clip's than without LoRA, see
     :func:`~fastvmt_pl.appearance.appearance_leak`), both averaged over the prompts. Without a clip in the data there is
@@ -132,14 +133,9 @@ class LoraPreviews(Callback):
         if trainer.is_global_zero:
             row = side_by_side(shown)
             write_video(self.last.video, enlarge(row), self.fps)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    sheet = rearrange(row[:: max(1, len(row) // 5)], "f h w c -> (f h) w c")
-                    logger.experiment.add_image(
-                        "preview", enlarge(sheet[None])[0], trainer.global_step, dataformats="HWC"
-                    )
-                elif isinstance(logger, WandbLogger):
-                    logger.log_video("preview", [str(self.last.video)], step=trainer.global_step)
+            sheet = rearrange(enlarge(row[:: max(1, len(row) // 5)]), "f h w c -> (f h) w c")
+            log_picture(trainer, "preview", sheet)
+            log_video(trainer, "preview/video", self.last.video)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what came of the last preview."""

@@ -8,10 +8,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fastvmt_pl.files import written_whole
-from fastvmt_pl.measure import motion_of
-from fastvmt_pl.motion import MotionTarget
+from fastvmt_pl.measure import motion_of, motion_picture
 from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.video import enlarge, flow_picture, side_by_side, to_frames, write_picture, write_video
+from fastvmt_pl.video import enlarge, side_by_side, to_frames, write_picture, write_video
 
 from .costs import Costs
 from .gradient_cache import GradientCache, JobState
@@ -76,8 +75,8 @@ class RunFolder(Callback):
             comparison = side_by_side(list(videos.values()))
             for name, frames in {**videos, "comparison": comparison}.items():
                 write_video(folder / f"{name}.mp4", enlarge(frames), data.clips[number].fps)
-            self._write_flow(folder / "flow_reference.png", reference_flow, number, reference[number])
-            self._write_flow(folder / "flow_output.png", output_flow, number, result.frames[number])
+            write_picture(folder / "flow_reference.png", motion_picture(reference_flow, number, reference[number]))
+            write_picture(folder / "flow_output.png", motion_picture(output_flow, number, result.frames[number]))
             job = {
                 "prompt": prompt,
                 "seed": data.jobs.seeds[number],
@@ -95,14 +94,6 @@ class RunFolder(Callback):
         }
         with written_whole(self.folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n")
-
-    @staticmethod
-    def _write_flow(path: Path, measured: MotionTarget, number: int, frames: Tensor) -> None:
-        """Picture the flow from each latent frame to the next."""
-        pairs = measured.pairs
-        adjacent = pairs.second == pairs.first + 1
-        shown = (pairs.first[adjacent] * (len(frames) - 1)) // (measured.num_frames - 1)
-        write_picture(path, flow_picture(measured.flow[number, adjacent], frames[shown], measured.grid))
 
 
 def _costs(trainer: Trainer) -> dict[str, float | None]:

@@ -1,12 +1,13 @@
 """Measure the motion of finished videos, all in the same way, so that it can be compared."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fastvmt_pl.backbones.protocol import Backbone, Latents
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
 from fastvmt_pl.sampling import SHARED_SEED, add_noise, job_noise
+from fastvmt_pl.video import flow_picture
 
 MEASURED_TIMESTEP = 100.0
 """Noise level times 1000 at which finished videos are measured: low, where attention tracks best."""
@@ -40,3 +41,19 @@ def relative_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[T
     error = ((found.flow - reference.flow).norm(dim=-1) * length).sum((1, 2))
     relative: Tensor = error / length.pow(2).sum((1, 2)).clamp(min=1e-6)
     return relative
+
+
+def motion_picture(
+    motion: MotionTarget, number: int, frames: UInt8[Tensor, "frames height width 3"]
+) -> UInt8[Tensor, "picture_height picture_width 3"]:
+    """Picture the flow of a video from each latent frame to the next, each beside its frame.
+
+    Args:
+        motion: The motion of several videos.
+        number: Which of them.
+        frames: Its pictures.
+    """
+    pairs = motion.pairs
+    adjacent = pairs.second == pairs.first + 1
+    shown = (pairs.first[adjacent] * (len(frames) - 1)) // (motion.num_frames - 1)
+    return flow_picture(motion.flow[number, adjacent], frames[shown], motion.grid)

@@ -71,6 +71,8 @@ class MotionTransfer(LightningModule):
     """Gradients of jobs, by number, that a training step yields as they are; it runs the backbone for the others."""
     result: TransferResult | None
     """What came of the last fit."""
+    predicted: Latents | None
+    """The clean latents that the last denoising step predicted; ``None`` before the first, and after a restart."""
     on_denoised: Callable[[], None]
     """Called after each unguided denoising step, for progress."""
     latents: nn.Parameter
@@ -124,6 +126,7 @@ class MotionTransfer(LightningModule):
         self.step, self.inner_step = 0, 0
         self.cached_gradients = {}
         self.result = None
+        self.predicted = None
         self.baseline_latents: Tensor | None = None
         self.baseline_step = 0
         self.trajectory: list[Latents] = []
@@ -306,6 +309,7 @@ class MotionTransfer(LightningModule):
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
         velocity = guided_velocity(self.backbone, latents, timestep, self.text, self.negative_text, self.guidance_scale)
         denoised = denoise(velocity, latents, self.sigmas, step)
+        self.predicted = latents - self.sigmas[step].to(latents) * velocity
         if not denoised.isfinite().all():
             raise NonFiniteError(
                 f"the latents are not finite after denoising step {step + 1}; lower the learning rate, or use dtype "

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Sets up and runs the main job on the bundled backbone: a clip's motion is moved to a prompt.
 set -euo pipefail
-extras=tensorboard
 . "$(dirname "$0")/setup.sh"
 out=${1:-runs/demo}
 if [ -e "$out/metrics.json" ]; then

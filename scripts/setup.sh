@@ -8,4 +8,4 @@ if [ ! -x .venv/bin/python ]; then
 fi
 . .venv/bin/activate
 pip install --quiet --constraint constraints.txt torch
-pip install --quiet --constraint constraints.txt --editable ".[$extras]"
+pip install --quiet --constraint constraints.txt --editable ".${extras:+[$extras]}"

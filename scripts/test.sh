@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up, then runs the linters, the type checker and the tests. Arguments go to pytest.
 set -euo pipefail
-extras=dev,tensorboard,cluster
+extras=dev,cluster
 . "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .

@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.backbones.wan import Precision
@@ -19,6 +19,7 @@ from fastvmt_pl.commands.options import (
     parse_device,
     parse_size,
     read_prompts,
+    run_loggers,
     slug,
 )
 from fastvmt_pl.commands.teacher import make_samples
@@ -144,7 +145,6 @@ def distill(
         fps=read.fps,
         seed=seed,
     )
-    logs = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
     training = DistillCLI(
         args=as_arguments(
             config or default_lora_config(usual),
@@ -166,9 +166,10 @@ def distill(
                 previews,
                 *([] if source == "samples" else [StopAtLeak(max_leak)]),
                 LoraExport(folder / "lora"),
+                RichProgressBar(),
                 ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True),
             ],
-            "logger": logs,
+            "logger": run_loggers(folder),
             "enable_model_summary": False,
         },
         run=False,

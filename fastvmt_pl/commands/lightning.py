@@ -4,10 +4,11 @@ from abc import abstractmethod
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastvmt_pl.callbacks import LoraExport, RunFolder, TransferProgress
+from fastvmt_pl.callbacks import LoraExport, RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.motion_distillation import MotionDistillation
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -70,7 +71,7 @@ class DistillCLI(JobCLI):
 
 
 class _WithDefaults(JobCLI):
-    """Adds callbacks that the config does not bring itself."""
+    """Adds callbacks and loggers that the config does not bring itself."""
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Add what the config leaves out."""
@@ -81,6 +82,9 @@ class _WithDefaults(JobCLI):
         callbacks = given["callbacks"] or []
         brought = tuple(type(each) for each in ([callbacks] if isinstance(callbacks, Callback) else callbacks))
         self.trainer_defaults["callbacks"] = [each for each in defaults if not issubclass(type(each), brought)]
+        if given["logger"] in (None, True):
+            board = TensorBoardLogger(given["default_root_dir"] or ".")
+            options["logger"] = [board, CSVLogger(board.save_dir, version=board.version)]
         return super().instantiate_trainer(**options)
 
     @abstractmethod
@@ -92,13 +96,13 @@ class FitCLI(_WithDefaults, TransferCLI):
     """The command ``fit``: results, progress and a checkpoint to resume from, unless the config brings its own."""
 
     def default_callbacks(self, progress: bool) -> list[Callback]:
-        """Return a run folder and progress."""
-        return [RunFolder(), *([TransferProgress()] if progress else [])]
+        """Return a run folder, previews and progress."""
+        return [RunFolder(), TransferPreviews(), *([TransferProgress()] if progress else [])]
 
 
 class TrainCLI(_WithDefaults, DistillCLI):
     """The command ``train``: an exported LoRA and a checkpoint to resume from, unless the config brings its own."""
 
     def default_callbacks(self, progress: bool) -> list[Callback]:
-        """Return the export."""
-        return [LoraExport()]
+        """Return the export and progress."""
+        return [LoraExport(), *([RichProgressBar()] if progress else [])]

@@ -66,6 +66,15 @@ def claim_folder(folder: Path, **settings: str) -> None:
                 temporary.write_text(content)
 
 
+def run_loggers(folder: Path) -> list[dict[str, Any]]:
+    """Return the loggers of a run folder: TensorBoard, and a CSV file for each time that the run is started."""
+    place = {"save_dir": str(folder), "name": "logs"}
+    return [
+        {"class_path": "TensorBoardLogger", "init_args": {**place, "version": ""}},
+        {"class_path": "CSVLogger", "init_args": place},
+    ]
+
+
 def parse_size(size: str) -> list[int]:
     """Return height and width.
 

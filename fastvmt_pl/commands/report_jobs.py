@@ -108,7 +108,7 @@ def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Return the losses and gradients that Lightning's CSVLogger wrote, by name."""
     found: dict[str, list[tuple[int, float]]] = {}
-    for path in [*folder.glob("logs/metrics.csv"), *folder.glob("metrics.csv")][:1]:
+    for path in sorted(folder.glob("**/metrics.csv")):  # one for each time that the run was started
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():

@@ -18,7 +18,7 @@ from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.commands.experiment import Experiment, Overrides, SweepJob, config_of, make_jobs, read_experiment
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_arguments, claim_folder, slug
+from fastvmt_pl.commands.options import as_arguments, claim_folder, run_loggers, slug
 from fastvmt_pl.datamodules import Clip, align
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
@@ -107,8 +107,7 @@ def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob
         return done
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
     costs = Costs()
-    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
-    cli = compose(trainer={"callbacks": [costs, RunFolder(folder)], "logger": logger})
+    cli = compose(trainer={"callbacks": [costs, RunFolder(folder)], "logger": run_loggers(folder)})
     with written_whole(folder / "config.yaml") as path:
         path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))
     cli.trainer.fit(cli.model, cli.datamodule)

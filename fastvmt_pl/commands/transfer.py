@@ -6,7 +6,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.callbacks import RunFolder, TransferProgress
+from fastvmt_pl.callbacks import RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -15,6 +15,7 @@ from fastvmt_pl.commands.options import (
     parse_device,
     parse_loras,
     parse_size,
+    run_loggers,
     slug,
 )
 from fastvmt_pl.datamodules import check_file
@@ -77,9 +78,9 @@ def transfer(
     callbacks = [
         RunFolder(folder),
         TransferProgress(),
+        TransferPreviews(),
         ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True),
     ]
-    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "logs", "version": ""}}
     model = model or ("wan-tiny" if config is None else None)
     path = config or default_config(model or "wan-tiny")
     if steps is not None and guided_steps is None:
@@ -103,7 +104,7 @@ def transfer(
     }
     cli = TransferCLI(
         args=as_arguments(path, options),
-        trainer_defaults={"callbacks": callbacks, "logger": logger, "enable_model_summary": False},
+        trainer_defaults={"callbacks": callbacks, "logger": run_loggers(folder), "enable_model_summary": False},
         run=False,
         save_config_callback=None,
     )

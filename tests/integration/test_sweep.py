@@ -56,7 +56,7 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     assert all(float(row["gradient_peak_mib"]) > 1 for row in rows[:3])
     assert Path("out/summary.md").read_text() in said
     assert (Path("out/runs/00-guided/000/001/output.mp4")).exists()
-    assert (Path("out/runs/00-guided/002/logs/metrics.csv")).exists()
+    assert (Path("out/runs/00-guided/002/logs/version_0/metrics.csv")).exists()
     (Path("out/runs/01-unguided/002/scores.json")).unlink()  # as if it had been stopped there
     ran = []
     run_folder = command.RunFolder

@@ -1,0 +1,71 @@
+"""Watch a transfer: what the video would be if it were denoised at once from where it stands, and how that moves."""
+
+import torch
+from einops import rearrange
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+from fastvmt_pl.measure import motion_of, motion_picture
+from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.video import enlarge, side_by_side, to_frames
+
+from .pictures import log_picture
+
+NUM_FRAMES = 5
+"""Frames of a video that are shown."""
+
+
+class TransferPreviews(Callback):
+    """Logs pictures of the predicted clean video of each job, and of its motion, after some of the guided steps.
+
+    The prediction is the one of the denoising step that was just taken; showing it costs a decoding and one look into
+    the attention. ``prediction/0`` has frames of the first job's clip and video, one below the other, and ``motion/0``
+    the video's flow, for loggers that take pictures: TensorBoard, and Weights & Biases. Without one, it does nothing.
+
+    Args:
+        every_n_steps: Guided steps from one preview to the next; the last guided step always has one.
+
+    Raises:
+        ValueError: If that is below 1.
+
+    Example:
+        .. code-block:: yaml
+
+            trainer:
+              logger: {class_path: TensorBoardLogger, init_args: {save_dir: runs}}
+              callbacks:
+                - class_path: fastvmt_pl.callbacks.TransferPreviews
+                  init_args:
+                    every_n_steps: 5
+    """
+
+    def __init__(self, every_n_steps: int = 5) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}; use at least 1 guided step")
+        self.every_n_steps = every_n_steps
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what the guided step before predicted."""
+        assert isinstance(pl_module, MotionTransfer)
+        if pl_module.step % self.every_n_steps == 0:
+            self._show(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show what the last guided step predicted."""
+        assert isinstance(pl_module, MotionTransfer)
+        self._show(trainer, pl_module)
+
+    @torch.no_grad()
+    def _show(self, trainer: Trainer, module: MotionTransfer) -> None:
+        watched = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
+        if module.predicted is None or not watched:
+            return
+        clips, settings = trainer.datamodule.clips, trainer.datamodule.motion
+        for number, latents in enumerate(module.predicted.split(1)):
+            frames = to_frames(module.backbone.decode(latents))[0]
+            reference = to_frames(clips[number].to_video(trainer.datamodule.size))[0]
+            shown = torch.linspace(0, len(frames) - 1, NUM_FRAMES).round().long()
+            rows = enlarge(side_by_side([reference[shown], frames[shown]]))
+            log_picture(trainer, f"prediction/{number}", rearrange(rows, "f h w c -> (f h) w c"))
+            motion = motion_of(module.backbone, latents, settings)
+            log_picture(trainer, f"motion/{number}", motion_picture(motion, 0, frames))
