@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch.distributed import get_backend, is_initialized
 
 from fastvmt_pl.commands.distill import distill
+from fastvmt_pl.commands.doctor import doctor
 from fastvmt_pl.commands.encode import encode
 from fastvmt_pl.commands.evaluate import evaluate
 from fastvmt_pl.commands.export import export
@@ -124,6 +125,12 @@ and gradients, and a table of scores, times, memory and the settings that differ
 fastvmt report runs/a runs/b --output report.html
 """,
         report,
+    ),
+    "doctor": Command(
+        "Look at everything that a run needs on this machine.",
+        """Prints a line for each thing: ok, warning or failure, and how to mend it. The exit code is 1 if one fails.
+""",
+        doctor,
     ),
     "fit": Command("Transfer as a LightningCLI: every setting of every class, from YAML and options.", "", FitCLI),
     "train": Command("Training of a LoRA on a data folder that is there, as a LightningCLI.", "", TrainCLI),

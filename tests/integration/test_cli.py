@@ -51,7 +51,9 @@ def changed_model(tmp_path, change):
 
 
 def test_a_command_is_needed_and_known(refused, capsys):
-    assert "use transfer, distill, sample, encode, export, evaluate, sweep, report, fit, train" in refused("transform")
+    assert "use transfer, distill, sample, encode, export, evaluate, sweep, report, doctor, fit, train" in refused(
+        "transform"
+    )
     assert main([]) == 0
     assert "transfer" in capsys.readouterr().out
 
