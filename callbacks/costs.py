@@ -12,15 +12,19 @@ from fastvmt_pl.motion_transfer import MotionTransfer
 class Costs(Callback):
     """Measures the seconds from the first guided step to the decoded videos, and the peak memory of one fresh gradient.
 
-    The extraction of the reference's motion, which a cache saves, is not counted. On a CPU the gradient's memory comes
-    from PyTorch's profiler, which slows down this one inner step of the run.
+    The extraction of the reference's motion, which a cache saves, is not counted.
+
+    Args:
+        profile_cpu: Measure memory on a CPU too, by PyTorch's profiler, which slows down one inner step and talks.
 
     Attributes:
         seconds: Time of all jobs together.
-        peak_bytes: By how much memory grows in the first inner step, forward and backward; ``None`` if there is none.
+        peak_bytes: By how much memory grows in the first inner step, forward and backward; ``None`` if it was not
+            measured or there is no such step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, profile_cpu: bool = False) -> None:
+        self.profile_cpu = profile_cpu
         self.seconds = 0.0
         self.peak_bytes: int | None = None
         self.peak: PeakMemory | None = None
@@ -32,7 +36,8 @@ class Costs(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch the first inner step that computes all gradients."""
         assert isinstance(pl_module, MotionTransfer)
-        if self.peak_bytes is None and not pl_module.cached_gradients:
+        measurable = pl_module.device.type == "cuda" or self.profile_cpu
+        if measurable and self.peak_bytes is None and not pl_module.cached_gradients:
             self.peak = PeakMemory(pl_module.device)
             self.peak.__enter__()
 

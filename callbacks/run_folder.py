@@ -1,7 +1,6 @@
 """Write what a transfer made: videos, flow pictures and measures."""
 
 import json
-import time
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
@@ -42,7 +41,6 @@ class RunFolder(Callback):
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
         self._refuse_finished()
-        self.begun = time.perf_counter()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a folder that another run has finished in since."""
@@ -89,7 +87,6 @@ class RunFolder(Callback):
         metrics = {
             "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
             "jobs": jobs,
-            "seconds_since_last_start": round(time.perf_counter() - self.begun, 2),
             **_costs(trainer),
         }
         with written_whole(self.folder / "metrics.json") as path:

@@ -106,7 +106,7 @@ def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob
         done: list[Row] = json.loads((folder / SCORES).read_text())
         return done
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
-    costs = Costs()
+    costs = Costs(profile_cpu=True)
     cli = compose(trainer={"callbacks": [costs, RunFolder(folder)], "logger": run_loggers(folder)})
     with written_whole(folder / "config.yaml") as path:
         path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))

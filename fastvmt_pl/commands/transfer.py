@@ -6,7 +6,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.callbacks import RunFolder, TransferPreviews, TransferProgress
+from fastvmt_pl.callbacks import Costs, RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -76,6 +76,7 @@ def transfer(
     check_file(clip)
     folder = output or Path("runs") / slug(Path(clip).stem, prompt, str(seed))
     callbacks = [
+        Costs(),
         RunFolder(folder),
         TransferProgress(),
         TransferPreviews(),
