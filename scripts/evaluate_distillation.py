@@ -26,7 +26,7 @@ from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, as_arguments, claim_folder
+from fastvmt_pl.commands.options import CONFIGS, as_arguments, claimed_folder
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import ToyClip, ToyWorld
 from fastvmt_pl.datamodules.distillation import Source
@@ -199,6 +199,41 @@ def _row(name: str, motions: Sequence[Motion], size: str) -> str:
     return f"| {name} | {' | '.join(columns)} | {paired} | {seconds:.2f} | {size} |"
 
 
+def measure(
+    motion: Motion,
+    sources: Sequence[Source],
+    num_steps: int,
+    num_evaluations: int,
+    fewer_guided_steps: int,
+    max_flow_error: float,
+    options: dict[str, Any],
+) -> tuple[dict[str, str], Path]:
+    """Teach, train and judge a motion, as far as that is not done.
+
+    Returns:
+        Each setting with the size of its LoRA in MiB, if it has one, and the last LoRA.
+    """
+    fewer = f"guided, {fewer_guided_steps} steps"
+    sizes = dict.fromkeys(["plain", "guided", fewer], "")
+    motion.judge("plain")
+    motion.judge("guided", guided_steps=15)
+    motion.judge(fewer, guided_steps=fewer_guided_steps)
+    motion.teach(12, max_flow_error)
+    for source in sources:
+        for steps, file in motion.train(source, num_steps, num_evaluations, options).items():
+            name = f"LoRA of {source}, {steps} steps"
+            motion.judge(name, {str(file): 1.0})
+            sizes[name] = f"{file.stat().st_size / 2**20:.2f}"
+        if source == "samples":
+            name = f"{fewer}, from the LoRA of samples"
+            motion.judge(name, {str(file): 1.0}, fewer_guided_steps)
+            sizes[name] = ""
+    kept = [shard for shard in read_index(motion.data) if shard.source == "samples"]
+    good, bad = (sum(getattr(shard, count) for shard in kept) for count in ("num_samples", "num_dropped"))
+    print(f"{motion.clip.prompt} ({motion.clip.paths[0]}): {good} samples kept, {bad} dropped", flush=True)
+    return sizes, file
+
+
 def main(
     output: Path,
     num_motions: int = 6,
@@ -236,36 +271,21 @@ def main(
     settings = {"num_judged": num_judged, "num_prompts": num_prompts, "num_steps": num_steps, "split": split}
     settings |= {"num_evaluations": num_evaluations, "fewer_guided_steps": fewer_guided_steps, "dtype": dtype}
     settings |= {"max_flow_error": max_flow_error, "options": options}
-    claim_folder(output, config=yaml.safe_dump(settings))  # what is kept there was made with the same ones
     world = ToyWorld(SEEDS[split], num_objects=1, camera=False, paths=MOVING)
-    motions = [
-        Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype)
-        for number in range(num_motions)
-    ]
-    fewer = f"guided, {fewer_guided_steps} steps"
-    names, sizes = dict.fromkeys(["plain", "guided", fewer]), dict[str, str]()
-    for motion in motions:
-        motion.judge("plain")
-        motion.judge("guided", guided_steps=15)
-        motion.judge(fewer, guided_steps=fewer_guided_steps)
-        motion.teach(12, max_flow_error)
-        for source in sources:
-            for steps, file in motion.train(source, num_steps, num_evaluations, options or {}).items():
-                name = f"LoRA of {source}, {steps} steps"
-                motion.judge(name, {str(file): 1.0})
-                names[name], sizes[name] = None, f"{file.stat().st_size / 2**20:.2f}"
-            if source == "samples":
-                name = f"{fewer}, from the LoRA of samples"
-                motion.judge(name, {str(file): 1.0}, fewer_guided_steps)
-                names[name] = None
-        kept = [shard for shard in read_index(motion.data) if shard.source == "samples"]
-        good, bad = (sum(getattr(shard, count) for shard in kept) for count in ("num_samples", "num_dropped"))
-        print(f"{motion.clip.prompt} ({motion.clip.paths[0]}): {good} samples kept, {bad} dropped", flush=True)
+    with claimed_folder(output, config=yaml.safe_dump(settings)):  # what is kept there was made with the same ones
+        motions = [
+            Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype)
+            for number in range(num_motions)
+        ]
+        for motion in motions:
+            sizes, file = measure(
+                motion, sources, num_steps, num_evaluations, fewer_guided_steps, max_flow_error, options or {}
+            )
     print(f"\n{num_motions} {split} motions, {num_judged} prompts each, in {dtype}; {hardware('cpu')}.\n")
     header = ["setting", "relative path error", *COLUMNS[1:], "path error less guided", "s a video", "MiB"]
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
-    for name in names:
-        print(_row(name, motions, sizes.get(name, "")), flush=True)
+    for name, size in sizes.items():
+        print(_row(name, motions, size), flush=True)
     share = motions[0].time_fused(file, num_repeats)
     print(f"\nA video with a fused LoRA takes {share:.3f} of the time without (median of {num_repeats} in turn).")
 

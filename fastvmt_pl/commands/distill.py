@@ -12,7 +12,7 @@ from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
-    claim_folder,
+    claimed_folder,
     default_config,
     default_lora_config,
     default_prompts,
@@ -178,15 +178,15 @@ def distill(
     training.model.backbone = teacher.model.backbone  # the same model, which need not be in memory twice
     options |= {"clip_sha256": sha256(Path(clip).read_bytes()).hexdigest(), "previewed": str(previewed)}
     config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
-    claim_folder(folder, config=config_text, teacher=teacher_text, distill=yaml.safe_dump(options))
-    made = listed[:num_prompts] if source != "clip" else []
-    make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
-    if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
-        raise ValueError(f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error}")
-    last = folder / "checkpoints" / "last.ckpt"
-    training.trainer.fit(
-        training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
-    )
+    with claimed_folder(folder, config=config_text, teacher=teacher_text, distill=yaml.safe_dump(options)):
+        made = listed[:num_prompts] if source != "clip" else []
+        make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
+        if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
+            raise ValueError(f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error}")
+        last = folder / "checkpoints" / "last.ckpt"
+        training.trainer.fit(
+            training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
+        )
     print(f"the LoRA lies in {folder / 'lora'}")
     return folder / "lora"
 

@@ -2,14 +2,21 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
 from fastvmt_pl.files import written_whole
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
+LOCK = ".lock"
+"""File of a run folder that is locked while a process is at work in it."""
 
 
 def default_config(model: str) -> Path:
@@ -45,25 +52,40 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def claim_folder(folder: Path, **settings: str) -> None:
-    """Make a run folder with its settings, or see that it is this very run's.
+@contextmanager
+def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
+    """Make a run folder with its settings, or see that it is this very run's, and keep other processes out meanwhile.
+
+    The kernel ends the lock when a process dies, however it dies. Of several processes of one trainer, the first locks.
 
     Args:
         folder: The run folder.
         settings: Contents of YAML files by their names without the ending; ``config`` is the one that has to be there.
 
     Raises:
-        ValueError: If the folder holds something else.
+        ValueError: If the folder holds something else, or another process is at work in it.
     """
     files = {folder / f"{name}.yaml": content for name, content in settings.items()}
     if any(path.exists() and path.read_text() != content for path, content in files.items()):
         raise ValueError(f"{folder} holds a run with other settings; choose another --output")
-    if not (folder / "config.yaml").exists() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    is_run = (folder / "config.yaml").exists()
+    if not is_run and folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}):
         raise ValueError(f"{folder} is in use and holds no run; choose another --output")
-    for path, content in files.items():
-        if not path.exists():
-            with written_whole(path) as temporary:
-                temporary.write_text(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ValueError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
+    try:
+        for path, content in files.items():
+            if not path.exists():
+                with written_whole(path) as temporary:
+                    temporary.write_text(content)
+        yield
+    finally:
+        lock.release()
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:

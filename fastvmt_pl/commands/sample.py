@@ -13,7 +13,7 @@ from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.options import (
     as_arguments,
-    claim_folder,
+    claimed_folder,
     default_config,
     parse_device,
     parse_loras,
@@ -105,20 +105,20 @@ def sample(
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()
-    claim_folder(folder, config=yaml.safe_dump(chosen, sort_keys=False))
-    backbone.to(trainer.strategy.root_device)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("denoising", total=module.num_steps)
-        latents = draw(
-            backbone,
-            [prompt],
-            [seed],
-            backbone.latent_shape(frames, *video_size),
-            module.sigmas,
-            module.guidance_scale,
-            module.negative_prompt,
-            on_step=lambda: progress.advance(task),
-        )
-    write_video(video, enlarge(to_frames(backbone.decode(latents))[0]), fps)
+    with claimed_folder(folder, config=yaml.safe_dump(chosen, sort_keys=False)):
+        backbone.to(trainer.strategy.root_device)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("denoising", total=module.num_steps)
+            latents = draw(
+                backbone,
+                [prompt],
+                [seed],
+                backbone.latent_shape(frames, *video_size),
+                module.sigmas,
+                module.guidance_scale,
+                module.negative_prompt,
+                on_step=lambda: progress.advance(task),
+            )
+        write_video(video, enlarge(to_frames(backbone.decode(latents))[0]), fps)
     print(f"the result lies in {folder}")
     return video

@@ -18,7 +18,7 @@ from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.commands.experiment import Experiment, Overrides, SweepJob, config_of, make_jobs, read_experiment
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_arguments, claim_folder, run_loggers, slug
+from fastvmt_pl.commands.options import as_arguments, claimed_folder, run_loggers, slug
 from fastvmt_pl.datamodules import Clip, align
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
@@ -51,21 +51,8 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
         starts = range(0, len(jobs), plan.batch_size)
         for overrides, start in itertools.product(plan.all_settings.values(), starts):
             _compose(plan, config, jobs, overrides, start)
-    claim_folder(output, config=config.read_text(), experiment=experiment.read_text())
-    composed = partial(_compose, plan, config, make_jobs(plan, experiment, output / "clips"))
-    rows, failures = list[Row](), list[str]()
-    console = Console(stderr=True)
-    for number, (name, overrides) in enumerate(plan.all_settings.items()):
-        for start in starts:
-            folder = output / "runs" / f"{number:02d}-{slug(name)}" / f"{start:03d}"
-            console.print(f"{name}: jobs {start} to {min(start + plan.batch_size, len(jobs)) - 1}", highlight=False)
-            try:
-                scored = _scored(folder, partial(composed, overrides, start), jobs[start : start + plan.batch_size])
-            except RuntimeError as error:
-                failures.append(f"{name}, jobs from {start}: {error}")
-                continue
-            rows += [{"setting": name, "job": start + i, **one} for i, one in enumerate(scored)]
-            _write_csv(output / "results.csv", rows)
+    with claimed_folder(output, config=config.read_text(), experiment=experiment.read_text()):
+        rows, failures = _run_all(plan, config, make_jobs(plan, experiment, output / "clips"), output)
     summary = summarise(rows, plan.reference)
     with written_whole(output / "summary.md") as path:
         path.write_text(summary + "\n")
@@ -73,6 +60,25 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
     if failures:
         raise RuntimeError(f"{len(failures)} runs failed: {'; '.join(failures[:3])}")
     return rows
+
+
+def _run_all(plan: Experiment, config: Path, jobs: Sequence[SweepJob], output: Path) -> tuple[list[Row], list[str]]:
+    """Run every setting on every batch of jobs; return the rows, and what failed."""
+    rows, failures = list[Row](), list[str]()
+    console = Console(stderr=True)
+    for number, (name, overrides) in enumerate(plan.all_settings.items()):
+        for start in range(0, len(jobs), plan.batch_size):
+            batch = jobs[start : start + plan.batch_size]
+            folder = output / "runs" / f"{number:02d}-{slug(name)}" / f"{start:03d}"
+            console.print(f"{name}: jobs {start} to {start + len(batch) - 1}", highlight=False)
+            try:
+                scored = _scored(folder, partial(_compose, plan, config, jobs, overrides, start), batch)
+            except RuntimeError as error:
+                failures.append(f"{name}, jobs from {start}: {error}")
+                continue
+            rows += [{"setting": name, "job": start + i, **one} for i, one in enumerate(scored)]
+            _write_csv(output / "results.csv", rows)
+    return rows, failures
 
 
 def _compose(

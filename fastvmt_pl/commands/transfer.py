@@ -10,7 +10,7 @@ from fastvmt_pl.callbacks import Costs, RunFolder, TransferPreviews, TransferPro
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
-    claim_folder,
+    claimed_folder,
     default_config,
     parse_device,
     parse_loras,
@@ -109,9 +109,9 @@ def transfer(
         run=False,
         save_config_callback=None,
     )
-    claim_folder(folder, config=cli.parser.dump(cli.config, skip_link_targets=False))
-    last = folder / "checkpoints" / "last.ckpt"
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
+    with claimed_folder(folder, config=cli.parser.dump(cli.config, skip_link_targets=False)):
+        last = folder / "checkpoints" / "last.ckpt"
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
     result: TransferResult = cli.model.result
     print(f"the result lies in {folder}")
     return result

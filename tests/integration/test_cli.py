@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
 
@@ -380,3 +381,10 @@ def test_fit_takes_a_config(succeed, refused, clip, tmp_path):
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
     assert not (tmp_path / "cache").exists()
     assert "finished run" in refused("fit", "--config", "config.yaml")
+
+
+def test_a_folder_has_room_for_one_process_at_a_time(refused, clip, tmp_path):
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"):
+        assert "another process is at work in out" in refused("transfer", clip, PROMPT, *SMALL, "--output", "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
