@@ -18,20 +18,38 @@ class Costs(Callback):
         profile_cpu: Measure memory on a CPU too, by PyTorch's profiler, which slows down one inner step and talks.
 
     Attributes:
-        seconds: Time of all jobs together.
         peak_bytes: By how much memory grows in the first inner step, forward and backward; ``None`` if it was not
             measured or there is no such step.
     """
 
     def __init__(self, profile_cpu: bool = False) -> None:
         self.profile_cpu = profile_cpu
-        self.seconds = 0.0
+        self._restart()
+
+    def _restart(self) -> None:
+        self.earlier, self.begun, self.ended = 0.0, None, None
         self.peak_bytes: int | None = None
         self.peak: PeakMemory | None = None
 
+    begun: float | None
+    ended: float | None
+
+    @property
+    def seconds(self) -> float:
+        """Time of all jobs together so far, of this run and of those that it resumes, up to their last checkpoint."""
+        if self.begun is None:
+            return self.earlier
+        return self.earlier + (time.perf_counter() if self.ended is None else self.ended) - self.begun
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit; a checkpoint is loaded after this."""
+        self._restart()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self.seconds, self.peak_bytes, self.begun = 0.0, None, time.perf_counter()
+        """Start the clock, with all weights in memory."""
+        assert isinstance(pl_module, MotionTransfer)
+        pl_module.backbone.load_weights()
+        self.begun = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch the first inner step that computes all gradients."""
@@ -49,6 +67,20 @@ class Costs(Callback):
             self.peak.__exit__()
             self.peak_bytes, self.peak = self.peak.num_bytes, None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Stop watching."""
+        if self.peak is not None:
+            self.peak.__exit__()
+            self.peak = None
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop the clock."""
-        self.seconds = time.perf_counter() - self.begun
+        self.ended = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured so far."""
+        return {"seconds": self.seconds, "peak_bytes": self.peak_bytes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.earlier, self.peak_bytes = state_dict["seconds"], state_dict["peak_bytes"]

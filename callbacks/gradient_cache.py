@@ -45,8 +45,8 @@ class GradientCache(Callback):
     direction computes fewer than one whose gradient does not.
 
     Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
-    between a fresh gradient and the one before it (near 1, reusing loses little), and ``gradients/turning``, the
-    estimate in degrees an inner step; all averaged over jobs.
+    between a fresh gradient and the one before it in the same guided step (near 1, reusing loses little), and
+    ``gradients/turning``, the estimate in degrees an inner step; all averaged over jobs.
 
     Args:
         interval: Inner steps from one fresh gradient to the next, or with a budget at most; 1 reuses none.
@@ -54,7 +54,7 @@ class GradientCache(Callback):
         carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
 
     Raises:
-        ValueError: If the interval is below 1 or the budget not positive.
+        ValueError: If the interval is below 1 or the budget no angle of 0 to 90 degrees.
 
     Example:
         .. code-block:: yaml
@@ -69,8 +69,11 @@ class GradientCache(Callback):
     def __init__(self, interval: int = 3, budget: float | None = None, carry_over: bool = False) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
-        if budget is not None and not budget > 0:
-            raise ValueError(f"budget is {budget}; use a positive angle in degrees, or null for a fixed interval")
+        if budget is not None and not 0 < budget < 90:
+            raise ValueError(
+                f"budget is {budget}; use more than 0 and less than 90 degrees, the angle of unrelated gradients, or "
+                "null for a fixed interval"
+            )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over
         self._restart()
 
@@ -91,10 +94,10 @@ class GradientCache(Callback):
     ) -> None:
         """Decide which jobs compute their gradient in this inner step."""
         assert isinstance(pl_module, MotionTransfer)
-        starts = pl_module.inner_step == 0 and not self.carry_over
-        if starts or self.gradient is None:
-            pl_module.cached_gradients = {}
-        else:
+        if pl_module.inner_step == 0 and not self.carry_over:
+            self.gradient = None  # of another noise level, so not to be reused nor compared with
+        pl_module.cached_gradients = {}
+        if self.gradient is not None:
             kept = self.gradient.to(pl_module.latents.device)
             reused = [number for number, job in enumerate(self.jobs) if self.may_reuse(job)]
             pl_module.cached_gradients = {number: kept[number] for number in reused}

@@ -79,28 +79,29 @@ class RunFolder(Callback):
                 "prompt": prompt,
                 "seed": data.jobs.seeds[number],
                 "clip": data.clips[number].name,
-                "flow_error": _flow_error(output_flow.flow[number], reference_flow.flow[number]),
+                "attention_flow_error": _flow_error(output_flow.flow[number], reference_flow.flow[number]),
             }
             if baseline_flow is not None:
-                job["baseline_flow_error"] = _flow_error(baseline_flow.flow[number], reference_flow.flow[number])
-            jobs.append({**job, **_gradients(trainer, pl_module, number)})
+                job["baseline_attention_flow_error"] = _flow_error(
+                    baseline_flow.flow[number], reference_flow.flow[number]
+                )
+            jobs.append({**job, **_gradients(trainer, pl_module, number), **_costs(trainer, len(data.jobs.prompts))})
         metrics = {
             "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
             "jobs": jobs,
-            **_costs(trainer),
         }
         with written_whole(self.folder / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
-def _costs(trainer: Trainer) -> dict[str, float | None]:
-    """Return the time and memory that were measured, if they were."""
+def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:
+    """Return a job's share of the time and the memory that were measured, if they were."""
     for callback in trainer.callbacks:
         if isinstance(callback, Costs):
             peak = callback.peak_bytes
             return {
-                "seconds": round(callback.seconds, 2),
-                "gradient_peak_mib": None if peak is None else round(peak / 2**20, 1),
+                "seconds": round(callback.seconds / num_jobs, 3),
+                "gradient_peak_mib": None if peak is None else round(peak / 2**20 / num_jobs, 1),
             }
     return {}
 

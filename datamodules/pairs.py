@@ -65,8 +65,8 @@ def common_frames(
 ) -> tuple[list[int], list[int]]:
     """Return the frames of two clips that belong together, by the clock: from their beginnings to the shorter's end.
 
-    They are taken at the lower of the two rates, each the nearest in time. Clips whose durations and rates agree within
-    one part in a hundred are taken frame by frame.
+    They are taken at the lower of the two rates, each the nearest in time. Clips whose rates agree within one
+    part in a hundred are taken frame by frame.
 
     Args:
         lengths: Numbers of frames.

@@ -72,7 +72,7 @@ class MotionTransfer(LightningModule):
     result: TransferResult | None
     """What came of the last fit."""
     predicted: Latents | None
-    """The clean latents that the last denoising step predicted; ``None`` before the first, and after a restart."""
+    """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
     on_denoised: Callable[[], None]
     """Called after each unguided denoising step, for progress."""
     latents: nn.Parameter

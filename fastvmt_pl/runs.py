@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,19 +28,22 @@ class Run:
 
 
 def find_runs(folder: Path) -> list[Run]:
-    """Return the finished runs in a folder and its sub-folders.
+    """Return the finished runs in a folder and its sub-folders; what cannot be read is named in a warning.
 
     Raises:
-        ValueError: If there are none, or what one has written cannot be read.
+        ValueError: If there are none.
     """
-    found = []
+    found, problems = [], []
     for path in sorted(folder.rglob("metrics.json")):
         try:
-            metrics = json.loads(path.read_text())
+            metrics = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); run the transfer again") from error
+            problems.append(f"{path} cannot be read ({error})")
+            continue
         if isinstance(metrics, dict) and isinstance(metrics.get("jobs"), list):
             found.append(Run(path.parent, metrics))
     if not found:
-        raise ValueError(f"{folder} holds no finished run of fastvmt transfer; give another folder")
+        raise ValueError("; ".join([f"{folder} holds no finished run of fastvmt transfer", *problems]))
+    for problem in problems:
+        rank_zero_warn(f"left out: {problem}")
     return found

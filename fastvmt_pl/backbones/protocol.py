@@ -44,6 +44,9 @@ class Backbone(Protocol):
     lora_targets: tuple[str, ...]
     device: torch.device
 
+    def load_weights(self) -> None:
+        """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
+
     def lora_model(self) -> ModelMixin:
         """Return the frozen transformer, which a LoRA is added to."""
 

@@ -121,6 +121,10 @@ class WanBackbone(Backbone):
         )
         return pipeline.to(self.device)
 
+    def load_weights(self) -> None:
+        """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
+        _ = self.transformer, self.vae
+
     def to(self, device: torch.device | str) -> Backbone:
         """Compute on a device from now on."""
         self.device = torch.device(device)

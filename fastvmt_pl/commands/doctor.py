@@ -160,7 +160,7 @@ def check_folders(folder: Path) -> Iterator[Check]:
     """See that runs, models and motion can be written, and that there is room."""
     places = {"runs": folder, "models": Path(HF_HUB_CACHE), "motion cache": CACHE}
     for name, place in places.items():
-        existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+        existing = next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             fix = {"models": "set HF_HOME", "motion cache": "set XDG_CACHE_HOME"}.get(name, "use another --folder")
             yield Check("failure", name, f"{place} cannot be written", fix)

@@ -38,7 +38,7 @@ def evaluate(
     Args:
         inputs: A reference and a video; or run folders and tables (CSV or JSONL with reference and output, and if
             wanted baseline and prompt).
-        output: JSON file for the scores; pairs that it holds already are not scored again.
+        output: JSON file for the scores, which keeps those that it holds; these pairs are not scored again.
         tracker: What follows points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
         cotracker_checkpoint: File of CoTracker's weights.
         clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
@@ -53,8 +53,14 @@ def evaluate(
         RuntimeError: If some pairs could not be scored; the others are.
     """
     pairs = find_pairs(inputs)
-    settings = {"version": VERSION, "tracker": tracker, "clip_model": clip_model, "reconstruction": reconstruction}
-    kept = _read(output, settings, pairs)
+    settings = {
+        "version": VERSION,
+        "tracker": tracker,
+        "cotracker_checkpoint": None if cotracker_checkpoint is None else _content_hash(cotracker_checkpoint),
+        "clip_model": clip_model,
+        "reconstruction": reconstruction,
+    }
+    held = _read(output, settings)
     follow = _tracker(tracker, cotracker_checkpoint, device)
     clip = None if clip_model is None else ClipEmbedder(clip_model, device)
 
@@ -75,9 +81,11 @@ def evaluate(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for pair in progress.track(pairs, description="scoring"):
-            results.append(_result(pair, kept, score))
+            results.append(_result(pair, held, score))
+            held[results[-1]["key"]] = results[-1]
             with written_whole(output) as path:
-                path.write_text(json.dumps({"settings": settings, "pairs": results}, indent=1) + "\n")
+                content = {"settings": settings, "pairs": list(held.values())}
+                path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(table(results))
     print(f"\nthe scores lie in {output}")
     failed = [one for one in results if "error" in one]
@@ -116,29 +124,28 @@ def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
     return LucasKanade() if name == "lucas_kanade" else DenseFlow()
 
 
-def _read(output: Path, settings: dict[str, Any], pairs: Sequence[PairFiles]) -> dict[str, Result]:
-    """Return what a file holds of this evaluation, by its key."""
+def _read(output: Path, settings: dict[str, Any]) -> dict[str, Result]:
+    """Return the scores that a file holds already, by their keys."""
     if not output.exists():
         return {}
     try:
-        content = json.loads(output.read_text())
-        held = {one["key"]: one for one in content["pairs"]}
+        content = json.loads(output.read_text(encoding="utf-8"))
+        held = {one["key"]: one for one in content["pairs"] if "scores" in one}
         same = content["settings"] == settings
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{output} is in use and holds no evaluation; choose another --output") from error
-    asked = {str(pair.output) for pair in pairs}
-    if not same or not {one["output"] for one in held.values()} <= asked:
-        raise ValueError(f"{output} holds an evaluation of other videos or settings; choose another --output")
-    return {key: one for key, one in held.items() if "scores" in one}
+    if not same:
+        raise ValueError(f"{output} holds scores by other settings; choose another --output")
+    return held
 
 
-def _result(pair: PairFiles, kept: dict[str, Result], score: Callable[[PairFiles], dict[str, float]]) -> Result:
+def _result(pair: PairFiles, held: dict[str, Result], score: Callable[[PairFiles], dict[str, float]]) -> Result:
     """Return a pair's scores, or why it has none."""
     result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
     try:
         key = _key(pair)
-        if key in kept:
-            return {**result, "key": key, "scores": kept[key]["scores"]}
+        if key in held:
+            return {**result, "key": key, "scores": held[key]["scores"]}
         scores = {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
         return {**result, "key": key, "scores": scores}
     except ValueError as error:
@@ -147,7 +154,10 @@ def _result(pair: PairFiles, kept: dict[str, Result], score: Callable[[PairFiles
 
 def _key(pair: PairFiles) -> str:
     """Return a hash of the contents that a pair's scores depend on."""
-    digest = hashlib.sha256((pair.prompt or "").encode())
-    for path in (pair.reference, pair.output, pair.baseline):
-        digest.update(b"" if path is None else hashlib.sha256(check_file(path).read_bytes()).digest())
-    return digest.hexdigest()
+    files = [path for path in (pair.reference, pair.output, pair.baseline) if path is not None]
+    return hashlib.sha256("/".join([pair.prompt or "", *(_content_hash(path) for path in files)]).encode()).hexdigest()
+
+
+def _content_hash(path: Path) -> str:
+    with check_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -44,7 +44,7 @@ class ToyJobs:
     """
 
     num_jobs: int = 32
-    split: Split = "test"
+    split: Split = "tuning"
     num_objects: int = 1
     camera: bool = False
     paths: Sequence[str] = MOVING
@@ -115,7 +115,7 @@ def read_experiment(path: Path) -> Experiment:
     if not path.is_file():
         raise ValueError(f"experiment {path} is no file; check the path")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"experiment {path} cannot be read ({error}); give a YAML file") from error
     if not isinstance(content, dict):
@@ -125,6 +125,12 @@ def read_experiment(path: Path) -> Experiment:
         inner = list(value.values()) if isinstance(value, dict) and name != "common" else []
         if not isinstance(value, dict) or not all(isinstance(one, list if name == "grid" else dict) for one in inner):
             raise ValueError(f"{name} of experiment {path} is {value}; see configs/experiment for how it is written")
+    for name in (*overrides["settings"], *overrides["grid"]):
+        if not isinstance(name, str):
+            raise ValueError(f"a setting of experiment {path} is called {name!r}, which is no text; put it in quotes")
+    for changed in (overrides["common"], overrides["grid"], *overrides["settings"].values()):
+        if {"data.clips", "data.prompts", "data.seed"} & set(changed):
+            raise ValueError(f"experiment {path} overrides clips, prompts or seed, which are its jobs'; put them there")
     parser = ArgumentParser(exit_on_error=False)  # which would make objects of the class paths in overrides
     parser.add_class_arguments(Experiment, skip=set(overrides))
     given = parser.instantiate_classes(parser.parse_object(content))

@@ -84,7 +84,7 @@ class _WithDefaults(JobCLI):
         self.trainer_defaults["callbacks"] = [each for each in defaults if not issubclass(type(each), brought)]
         if given["logger"] in (None, True):
             board = TensorBoardLogger(given["default_root_dir"] or ".")
-            options["logger"] = [board, CSVLogger(board.save_dir, version=board.version)]
+            options["logger"] = [board, CSVLogger(board.log_dir, name="logs", version="")]
         return super().instantiate_trainer(**options)
 
     @abstractmethod

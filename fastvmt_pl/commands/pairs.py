@@ -60,7 +60,7 @@ def _pairs_of_runs(folder: Path) -> list[PairFiles]:
 def _pairs_of_table(path: Path) -> list[PairFiles]:
     """Read a table; its paths are relative to its own folder."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(x) for x in file if x.strip()]
     except (OSError, ValueError) as error:
         raise ValueError(f"table {path} cannot be read ({error})") from error
@@ -72,7 +72,8 @@ def _pairs_of_table(path: Path) -> list[PairFiles]:
 def _pair_of_row(path: Path, number: int, row: Any) -> PairFiles:
     known = [field.name for field in fields(PairFiles)]
     given = {name: value for name, value in row.items() if value} if isinstance(row, dict) else {}
-    if not {"reference", "output"} <= set(given) <= set(known):
+    texts = all(isinstance(value, str) for value in given.values())
+    if not texts or not {"reference", "output"} <= set(given) <= set(known):
         raise ValueError(
             f"row {number} of {path} has {', '.join(map(str, given)) or 'nothing'}; "
             "it needs reference and output, and may have baseline and prompt"

@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ MEASURES = (
     "gradients_reused",
     "seconds",
     "gradient_peak_mib",
-    "flow_error",
-    "baseline_flow_error",
+    "attention_flow_error",
+    "baseline_attention_flow_error",
 )
 """What a run has measured itself, in the order of the table."""
 
@@ -32,7 +33,7 @@ def collect(runs: Sequence[Run]) -> list[Job]:
     """Read and score every job of some runs.
 
     Raises:
-        ClipError: If a video cannot be read.
+        ValueError: If a video is missing or cannot be read.
     """
     settings = differing([_settings(run.folder) for run in runs])
     return [
@@ -44,16 +45,19 @@ def collect(runs: Sequence[Run]) -> list[Job]:
 
 def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:
     files = {name: folder / f"{name}.mp4" for name in VIDEOS if (folder / f"{name}.mp4").exists()}
+    for name in ("reference", "output"):
+        if name not in files:
+            raise ValueError(f"{folder} has no {name}.mp4; run its transfer again")
     pairs = {name: read_pair(files["reference"], file) for name, file in files.items()}
     pair, baseline = pairs["output"], pairs.get("baseline")
     own = run.metrics["jobs"][number]
-    measured = {name: own.get(name, run.metrics.get(name)) for name in MEASURES}
     scores = score_video(pair.reference, pair.output, LucasKanade(), None if baseline is None else baseline.output)
+    measured = {name: float(own[name]) for name in MEASURES if own.get(name) is not None}
     return Job(
         name=str(folder),
         prompt=own["prompt"],
         settings={**settings, "seed": str(own["seed"])},
-        scores={**scores, **{name: float(value) for name, value in measured.items() if value is not None}},
+        scores={name: value for name, value in {**scores, **measured}.items() if math.isfinite(value)},
         videos={name: _data_url(file) for name, file in files.items()},
         overlays={name: motion_overlay(pair.output) for name, pair in pairs.items()},
         curves=_curves(run.folder),
@@ -68,7 +72,7 @@ def _data_url(path: Path) -> str:
 def _settings(folder: Path) -> dict[str, str]:
     """Return a run's settings by their dotted names; none if it has kept none."""
     path = folder / "config.yaml"
-    return flattened(yaml.safe_load(path.read_text())) if path.exists() else {}
+    return flattened(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def flattened(config: Any, prefix: str = "") -> dict[str, str]:
@@ -106,12 +110,15 @@ def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the losses and gradients that Lightning's CSVLogger wrote, by name."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.glob("**/metrics.csv")):  # one for each time that the run was started
-        with path.open(newline="") as file:
+    """Return the losses and gradients that Lightning's CSVLogger wrote, by name, means of the run's jobs.
+
+    There is a file for each time that the run was started; what was done again after a stop counts as it was last.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime):
+        with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
                     if value and name.startswith(("loss", "gradients/cosine", "gradients/turning")):
-                        found.setdefault(name, []).append((int(row["step"]), float(value)))
-    return found
+                        found.setdefault(name, {})[int(row["step"])] = float(value)
+    return {name: sorted(values.items()) for name, values in found.items()}

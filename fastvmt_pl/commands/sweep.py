@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,19 @@ from rich.console import Console
 
 from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.callbacks import Costs, RunFolder
-from fastvmt_pl.commands.experiment import Experiment, Overrides, SweepJob, config_of, make_jobs, read_experiment
+from fastvmt_pl.commands.experiment import (
+    Experiment,
+    Overrides,
+    SweepJob,
+    ToyJobs,
+    config_of,
+    make_jobs,
+    read_experiment,
+)
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import as_arguments, claimed_folder, run_loggers, slug
 from fastvmt_pl.datamodules import Clip, align
+from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
 from fastvmt_pl.tracking import LucasKanade
@@ -50,16 +60,28 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
         jobs = make_jobs(plan, experiment, Path(scratch))
         starts = range(0, len(jobs), plan.batch_size)
         for overrides, start in itertools.product(plan.all_settings.values(), starts):
-            _compose(plan, config, jobs, overrides, start)
-    with claimed_folder(output, config=config.read_text(), experiment=experiment.read_text()):
+            _check_toy(_compose(plan, config, jobs, overrides, start), plan)
+        clips = "".join(f"{job.clip.name}: {sha256(job.clip.read_bytes()).hexdigest()}\n" for job in jobs)
+    texts = {"config": config.read_text(encoding="utf-8"), "experiment": experiment.read_text(encoding="utf-8")}
+    with claimed_folder(output, **texts, clips=clips):
         rows, failures = _run_all(plan, config, make_jobs(plan, experiment, output / "clips"), output)
     summary = summarise(rows, plan.reference)
     with written_whole(output / "summary.md") as path:
-        path.write_text(summary + "\n")
+        path.write_text(summary + "\n", encoding="utf-8")
     print(f"{summary}\n\nthe results lie in {output}")
     if failures:
         raise RuntimeError(f"{len(failures)} runs failed: {'; '.join(failures[:3])}")
     return rows
+
+
+def _check_toy(cli: TransferCLI, plan: Experiment) -> None:
+    """Refuse toy jobs in another geometry than the toy world's, in which their true paths mean nothing."""
+    geometry = cli.datamodule.num_frames, *cli.datamodule.size
+    if isinstance(plan.jobs, ToyJobs) and geometry != (NUM_FRAMES, SIZE, SIZE):
+        raise ValueError(
+            f"toy jobs have {NUM_FRAMES} frames of {SIZE} x {SIZE}, but a setting has {geometry[0]} of {geometry[1]} x "
+            f"{geometry[2]}; leave data.num_frames and data.size alone"
+        )
 
 
 def _run_all(plan: Experiment, config: Path, jobs: Sequence[SweepJob], output: Path) -> tuple[list[Row], list[str]]:
@@ -109,29 +131,25 @@ def _compose(
 def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob]) -> list[Row]:
     """Return the scores of a batch of jobs, which runs unless it is finished."""
     if (folder / SCORES).exists():
-        done: list[Row] = json.loads((folder / SCORES).read_text())
+        done: list[Row] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
         return done
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
-    costs = Costs(profile_cpu=True)
-    cli = compose(trainer={"callbacks": [costs, RunFolder(folder)], "logger": run_loggers(folder)})
+    callbacks = [Costs(profile_cpu=True), RunFolder(folder)]
+    cli = compose(trainer={"callbacks": callbacks, "logger": run_loggers(folder)})
     with written_whole(folder / "config.yaml") as path:
         path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))
     cli.trainer.fit(cli.model, cli.datamodule)
-    measured = json.loads((folder / "metrics.json").read_text())["jobs"]
+    measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["jobs"]
     rows = []
     for number, (job, found) in enumerate(zip(jobs, measured, strict=True)):
         frames, clip = cli.model.result.frames[number], cli.datamodule.clips[number]
         pair = align(clip, Clip(frames, clip.fps, "output"))
-        scores = score_video(pair.reference, pair.output, LucasKanade())
+        plain = cli.model.result.baseline
+        baseline = None if plain is None else align(clip, Clip(plain[number], clip.fps, "baseline")).output
+        scores = score_video(pair.reference, pair.output, LucasKanade(), baseline)
         toy = {} if job.toy is None else asdict(job.toy.judge(frames))
-        rows.append(
-            {
-                **found,
-                "seconds": costs.seconds / len(jobs),
-                "gradient_peak_mib": None if costs.peak_bytes is None else costs.peak_bytes / 2**20 / len(jobs),
-                **{name: value if math.isfinite(value) else None for name, value in {**toy, **scores}.items()},
-            }
-        )
+        judged = {name: value if math.isfinite(value) else None for name, value in {**toy, **scores}.items()}
+        rows.append({**found, **judged})
     with written_whole(folder / SCORES) as path:
         path.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
@@ -153,7 +171,8 @@ def summarise(rows: Sequence[Row], reference: str) -> str:
         reference: The setting that the others are compared with, job by job, by the path error where it is known and by
             the local motion fidelity elsewhere.
     """
-    judged = "path_error" if any("path_error" in row for row in rows) else "local_motion_fidelity"
+    known = any(row.get("path_error") is not None for row in rows)
+    judged = "path_error" if known else "local_motion_fidelity"
     shown = [
         judged,
         *(name for name in (*PERCENT, "motion_fidelity", "relative_flow_error") if name in (rows or [{}])[0]),
@@ -176,8 +195,8 @@ def summarise(rows: Sequence[Row], reference: str) -> str:
 
 def _mean(values: Sequence[float | int | None], percent: bool) -> str:
     known = [value for value in values if value is not None]
-    if not known:
-        return ""
+    if len(known) < 2:  # too few for an interval
+        return (f"{known[0]:.1%}" if percent else f"{known[0]:.3f}") if known else ""
     form = "{:.1%} [{:.1%}, {:.1%}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
     return form.format(*interval_of_mean(known))
 

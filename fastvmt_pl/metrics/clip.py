@@ -35,14 +35,14 @@ class ClipEmbedder:
     def pictures(self, frames: Frames) -> Float[Tensor, "frames dim"]:
         """Embed pictures."""
         inputs = self.processor(images=list(frames.numpy()), return_tensors="pt").to(self.device)
-        features: Tensor = self.model.get_image_features(**inputs).pooler_output
+        features: Tensor = self.model.visual_projection(self.model.vision_model(**inputs).pooler_output)
         return features.cpu()
 
     @torch.no_grad()
     def text(self, text: str) -> Float[Tensor, "1 dim"]:
         """Embed a text; what is longer than CLIP reads is cut off."""
         inputs = self.processor(text=[text], return_tensors="pt", truncation=True).to(self.device)
-        features: Tensor = self.model.get_text_features(**inputs).pooler_output
+        features: Tensor = self.model.text_projection(self.model.text_model(**inputs).pooler_output)
         return features.cpu()
 
 

@@ -1,6 +1,7 @@
 """Scores of finished videos as torchmetrics metrics, over the functions of the same names.
 
-A reference and a video that are compared have as many frames and one size.
+Videos are pictures of 0 to 255 on the CPU, where the trackers work. A reference and a video that are compared have as
+many frames and one size.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fastvmt_pl.appearance import appearance_leak
-from fastvmt_pl.metrics.functional import flow_endpoint_error, motion_fidelity, temporal_consistency
+from fastvmt_pl.metrics.functional import check_pair, flow_endpoint_error, motion_fidelity, temporal_consistency
 from fastvmt_pl.tracking import LucasKanade, Tracker
 from fastvmt_pl.tracking.tracks import Frames
 
@@ -57,6 +58,7 @@ class MotionFidelity(VideoMetric):
 
     def update(self, reference: Frames, output: Frames) -> None:
         """Add a video."""
+        check_pair(reference, output)
         self.add(motion_fidelity(self.tracker.track(reference), self.tracker.track(output), self.reach))
 
 

@@ -15,7 +15,7 @@ class Job:
         scores: Its scores, and what it cost.
         videos: Each video as a data URL.
         overlays: What moves in each, see :func:`~fastvmt_pl.report.motion.motion_overlay`.
-        curves: Logged values by name: pairs of inner step and value.
+        curves: Logged values by name, means of the run's jobs: pairs of inner step and value, finite, by step.
         fps: Frames a second.
     """
 

@@ -25,8 +25,9 @@ def motion_overlay(frames: Frames) -> dict[str, Any]:
     height, width = frames.shape[1:3]
     found = LucasKanade(num_points=200).track(frames)
     points, visible = found.points * (1000 / height), found.visible
-    travelled = (points - points[:, :1]).norm(dim=-1).where(visible, 0.0).amax(1)
-    chosen = travelled.topk(min(NUM_TRACKS, len(points))).indices if len(points) else torch.zeros(0, dtype=torch.long)
+    hidden = ~visible[..., None]
+    extent = points.masked_fill(hidden, -torch.inf).amax(1) - points.masked_fill(hidden, torch.inf).amin(1)
+    chosen = extent.norm(dim=-1).topk(min(NUM_TRACKS, len(points))).indices
     tracks = [
         [[round(x), round(y)] if seen else None for (x, y), seen in zip(path.tolist(), there.tolist(), strict=True)]
         for path, there in zip(points[chosen], visible[chosen], strict=True)

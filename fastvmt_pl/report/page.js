@@ -41,19 +41,20 @@ for (const article of document.querySelectorAll(".job")) {
   const frameAt = (time) => Math.min(last, Math.floor(time * job.fps + 1e-3));
 
   const draw = (frame) => videos.forEach((video) => drawOverlay(video, job, frame, showTracks.checked, showFlow.checked));
+  let shown = 0;
   const show = (frame) => {
+    if (frame === shown) return;
+    shown = frame;
     seek.value = frame;
     output.textContent = `${frame + 1} of ${job.numFrames}`;
+    seek.setAttribute("aria-valuetext", output.textContent);
     draw(frame);
   };
   const goTo = (frame) => {
     videos.forEach((video) => { video.currentTime = timeOf(frame); });
     show(frame);
   };
-  const setPlaying = (playing) => {
-    play.textContent = playing ? "Pause" : "Play";
-    play.setAttribute("aria-pressed", String(playing));
-  };
+  const setPlaying = (playing) => { play.textContent = playing ? "Pause" : "Play"; };
   const stop = () => {
     videos.forEach((video) => video.pause());
     setPlaying(false);

@@ -1,6 +1,7 @@
 """Write the page of a report: everything in one file, without a network."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -39,7 +40,8 @@ class Cell:
 def render(jobs: Sequence[Job], title: str) -> str:
     """Return the HTML of a report."""
     here = files("fastvmt_pl.report")
-    template = Environment(autoescape=True, undefined=StrictUndefined).from_string((here / "page.html").read_text())
+    page, style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(page)
     settings = list(dict.fromkeys(name for job in jobs for name in job.settings))
     scores = list(dict.fromkeys(name for job in jobs for name in job.scores))
     columns = [Column("prompt"), *(Column(name, name != "seed") for name in settings)]
@@ -62,8 +64,8 @@ def render(jobs: Sequence[Job], title: str) -> str:
             }
             for job in jobs
         ],
-        style=Markup((here / "page.css").read_text()),
-        script=Markup((here / "page.js").read_text()),
+        style=Markup(style),
+        script=Markup(script),
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
 
@@ -85,6 +87,6 @@ def _cells(job: Job, settings: Sequence[str], scores: Sequence[str]) -> list[Cel
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        return float(text) if math.isfinite(float(text)) else None
     except ValueError:
         return None

@@ -312,7 +312,7 @@ def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, 
     assert (job["prompt"], job["seed"], job["clip"]) == (PROMPT, 4, clip)
     assert (metrics["jobs"][0]["gradients_computed"], metrics["jobs"][0]["gradients_reused"]) == (2, 4)
     assert metrics["model"]["name"] == "wan-tiny"
-    assert min(job["flow_error"], job["baseline_flow_error"]) > 0
+    assert min(job["attention_flow_error"], job["baseline_attention_flow_error"]) > 0
     fps, comparison = decoded(folder / "comparison.mp4")
     assert fps == pytest.approx(8 * 4 / 16)  # five frames last as long as the clip's seventeen
     parts = comparison[:, :, :240], comparison[:, :, 250:490], comparison[:, :, 500:]

@@ -12,7 +12,7 @@ from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.motion_transfer import NonFiniteError
 from fastvmt_pl.video import write_video
 
-SHORT = {"model.num_steps": 3, "model.num_inner_steps": 2, "data.num_frames": 5}
+SHORT = {"model.num_steps": 3, "model.num_inner_steps": 2}
 CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 40.0}}
 PLAN = {
     "jobs": {"num_jobs": 3, "split": "tuning"},
@@ -37,12 +37,13 @@ def rows_of(path):
 
 
 def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
-    """On files: five frames cannot be judged as toy clips, which have 17."""
+    """On files, of which five frames are read."""
     for name, number in (("a", 0), ("b", 1)):
         write_video(Path("clips") / f"{name}.mp4", ToyWorld(50, num_objects=1)[number].frames, 8.0)
     jobs = [{"clip": "clips/a.mp4", "prompt": "a red cross on a navy background"}]
     jobs += [{"clip": "clips/b.mp4", "prompt": "a green circle on a gray background"}] * 2
-    plan = written("plan.yaml", jobs=jobs)
+    common = {**SHORT, "data.num_frames": 5}
+    plan = written("plan.yaml", jobs=jobs, common=common)
     said = succeed("sweep", plan, "out").out
     assert "local_motion_fidelity less that of guided" in said
     rows = rows_of("out/results.csv")
@@ -64,13 +65,12 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     succeed("sweep", plan, "out")
     assert ran == [Path("out/runs/01-unguided/002")]
     assert [{**row, "seconds": ""} for row in rows_of("out/results.csv")] == [{**row, "seconds": ""} for row in rows]
-    written("plan.yaml", jobs=jobs, batch_size=1)
+    written("plan.yaml", jobs=jobs, common=common, batch_size=1)
     assert "other settings" in refused("sweep", plan, "out")
 
 
 def test_toy_jobs_are_judged_by_their_true_paths(succeed):
-    common = {**SHORT, "data.num_frames": 17}
-    plan = written("toy.yaml", jobs={"num_jobs": 1}, common=common, settings={"guided": {"model.num_guided_steps": 1}})
+    plan = written("toy.yaml", jobs={"num_jobs": 1}, settings={"guided": {"model.num_guided_steps": 1}})
     assert "| guided | " in succeed("sweep", plan, "out").out
     (row,) = rows_of("out/results.csv")
     assert float(row["path_error"]) > 0
@@ -86,9 +86,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch)
         return original(folder, compose, jobs)
 
     monkeypatch.setattr(command, "_scored", failing)
-    common = {**SHORT, "data.num_frames": 17}
     settings = {"guided": {"model.num_guided_steps": 1}, "unguided": {"model.num_guided_steps": 0}}
-    plan = written("plan.yaml", jobs={"num_jobs": 1}, common=common, settings=settings)
+    plan = written("plan.yaml", jobs={"num_jobs": 1}, settings=settings)
     line = refused("sweep", plan, "out", code=1)
     assert "guided, jobs from 0: the loss is nan" in line
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
@@ -113,6 +112,9 @@ class TestBadExperiments:
             ({"compare_with": "nothing"}, "use one of guided, unguided, adaptive"),
             ({"config": "missing.yaml"}, "wan_tiny.yaml"),
             ({"batch_size": 0}, "at least 1"),
+            ({"common": {**SHORT, "data.num_frames": 5}}, "leave data.num_frames and data.size alone"),
+            ({"common": {"data.seed": 5}}, "which are its jobs'"),
+            ({"settings": {0: {}}}, "put it in quotes"),
             ({"unknown": 1}, "unknown"),
         ],
     )

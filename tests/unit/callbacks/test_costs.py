@@ -1,6 +1,9 @@
-import pytest
+import json
 
-from fastvmt_pl.callbacks import Costs, GradientCache
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fastvmt_pl.callbacks import Costs, GradientCache, RunFolder
 
 
 def test_a_batch_of_two_takes_more_memory_than_one(fit):
@@ -31,3 +34,16 @@ def test_memory_on_a_cpu_is_measured_on_request_only(fit):
     fit([costs], num_guided_steps=1)
     assert costs.peak_bytes is None
     assert costs.seconds > 0
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_time_counts_wherever_the_callback_stands_and_what_was_done_before(fit, tmp_path, first):
+    costs, folder = Costs(), RunFolder(tmp_path / "run")
+    checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    fit([*([costs, folder] if first else [folder, costs]), checkpoint], num_guided_steps=1)
+    (job,) = json.loads((tmp_path / "run" / "metrics.json").read_text())["jobs"]
+    assert job["seconds"] > 0
+    resumed = Costs()
+    fit([resumed], num_guided_steps=1, ckpt_path=tmp_path / "kept" / "step=4.ckpt")
+    assert resumed.earlier > 0
+    assert resumed.seconds > resumed.earlier

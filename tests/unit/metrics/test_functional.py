@@ -11,6 +11,7 @@ from fastvmt_pl.datamodules.toy_tracker import relative_path_error
 from fastvmt_pl.datamodules.toy_world import FPS, combinations, place, render
 from fastvmt_pl.metrics.functional import (
     STILL,
+    check_pair,
     flow_endpoint_error,
     motion_fidelity,
     published_motion_fidelity,
@@ -199,10 +200,32 @@ def test_it_ranks_videos_as_the_truth_does():
     assert spearman_corrcoef(torch.tensor(found), torch.tensor(errors)) <= -0.9
 
 
-def test_noise_costs_consistency_and_motion_does_not():
-    clip = ToyWorld(43, num_objects=1, camera=True, paths=MOVING)[0].frames
+def test_noise_and_cuts_cost_consistency_and_motion_does_not():
+    world = ToyWorld(43, num_objects=1, camera=True, paths=MOVING)
+    clip, other = world[0].frames, world[1].frames
     noisy = (clip.float() + 40 * torch.randn(clip.shape)).clamp(0, 255).to(torch.uint8)
     still = clip[:1].expand_as(clip).contiguous()
     assert temporal_consistency(still) == pytest.approx(1.0, abs=1e-6)
     assert temporal_consistency(clip) > 0.97
     assert temporal_consistency(noisy) < 0.9
+    cut, shuffled = torch.cat([clip[:8], other[:8]]), torch.stack([clip[:8], other[:8]], 1).flatten(0, 1)
+    assert temporal_consistency(shuffled) < temporal_consistency(cut) < temporal_consistency(clip) - 0.005
+
+
+def test_a_reference_that_stands_still_has_no_share_of_flow():
+    clip = ToyWorld(43, num_objects=1, camera=False, paths=("linear",))[0].frames
+    still = clip[:1].expand_as(clip).contiguous()
+    error, share = flow_endpoint_error(still, clip)
+    assert error > 0
+    assert math.isnan(share)
+
+
+def test_videos_that_cannot_be_compared_are_refused():
+    video = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
+    for first, second in ((video, video[:2]), (video, video[:, :, :24]), (video[:1], video[:1])):
+        with pytest.raises(ValueError, match="one shape and at least two frames"):
+            check_pair(first, second)
+    with pytest.raises(ValueError, match="at least two frames"):
+        flow_endpoint_error(video[:1], video[:1])
+    with pytest.raises(ValueError, match="16 pixels a side"):
+        flow_endpoint_error(video[:, :8, :8], video[:, :8, :8])

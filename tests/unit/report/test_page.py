@@ -62,3 +62,9 @@ def test_a_curve_spans_its_values():
 def test_a_flat_or_single_value_is_drawn(points):
     assert "nan" not in curve("a<b", points)
     assert "a&lt;b" in curve("a<b", points)
+
+
+def test_what_is_no_number_does_not_sort_as_one():
+    page = render([job(rate="Infinity"), job(rate="0.1")], "Title")
+    assert 'data-value="0.1"' in page
+    assert 'data-value="inf"' not in page
