@@ -27,12 +27,11 @@ class Costs(Callback):
         self._restart()
 
     def _restart(self) -> None:
-        self.earlier, self.begun, self.ended = 0.0, None, None
+        self.earlier = 0.0
+        self.begun: float | None = None
+        self.ended: float | None = None
         self.peak_bytes: int | None = None
         self.peak: PeakMemory | None = None
-
-    begun: float | None
-    ended: float | None
 
     @property
     def seconds(self) -> float:

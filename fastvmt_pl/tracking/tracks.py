@@ -34,7 +34,6 @@ class Tracker(Protocol):
 
     def track(self, frames: Frames) -> Tracks:
         """Return tracks of points of its own choice."""
-        ...
 
 
 def keyframes(num_frames: int, num_keyframes: int) -> list[int]:
