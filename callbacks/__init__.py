@@ -1,9 +1,10 @@
-"""Callbacks: of motion transfer (gradient caching, progress, run folder, costs), and of distillation."""
+"""Callbacks: of motion transfer (gradient caching, progress, run folder, costs), of distillation, and of both."""
 
 from .costs import Costs
 from .gradient_cache import GradientCache
 from .lora_export import LoraExport
 from .lora_previews import LoraPreviews
+from .preemption import Preemption
 from .progress import TransferProgress
 from .run_folder import RunFolder
 from .stop_at_leak import StopAtLeak
@@ -14,6 +15,7 @@ __all__ = [
     "GradientCache",
     "LoraExport",
     "LoraPreviews",
+    "Preemption",
     "RunFolder",
     "StopAtLeak",
     "TransferPreviews",

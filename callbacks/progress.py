@@ -29,7 +29,7 @@ class TransferProgress(ProgressBar):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bars where the run stands; a resumed run may have nothing but unguided steps left."""
         assert isinstance(pl_module, MotionTransfer)
-        pl_module.on_denoised = lambda: self._show_rest(pl_module)
+        pl_module.on_denoised.append(lambda: self._show_rest(pl_module))
         if self.console.is_terminal:
             columns = [
                 TextColumn("{task.description}"),

@@ -23,6 +23,7 @@ from fastvmt_pl.commands.report import report
 from fastvmt_pl.commands.sample import sample
 from fastvmt_pl.commands.sweep import sweep
 from fastvmt_pl.commands.transfer import transfer
+from fastvmt_pl.preemption import REQUEUE_CODE, Preempted
 
 
 class HyphenParser(jsonargparse.ArgumentParser):
@@ -138,7 +139,7 @@ fastvmt report runs/a runs/b --output report.html
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command; return 0, or 2 for a mistake of the user's, or 1 for a failure at run time.
+    """Run a command; return 0, 2 for a mistake of the user's, 1 for a failure at run time, or 75 to be started again.
 
     Args:
         args: Command and options; those of the process if left out.
@@ -150,7 +151,7 @@ def main(args: list[str] | None = None) -> int:
         lines = [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
         print("usage: fastvmt COMMAND ... [--debug]\n\nfastvmt COMMAND --help tells more.\n\n" + "\n".join(lines))
         return 0
-    command = COMMANDS.get(args[0])
+    command, code = COMMANDS.get(args[0]), 0
     try:
         if command is None:
             raise ValueError(f"there is no command {args[0]!r}; use {', '.join(COMMANDS)}")
@@ -158,6 +159,9 @@ def main(args: list[str] | None = None) -> int:
             command.function(["fit", *args[1:]])
         else:
             run_function(command.function, command, args[1:])
+    except Preempted as stopped:
+        print(f"fastvmt: {stopped}", file=sys.stderr)
+        code = REQUEUE_CODE
     except (ValueError, argparse.ArgumentError, MisconfigurationException) as error:
         return _report(error, 2, debug)
     except SafetensorError as error:
@@ -167,8 +171,8 @@ def main(args: list[str] | None = None) -> int:
     if is_initialized() and get_backend() == "gloo":  # whose threads now and then abort a process that ends as usual
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
-    return 0
+        os._exit(code)
+    return code
 
 
 def _report(error: Exception, code: int, debug: bool) -> int:

@@ -73,8 +73,8 @@ class MotionTransfer(LightningModule):
     """What came of the last fit."""
     predicted: Latents | None
     """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
-    on_denoised: Callable[[], None]
-    """Called after each unguided denoising step, for progress."""
+    on_denoised: list[Callable[[], None]]
+    """Called after each unguided denoising step, behind its checkpoint; a fit begins with none."""
     latents: nn.Parameter
     text: Tensor
     negative_text: Tensor
@@ -118,13 +118,13 @@ class MotionTransfer(LightningModule):
         self.strength, self.centres, self.baseline = strength, centres, baseline
         self.keep_trajectory = keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
-        self.on_denoised = lambda: None
         self.restart()
 
     def restart(self) -> None:
         """Forget what an earlier fit did."""
         self.step, self.inner_step = 0, 0
         self.cached_gradients = {}
+        self.on_denoised = []
         self.result = None
         self.predicted = None
         self.baseline_latents: Tensor | None = None
@@ -322,11 +322,12 @@ class MotionTransfer(LightningModule):
             self.trajectory.append(self.latents.detach().cpu().clone())
 
     def _end_unguided_step(self) -> None:
-        """Report an unguided step, and write the last checkpoint again, where the trainer writes one."""
-        self.on_denoised()
+        """Write the last checkpoint again, where the trainer writes one, and report an unguided step."""
         callback = self.trainer.checkpoint_callback
         if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
             self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
+        for told in self.on_denoised:
+            told()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add position, baseline, trajectory and random state."""

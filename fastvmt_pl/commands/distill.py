@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
+from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -27,6 +27,7 @@ from fastvmt_pl.datamodules import check_file
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.motion_distillation import Objective
+from fastvmt_pl.preemption import StopRequest, listening
 
 NUM_PREVIEWS = 4
 
@@ -86,6 +87,7 @@ def distill(
 
     Raises:
         ValueError: If a setting, the clip, the model or the folder cannot be used; the message says what to change.
+        Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
     """
     check_file(clip)
     options = {name: str(value) for name, value in locals().items() if name != "output"}
@@ -104,6 +106,7 @@ def distill(
     folder = output or Path("runs") / slug("lora", Path(clip).stem, str(seed))
     if (folder / "lora" / "README.md").exists():
         raise ValueError(f"{folder} holds a finished run; choose another --output, or delete this one")
+    request = StopRequest()
     shared = {
         "model.backbone.init_args.model": model,
         "model.backbone.init_args.dtype": dtype,
@@ -126,6 +129,7 @@ def distill(
             },
         ),
         trainer_defaults={
+            "callbacks": [Preemption(request)],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -168,6 +172,7 @@ def distill(
                 LoraExport(folder / "lora"),
                 RichProgressBar(),
                 ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True),
+                Preemption(request),
             ],
             "logger": run_loggers(folder),
             "enable_model_summary": False,
@@ -178,7 +183,8 @@ def distill(
     training.model.backbone = teacher.model.backbone  # the same model, which need not be in memory twice
     options |= {"clip_sha256": sha256(Path(clip).read_bytes()).hexdigest(), "previewed": str(previewed)}
     config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
-    with claimed_folder(folder, config=config_text, teacher=teacher_text, distill=yaml.safe_dump(options)):
+    texts = {"config": config_text, "teacher": teacher_text, "distill": yaml.safe_dump(options)}
+    with listening(request), claimed_folder(folder, **texts):
         made = listed[:num_prompts] if source != "clip" else []
         make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
         if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):

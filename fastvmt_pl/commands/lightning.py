@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastvmt_pl.callbacks import Costs, LoraExport, RunFolder, TransferPreviews, TransferProgress
+from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.motion_distillation import MotionDistillation
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -96,13 +96,13 @@ class FitCLI(_WithDefaults, TransferCLI):
     """The command ``fit``: results, progress and a checkpoint to resume from, unless the config brings its own."""
 
     def default_callbacks(self, progress: bool) -> list[Callback]:
-        """Return costs, a run folder, previews and progress."""
-        return [Costs(), RunFolder(), TransferPreviews(), *([TransferProgress()] if progress else [])]
+        """Return costs, a run folder, previews, preemption and progress."""
+        return [Costs(), RunFolder(), TransferPreviews(), Preemption(), *([TransferProgress()] if progress else [])]
 
 
 class TrainCLI(_WithDefaults, DistillCLI):
     """The command ``train``: an exported LoRA and a checkpoint to resume from, unless the config brings its own."""
 
     def default_callbacks(self, progress: bool) -> list[Callback]:
-        """Return the export and progress."""
-        return [LoraExport(), *([RichProgressBar()] if progress else [])]
+        """Return the export, preemption and progress."""
+        return [LoraExport(), Preemption(), *([RichProgressBar()] if progress else [])]
