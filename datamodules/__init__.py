@@ -1,6 +1,6 @@
 """Datamodules: reference clips with their motion, shards of samples to learn from, and the toy world."""
 
-from .clips import Clip, ClipError, check_file, read_clip
+from .clips import Clip, ClipError, TooShortError, check_file, read_clip
 from .distillation import DistillationDataModule
 from .motion import MotionDataModule
 from .pairs import Pair, align, read_pair
@@ -14,6 +14,7 @@ __all__ = [
     "MotionDataModule",
     "Pair",
     "Sample",
+    "TooShortError",
     "ToyClip",
     "ToyWorld",
     "align",

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastvmt_pl.video import to_frames
 
-from .clips import Clip, ClipError, ClipReader, check_file
+from .clips import Clip, check_file
+from .reader import ClipError, ClipReader
 
 SHORTER_SIDE = 256
 """Shorter side in pixels at which videos are compared: trackers need some, and distances then mean the same for all."""

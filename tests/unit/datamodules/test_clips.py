@@ -1,11 +1,14 @@
+import os
 import re
 import struct
+from contextlib import contextmanager
 
 import av
 import pytest
 import torch
 
-from fastvmt_pl.datamodules import Clip, ClipError, clips, read_clip
+from fastvmt_pl.datamodules import Clip, ClipError, read_clip
+from fastvmt_pl.datamodules.reader import DECODER
 from fastvmt_pl.video import write_video
 
 NUM_FRAMES, FPS = 24, 12.0
@@ -21,12 +24,31 @@ def numbers(clip):
     return ((clip.frames.float().mean((1, 2, 3)) - 5) / 10).round().int().tolist()
 
 
-@pytest.fixture(params=["decord", "pyav"])
-def reader(request, monkeypatch):
+@pytest.fixture(scope="module")
+def without_decord(tmp_path_factory):
+    """Make decoders, from now on, processes in which decord is not installed."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "decord.py").write_text("raise ImportError")
+
+    @contextmanager
+    def without():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+            DECODER.stop()
+            yield
+        DECODER.stop()
+
+    return without
+
+
+@pytest.fixture(scope="module", params=["decord", "pyav"])
+def reader(request, without_decord):
     if request.param == "decord":
-        return pytest.importorskip("decord")
-    monkeypatch.setattr(clips, "decord", None)
-    return None
+        pytest.importorskip("decord")
+        yield
+    else:
+        with without_decord():
+            yield
 
 
 @pytest.fixture
@@ -114,9 +136,10 @@ class TestReading:
 
 def test_missing_empty_and_folder_are_refused_by_name(tmp_path):
     (tmp_path / "empty.mp4").touch()
-    for path, message in ((tmp_path / "no.mp4", "not exist"), (tmp_path, "folder"), (tmp_path / "empty.mp4", "empty")):
-        with pytest.raises(ClipError, match=f"{path.name}.*{message}") as refused:
-            read_clip(path, 5)
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name, message in (("no.mp4", "not exist"), ("", "folder"), ("empty.mp4", "empty"), ("pipe.mp4", "no regular")):
+        with pytest.raises(ClipError, match=f"{name}.*{message}") as refused:
+            read_clip(tmp_path / name, 5)
         assert "\n" not in str(refused.value)
 
 
@@ -135,7 +158,8 @@ def turned_on_its_side(path):
     path.write_bytes(data)
 
 
-def test_clips_of_telephones_are_upright(tmp_path, reader):
+@pytest.mark.usefixtures("reader")
+def test_clips_of_telephones_are_upright(tmp_path):
     frames = torch.zeros(5, 32, 64, 3, dtype=torch.uint8)
     frames[:, :, :16] = 250  # the left edge, which a quarter turn clockwise makes the top one
     write_video(tmp_path / "clip.mp4", frames, 8.0)
@@ -146,12 +170,12 @@ def test_clips_of_telephones_are_upright(tmp_path, reader):
     assert found[:, 20:].float().mean() < 50
 
 
-def test_pyav_gives_decords_frames(tmp_path, toy_clips, monkeypatch):
+def test_pyav_gives_decords_frames(tmp_path, toy_clips, without_decord):
     pytest.importorskip("decord")
     write_video(tmp_path / "toy.mp4", toy_clips[0].frames, 8.0)
     by_decord = read_clip(tmp_path / "toy.mp4", 5)
-    monkeypatch.setattr(clips, "decord", None)
-    by_pyav = read_clip(tmp_path / "toy.mp4", 5)
+    with without_decord():
+        by_pyav = read_clip(tmp_path / "toy.mp4", 5)
     assert by_pyav.fps == by_decord.fps
     assert (by_pyav.frames.int() - by_decord.frames.int()).abs().float().mean() < 2  # two conversions to RGB
 

@@ -1,0 +1,124 @@
+"""The process that decodes video files, which a damaged file may hang or crash without harm to this one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import TIMEOUT_MAX, Event, Timer
+from typing import Any
+
+import numpy as np
+
+SCRIPT = Path(__file__).with_name("decoder.py")
+TIMEOUT = "FASTVMT_DECODING_TIMEOUT"
+"""Environment variable: seconds without progress after which decoding is stopped."""
+DEFAULT_TIMEOUT = 120.0
+"""Enough for a slow network drive, and for the 250 frames from one key frame of a large video to the next."""
+
+
+class DecoderProcess:
+    """A process that runs ``decoder.py``.
+
+    Raises:
+        RuntimeError: If it does not start.
+    """
+
+    def __init__(self) -> None:
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process; a pipe would fill up
+        command = [sys.executable, "-P", str(SCRIPT)]  # -P: nothing is imported from its folder
+        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words)
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        self._requests, self._answers = self.popen.stdin, self.popen.stdout
+        if not self._answers.readline():
+            self.stop()
+            raise RuntimeError(f"video decoding does not start ({self._last_words()}); fastvmt doctor may know why")
+
+    def answer(self, request: dict[str, Any], limit: float) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the answer to a request, and the pictures that came before it.
+
+        Raises:
+            EOFError: If the process dies, or had to be killed after so many seconds without progress.
+        """
+        pictures, late = np.empty((0, 0, 0, 3), np.uint8), Event()
+        try:
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+            while True:
+                with self._killed_after(limit, late):
+                    message = self._message()
+                    if message.get("place") == 0:
+                        pictures = np.empty((len(request["indices"]), *message["shape"]), np.uint8)
+                    if "place" in message:
+                        self._receive(pictures[message["place"]])
+                    elif message:  # an empty one says that there is progress
+                        return message, pictures
+        except (EOFError, BrokenPipeError):
+            with suppress(subprocess.TimeoutExpired):  # it has hung up and is about to exit; how, says why
+                self.popen.wait(5)
+            self.stop()
+            if late.is_set():
+                raise EOFError(f"hangs the decoder: no progress in {limit:g} seconds ({TIMEOUT} sets more)") from None
+            raise EOFError(f"crashes the decoder ({self._last_words()})") from None
+
+    def stop(self) -> None:
+        """Stop the process, whatever it is doing."""
+        self.popen.kill()
+        self.popen.wait()
+        with suppress(BrokenPipeError):  # of a request that it did not live to read
+            self._requests.close()
+        self._answers.close()
+
+    def _message(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _receive(self, picture: np.ndarray) -> None:
+        if self._answers.readinto(memoryview(picture).cast("B")) < picture.nbytes:
+            raise EOFError
+
+    @contextmanager
+    def _killed_after(self, limit: float, late: Event) -> Iterator[None]:
+        def kill() -> None:
+            late.set()
+            self.popen.kill()
+
+        timer = Timer(limit, kill)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _last_words(self) -> str:
+        """Return what ended the process: a signal, or an error."""
+        status = self.popen.returncode
+        if status < 0:
+            return signal.Signals(-status).name
+        self._words.seek(0)
+        lines = self._words.read().decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), f"exit status {status}")
+
+
+def timeout() -> float:
+    """Return how many seconds decoding may make no progress.
+
+    Raises:
+        ValueError: If the environment asks for what cannot be.
+    """
+    given = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < TIMEOUT_MAX:
+        raise ValueError(f"{TIMEOUT} is {given}; set it to seconds, more than 0")
+    return seconds
