@@ -45,17 +45,21 @@ class StopAtQueryKey(WanAttnProcessor):  # type: ignore[misc]  # diffusers is un
 def stopping_at(transformer: WanTransformer3DModel, block: int) -> Iterator[None]:
     """Let the transformer's forward pass end with :class:`QueryKeyReached` in a block.
 
-    That block itself is not checkpointed when the others are: a second forward pass through it could not end.
+    That block itself is not checkpointed when the others are: a second forward pass through it could not end. Nor does
+    its compiled code run, which would be compiled again for a pass that ends in it.
     """
-    attention = transformer.blocks[block].attn1
-    processor, recompute = attention.processor, transformer._gradient_checkpointing_func
-    attention.set_processor(StopAtQueryKey())
+    last = transformer.blocks[block]
+    processor, compiled = last.attn1.processor, last._compiled_call_impl
+    recompute = transformer._gradient_checkpointing_func
+    last.attn1.set_processor(StopAtQueryKey())
+    last._compiled_call_impl = None
     if transformer.gradient_checkpointing:
-        transformer._gradient_checkpointing_func = _checkpoint_all_but(transformer.blocks[block])
+        transformer._gradient_checkpointing_func = _checkpoint_all_but(last)
     try:
         yield
     finally:
-        attention.set_processor(processor)
+        last.attn1.set_processor(processor)
+        last._compiled_call_impl = compiled
         transformer._gradient_checkpointing_func = recompute
 
 

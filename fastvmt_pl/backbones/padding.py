@@ -5,7 +5,6 @@ of them whose logit is raised by the logarithm of their number stands for all. O
 many beside those of the video, that saves a good part of a forward pass.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ def count_padding(transformer: WanTransformer3DModel) -> None:
     """Let each cross-attention take the last two text tokens for all that are missing from the 512."""
     for block in transformer.blocks:
         block.attn2.register_forward_pre_hook(_weigh_last_tokens)
+        block.attn2.set_attention_backend("native")  # whatever the user's default is: most others take no mask
 
 
 def _weigh_last_tokens(attention: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -50,6 +50,6 @@ def padding_logits(count: int, dtype: torch.dtype) -> Tensor:
     >>> padding_logits(500, torch.bfloat16).double().exp().sum().round().item()
     500.0
     """
-    below = torch.tensor(math.log(count) * (1 - torch.finfo(dtype).eps), dtype=dtype)
-    rest = count - math.exp(below)
-    return torch.stack([below, torch.tensor(math.log(rest), dtype=dtype)])
+    total = torch.full((), count, dtype=torch.float64)  # no number of Python's, which would compile for each length
+    below = (total.log() * (1 - torch.finfo(dtype).eps)).to(dtype)
+    return torch.stack([below, (total - below.double().exp()).log().to(dtype)])

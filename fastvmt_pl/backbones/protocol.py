@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from diffusers import ModelMixin
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 Video = Float[Tensor, "jobs 3 frames height width"]
 """Pictures in -1 to 1."""
@@ -47,6 +47,18 @@ class Backbone(Protocol):
     def load_weights(self) -> None:
         """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the models that it is made of, by name, reading them if need be."""
+
+    def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> "Backbone":
+        """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
+
+        Args:
+            num_blocks: Transformer blocks that it has; all of them if left out.
+            random: Weights are random numbers on its device; otherwise they are fake tensors on the CPU, which have
+                shapes but no contents and are all that a :class:`~fastvmt_pl.planning.meter.TensorMeter` needs.
+        """
+
     def lora_model(self) -> ModelMixin:
         """Return the frozen transformer, which a LoRA is added to."""
 
@@ -81,7 +93,7 @@ class Backbone(Protocol):
         """Embed prompts, loading the text encoder if need be."""
 
     def release_text_encoder(self) -> None:
-        """Give the text encoder's memory back."""
+        """Give the text encoder's memory on the device back."""
 
     def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
         """Predict the flow-matching velocity (noise less clean latents), in fp32.

@@ -8,10 +8,13 @@ from typing import Literal
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanPipeline, WanTransformer3DModel
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastvmt_pl.backbones.attention import check_backend, try_backend, use_backend
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
-from fastvmt_pl.backbones.folder import check_classes, check_weights, read_json, read_licence, resolve_model
+from fastvmt_pl.backbones.folder import check_classes, check_weights, read_licence, resolve_model, sample_weights
+from fastvmt_pl.backbones.geometry import WanGeometry
+from fastvmt_pl.backbones.offload import at_work
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
 from fastvmt_pl.lora import find_lora, fuse_loras
@@ -19,13 +22,11 @@ from fastvmt_pl.lora import find_lora, fuse_loras
 Precision = Literal["float32", "bfloat16", "float16"]
 
 COMPONENTS = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "text_encoder": "UMT5EncoderModel"}
-FRAME_CHUNK = 4
-"""``AutoencoderKLWan`` works in chunks of this many frames whatever its config says."""
-SIZE_MULTIPLE = 16
-"""``WanPipeline`` asks for heights and widths that divide by this."""
+PARTS = {"folder", "transformer", "vae", "text_pipeline"}
+"""What is fetched or read only when it is first used."""
 
 
-class WanBackbone(Backbone):
+class WanBackbone(WanGeometry, Backbone):
     """A Wan text-to-video pipeline folder in diffusers format.
 
     Checks the folder when made, and fetches and reads weights when they are first used.
@@ -37,9 +38,14 @@ class WanBackbone(Backbone):
         vae_tiling: Encode and decode in tiles, which bounds the autoencoder's memory at large sizes.
         revision: Branch, tag or commit on the hub.
         loras: Weight of each LoRA that is fused into the transformer, by its folder or ``.safetensors`` file.
+        offload: Keep the text encoder and the autoencoder in the CPU's memory while they are idle.
+        attention_backend: What computes self-attention, by diffusers' name, such as ``flash`` or ``_native_cudnn``;
+            ``None`` is PyTorch's choice.
+        compile: Compile the transformer's blocks when they first run, by ``torch.compile``.
 
     Raises:
-        ValueError: If there is no such model or LoRA, it is of an unsupported class, or has no safetensors weights.
+        ValueError: If there is no such model or LoRA, it is of an unsupported class, or has no safetensors weights, or
+            if the attention backend cannot be used here.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
@@ -52,6 +58,9 @@ class WanBackbone(Backbone):
         vae_tiling: bool = False,
         revision: str | None = None,
         loras: dict[str, float] | None = None,
+        offload: bool = False,
+        attention_backend: str | None = None,
+        compile: bool = False,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -59,18 +68,13 @@ class WanBackbone(Backbone):
         check_classes(folder, "WanPipeline", COMPONENTS)
         if Path(model).expanduser() == folder:
             check_weights(folder, COMPONENTS)
-        config = read_json(folder / "transformer" / "config.json", needed=("num_layers", "patch_size"))
-        if read_json(folder / "model_index.json").get("boundary_ratio") is not None or config.get("image_dim"):
-            raise ValueError(f"{self.name} is a two-expert or image-to-video Wan; use a Wan 2.1 text-to-video model")
-        self.num_blocks = int(config["num_layers"])
-        self.patch_size: tuple[int, int, int] = tuple(config["patch_size"])
-        vae = read_json(folder / "vae" / "config.json")
-        self.latent_channels = int(vae.get("z_dim", 16))
-        self.temporal_factor = int(vae.get("scale_factor_temporal", 4))
-        self.spatial_factor = int(vae.get("scale_factor_spatial", 8))
+        self.read_geometry(folder)
         self.licence, self.source = read_licence(folder), str(folder)
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.gradient_checkpointing, self.vae_tiling = gradient_checkpointing, vae_tiling
+        if attention_backend is not None:
+            check_backend(attention_backend)
+        self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
         self.loras = {find_lora(path): weight for path, weight in (loras or {}).items()}
         self.device = torch.device("cpu")
         self._embedded: dict[str, Tensor] = {}
@@ -83,12 +87,12 @@ class WanBackbone(Backbone):
         return folder
 
     def fingerprint(self) -> str:
-        """Return a hash of precision, tiling, LoRAs, and the names, sizes and samples of configs and weights."""
+        """Return a hash of precision, tiling, LoRAs, and the names, sizes and samples of configs and weights.
+
+        Not of what changes no more than rounding: a cache may be shared with and without it.
+        """
         digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
-        for part in COMPONENTS:
-            for path in sorted(path for path in (self.folder / part).iterdir() if path.is_file()):
-                digest.update(f"{part}/{path.name}:{path.stat().st_size}".encode())
-                digest.update(_sample_of(path))
+        digest.update(sample_weights(self.folder, COMPONENTS))
         for path, weight in self.loras.items():
             digest.update(f"{weight}:".encode() + path.read_bytes())
         return digest.hexdigest()[:16]
@@ -100,18 +104,23 @@ class WanBackbone(Backbone):
             self.folder / "transformer", torch_dtype=self.dtype, use_safetensors=True
         )
         fuse_loras(transformer, self.loras)
+        count_padding(transformer)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        count_padding(transformer)
+        if self.attention_backend is not None:
+            use_backend(transformer, self.attention_backend)
+        if self.compile:
+            transformer.compile_repeated_blocks()
         return transformer.requires_grad_(False).eval().to(self.device)
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:
-        """The frozen autoencoder."""
+        """The frozen autoencoder, which takes videos one after another."""
         vae = AutoencoderKLWan.from_pretrained(self.folder / "vae", torch_dtype=torch.float32, use_safetensors=True)
+        vae.enable_slicing()
         if self.vae_tiling:
             vae.enable_tiling()
-        return vae.requires_grad_(False).eval().to(self.device)
+        return vae.requires_grad_(False).eval().to(self.idle_device)
 
     @cached_property
     def text_pipeline(self) -> WanPipeline:
@@ -119,65 +128,68 @@ class WanBackbone(Backbone):
         pipeline = WanPipeline.from_pretrained(
             self.folder, transformer=None, vae=None, torch_dtype=self.dtype, use_safetensors=True
         )
-        return pipeline.to(self.device)
+        pipeline.text_encoder.to(self.idle_device)
+        return pipeline
+
+    @property
+    def idle_device(self) -> torch.device:
+        """Where the text encoder and the autoencoder are while nothing uses them."""
+        return torch.device("cpu") if self.offload else self.device
 
     def load_weights(self) -> None:
         """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
         _ = self.transformer, self.vae
 
     def to(self, device: torch.device | str) -> Backbone:
-        """Compute on a device from now on."""
+        """Compute on a device from now on.
+
+        Raises:
+            ValueError: If the attention backend does not work there.
+        """
         self.device = torch.device(device)
-        for part in {"transformer", "vae", "text_pipeline"} & vars(self).keys():
-            getattr(self, part).to(self.device)
+        # Not on the CPU, which weights that are to be sharded only pass through.
+        if self.attention_backend is not None and self.device.type != "cpu":
+            try_backend(self.attention_backend, self.device, self.dtype, self.head_dim)
+        if "transformer" in vars(self):
+            self.transformer.to(self.device)
+        if "vae" in vars(self):
+            self.vae.to(self.idle_device)
+        if "text_pipeline" in vars(self):
+            self.text_pipeline.text_encoder.to(self.idle_device)
         return self
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the transformer, the autoencoder and the text encoder."""
+        return {
+            "transformer": self.transformer,
+            "autoencoder": self.vae,
+            "text encoder": self.text_pipeline.text_encoder,
+        }
+
+    def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> Backbone:
+        """Return the same model from its configs alone, with fake weights or random ones."""
+        from fastvmt_pl.backbones.untrained import UntrainedWan  # which is made of this class
+
+        return UntrainedWan(self, num_blocks, random)
 
     def lora_model(self) -> ModelMixin:
         """Return the transformer."""
         return self.transformer
 
-    def check_geometry(self, num_frames: int, height: int, width: int) -> None:
-        """Raise ``ValueError`` unless frames are 4 n + 1 and the size divides by 16 and by the transformer's patch."""
-        if num_frames < FRAME_CHUNK + 1 or num_frames % FRAME_CHUNK != 1:
-            nearest = max(1, round((num_frames - 1) / FRAME_CHUNK)) * FRAME_CHUNK + 1
-            raise ValueError(f"num_frames is {num_frames}; {self.name} makes 4 n + 1 frames, for example {nearest}")
-        for side, pixels, patch in (("height", height, self.patch_size[1]), ("width", width, self.patch_size[2])):
-            step = max(SIZE_MULTIPLE, self.spatial_factor * patch)
-            if pixels < step or pixels % step:
-                nearest = max(1, round(pixels / step)) * step
-                raise ValueError(f"{side} is {pixels}; {self.name} needs a multiple of {step}, for example {nearest}")
-
-    def check_block(self, block: int) -> None:
-        """Raise ``ValueError`` if the transformer has no such block."""
-        if not 0 <= block < self.num_blocks:
-            raise ValueError(f"block is {block}; {self.name} has blocks 0 to {self.num_blocks - 1}")
-
-    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """Return channels, frames, height and width of the latents of a video."""
-        frames = (num_frames - 1) // self.temporal_factor + 1
-        return self.latent_channels, frames, height // self.spatial_factor, width // self.spatial_factor
-
-    def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
-        """Return frames, height and width of the video that latents stand for."""
-        _, frames, height, width = latent_shape
-        return (frames - 1) * self.temporal_factor + 1, height * self.spatial_factor, width * self.spatial_factor
-
-    def token_grid(self, latents: Latents) -> tuple[int, int]:
-        """Return the rows and columns of tokens in each latent frame."""
-        return latents.shape[-2] // self.patch_size[1], latents.shape[-1] // self.patch_size[2]
-
     @torch.no_grad()
     def encode(self, video: Video) -> Latents:
         """Encode a video to the mode of its latents, normalised."""
         mean, std = self._latent_statistics()
-        latents: Tensor = self.vae.encode(video.to(self.device)).latent_dist.mode()
+        with at_work(self.vae, self.device, self.idle_device):
+            latents: Tensor = self.vae.encode(video.to(self.device)).latent_dist.mode()
         return (latents - mean) / std
 
     @torch.no_grad()
     def decode(self, latents: Latents) -> Video:
         """Decode normalised latents."""
         mean, std = self._latent_statistics()
-        video: Tensor = self.vae.decode(latents.to(self.device) * std + mean).sample
+        with at_work(self.vae, self.device, self.idle_device):
+            video: Tensor = self.vae.decode(latents.to(self.device) * std + mean).sample
         return video
 
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
@@ -191,16 +203,20 @@ class WanBackbone(Backbone):
 
         Embeddings are kept, so that a prompt that was embedded before does not need the text encoder again.
         """
-        for prompt in prompts:
-            if prompt not in self._embedded:
-                self._embedded[prompt], _ = self.text_pipeline.encode_prompt(
-                    prompt, do_classifier_free_guidance=False, max_sequence_length=NUM_TEXT_TOKENS
-                )
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embedded]
+        if missing:
+            with at_work(self.text_pipeline.text_encoder, self.device, self.idle_device):
+                for prompt in missing:
+                    embedded, _ = self.text_pipeline.encode_prompt(
+                        prompt, do_classifier_free_guidance=False, max_sequence_length=NUM_TEXT_TOKENS
+                    )
+                    self._embedded[prompt] = embedded.cpu()  # of a long list of jobs, they would fill a GPU
         return torch.cat([self._embedded[prompt] for prompt in prompts]).to(self.device)
 
     def release_text_encoder(self) -> None:
-        """Give the text encoder's memory back; it is read again if it is needed again."""
-        vars(self).pop("text_pipeline", None)
+        """Give the text encoder's memory back; it is read again if it is needed again, unless it is offloaded."""
+        if not self.offload:
+            vars(self).pop("text_pipeline", None)
 
     def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
         """Predict the flow-matching velocity, in fp32."""
@@ -233,14 +249,3 @@ class WanBackbone(Backbone):
         # Cast here rather than by autocast, which would hand out a stale copy of latents that are being optimised.
         times = torch.as_tensor(timestep, device=self.device, dtype=torch.float32).expand(len(latents))
         return latents.to(self.device, self.dtype), times, trim_padding(text).to(self.device, self.dtype)
-
-
-def _sample_of(path: Path, num_samples: int = 64, size: int = 1 << 14) -> bytes:
-    """Return evenly spaced pieces of a file, which tell weights apart without reading gigabytes of them."""
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        pieces = []
-        for index in range(num_samples):
-            file.seek(max(0, total - size) * index // (num_samples - 1))
-            pieces.append(file.read(size))
-    return b"".join(pieces)

@@ -57,10 +57,11 @@ def corresponding_window_loss(
     """
     follows = (pairs.first[1:] == pairs.first[:-1]) & (pairs.second[1:] == pairs.second[:-1] + 1)
     follows &= pairs.second[:-1] > pairs.first[:-1]
-    if not follows.any():
+    consecutive = follows.nonzero().squeeze(1)
+    if not len(consecutive):
         raise ValueError("the window loss compares two later frames; use a span of 3 or more, or leave it out")
     means = _window_means(key, pairs, grid, centres, window)
-    distance: Tensor = (means[:, 1:] - means[:, :-1])[:, follows].norm(dim=-1)
+    distance: Tensor = (means[:, 1:] - means[:, :-1])[:, consecutive].norm(dim=-1)
     return distance.mean((1, 2))
 
 

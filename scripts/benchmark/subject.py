@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -95,9 +96,9 @@ def write_scaled_wan(folder: Path, sizes: Sizes) -> None:
     write_pipeline(folder, transformer)
 
 
-def load_subject(folder: Path, sizes: Sizes) -> Subject:
+def load_subject(folder: Path, sizes: Sizes, **levers: Any) -> Subject:
     """Set up a job at its first guided step, its reference measured as the datamodule measures it."""
-    backbone = WanBackbone(str(folder), dtype=sizes.dtype).to(sizes.device)
+    backbone = WanBackbone(str(folder), dtype=sizes.dtype, **levers).to(sizes.device)
     module = MotionTransfer(backbone)
     text, negative, null_text = backbone.embed_prompts([PROMPT, module.negative_prompt, ""]).split(1)
     backbone.release_text_encoder()

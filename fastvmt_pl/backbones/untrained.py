@@ -1,0 +1,108 @@
+"""A Wan made from its configs alone, to see what it costs before any weights are fetched or read."""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding
+from fastvmt_pl.backbones.protocol import PromptEmbeddings
+from fastvmt_pl.backbones.wan import PARTS, WanBackbone
+
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+"""Makes tensors with shape, type and device but no contents, which compute with each other and with real ones."""
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class UntrainedWan(WanBackbone):
+    """The same classes, sizes and precisions as a Wan's, without its weights; LoRAs, being fused, change none of them.
+
+    Args:
+        backbone: The Wan whose configs and settings it takes.
+        num_blocks: Transformer blocks; all of them if left out.
+        random: Weights are random numbers to compute with, instead of fake tensors.
+    """
+
+    def __init__(self, backbone: WanBackbone, num_blocks: int | None = None, random: bool = False) -> None:
+        vars(self).update({name: value for name, value in vars(backbone).items() if name not in PARTS})
+        self.folder = Path(backbone.source)
+        self.num_blocks = num_blocks or backbone.num_blocks
+        self.random = random
+        self._embedded = {}
+
+    @cached_property
+    def transformer(self) -> WanTransformer3DModel:
+        """The transformer."""
+        config = WanTransformer3DModel.load_config(self.folder / "transformer")
+        transformer = self._filled(
+            lambda: WanTransformer3DModel.from_config(config, num_layers=self.num_blocks),
+            self.dtype,
+            WanTransformer3DModel._keep_in_fp32_modules,
+        )
+        if self.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        count_padding(transformer)
+        return transformer
+
+    @cached_property
+    def vae(self) -> AutoencoderKLWan:
+        """The autoencoder."""
+        config = AutoencoderKLWan.load_config(self.folder / "vae")
+        vae = self._filled(lambda: AutoencoderKLWan.from_config(config), torch.float32)
+        vae.enable_slicing()
+        if self.vae_tiling:
+            vae.enable_tiling()
+        return vae
+
+    @cached_property
+    def text_pipeline(self) -> WanPipeline:
+        """The real tokenizer and the text encoder."""
+        config = UMT5Config.from_pretrained(self.folder / "text_encoder")
+        in_fp32 = UMT5EncoderModel._keep_in_fp32_modules if self.dtype == torch.float16 else ()  # as transformers does
+        return WanPipeline(
+            tokenizer=AutoTokenizer.from_pretrained(self.folder / "tokenizer"),
+            text_encoder=self._filled(lambda: UMT5EncoderModel(config), self.dtype, in_fp32),
+            transformer=None,
+            vae=None,
+            scheduler=None,
+        )
+
+    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
+        """Return real ones where a prompt has tokens and zeros behind them, once the text encoder has run on it."""
+        for prompt in set(prompts) - self._embedded.keys():
+            shape = super().embed_prompts([prompt]).shape
+            mask = self.text_pipeline.tokenizer(
+                prompt, max_length=NUM_TEXT_TOKENS, truncation=True, padding="max_length", return_tensors="pt"
+            ).attention_mask
+            self._embedded[prompt] = mask[..., None].to(self.device, self.dtype).expand(shape).contiguous()
+        return super().embed_prompts(prompts)
+
+    def _filled(self, make: Callable[[], Model], dtype: torch.dtype, in_fp32: Iterable[str] = ()) -> Model:
+        """Make a model, and give it weights of a precision, but for the modules that stay in fp32."""
+        with torch.device("meta"):
+            model = make()
+        made: dict[int, nn.Parameter] = {}  # by the one it replaces, since a text encoder uses its embedding twice
+        for prefix, module in model.named_modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    stays = {*prefix.split("."), name} & set(in_fp32)
+                    if id(parameter) not in made:
+                        filled = self._fill(parameter, torch.float32 if stays else dtype)
+                        made[id(parameter)] = nn.Parameter(filled, requires_grad=False)
+                    module._parameters[name] = made[id(parameter)]
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = self._fill(buffer, buffer.dtype)
+        return model.eval()
+
+    def _fill(self, empty: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.random:
+            return torch.randn(empty.shape, dtype=dtype, device=self.device) * 0.02
+        with FAKE:
+            return torch.empty(empty.shape, dtype=dtype)

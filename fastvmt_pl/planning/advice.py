@@ -1,0 +1,88 @@
+"""What to change for a run to fit, and what it takes then."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from copy import copy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.planning.plan import Plan, plan
+from fastvmt_pl.planning.workload import Workload
+
+
+class Change(NamedTuple):
+    """A setting to change.
+
+    Attributes:
+        setting: Its name and the value that it gets.
+        plan: What the run costs with this change and all before it.
+    """
+
+    setting: str
+    plan: Plan
+
+
+def advise(module: MotionTransfer, workload: Workload, planned: Plan, num_bytes: int) -> Iterator[Change]:
+    """Change one setting after the other, those first that cost the least, until a run fits or none is left.
+
+    A setting that does not lower the peak is passed over.
+
+    Args:
+        module: The module.
+        workload: What it is to do.
+        planned: What the run costs as it is.
+        num_bytes: Memory that there is.
+    """
+    tried: set[str] = set()
+    while planned.peak > num_bytes:
+        untried = (each for each in _changes(module, workload, planned) if _name(each[0]) not in tried)
+        setting, changed_module, changed_workload = next(untried, (None, module, workload))
+        if setting is None:
+            return
+        tried.add(_name(setting))
+        changed = plan(changed_module, changed_workload)
+        if changed.peak < planned.peak:
+            module, workload, planned = changed_module, changed_workload, changed
+            yield Change(setting, planned)
+
+
+def _name(setting: str) -> str:
+    return setting.partition(":")[0]
+
+
+def _changes(
+    module: MotionTransfer, workload: Workload, planned: Plan
+) -> Iterator[tuple[str, MotionTransfer, Workload]]:
+    """Yield what may lower the memory of the largest step."""
+    largest, set_now, seen = planned.largest, vars(module.backbone), planned.rehearsal
+    if largest.work == "gradient" and set_now.get("gradient_checkpointing") is False:
+        yield "gradient_checkpointing: true", _with(module, gradient_checkpointing=True), workload
+    if largest.work == "autoencoder" and set_now.get("vae_tiling") is False:
+        yield "vae_tiling: true", _with(module, vae_tiling=True), workload
+    if largest.reading is seen.extraction and workload.extraction_batch > 1:
+        yield "extraction_batch: 1", module, replace(workload, extraction_batch=1)
+    if (largest.work == "gradient" or largest.reading is seen.denoising) and len(workload.prompts) > 1:
+        batches = workload.num_batches * len(workload.prompts)
+        yield "batch size 1", module, replace(workload, prompts=workload.prompts[:1], num_batches=batches)
+    if set_now.get("dtype") == torch.float32:
+        yield "dtype: bfloat16", _with(module, dtype=torch.bfloat16), workload
+    frames, (height, width) = (workload.num_frames - 1) // 8 * 4 + 1, (side // 32 * 16 for side in workload.size)
+    smaller = {
+        f"num_frames: {frames}": replace(workload, num_frames=frames),
+        f"size: {[height, width]}": replace(workload, size=(height, width)),
+    }
+    for setting, less in smaller.items():
+        with suppress(ValueError):  # which says that the model cannot make videos that small
+            less.check(module)
+            yield setting, module, less
+
+
+def _with(module: MotionTransfer, **settings: Any) -> MotionTransfer:
+    """Return a module whose backbone, of which nothing is read, has other settings."""
+    module, module.backbone = copy(module), copy(module.backbone)
+    for name, value in settings.items():
+        setattr(module.backbone, name, value)
+    return module

@@ -1,0 +1,83 @@
+"""Find out how fast a device is, by a few seconds of work like that which is planned."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastvmt_pl.backbones.protocol import Backbone, Latents, Text
+from fastvmt_pl.planning.meter import TensorMeter
+
+ENOUGH_SECONDS = 0.5
+"""A run of this length says how fast longer ones are."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Floating-point operations a second.
+
+    Attributes:
+        prediction: Of the transformer without gradient.
+        gradient: Of the transformer, forward and backward.
+        autoencoder: Of the autoencoder.
+    """
+
+    prediction: float
+    gradient: float
+    autoencoder: float
+
+
+def calibrate(backbone: Backbone, text: Text, latent_shape: tuple[int, int, int, int]) -> Rates:
+    """Time two blocks of the transformer and the autoencoder, with random weights, on the backbone's device.
+
+    Each works on ever more of a video, until it takes half a second or has the whole.
+
+    Args:
+        backbone: The model, of which only the configs are used.
+        text: Embedding of a prompt.
+        latent_shape: Channels, frames, height and width of the video's latents.
+    """
+    sample = backbone.untrained(2, random=True)
+    channels, frames, height, width = latent_shape
+    longer = [(channels, count, height, width) for count in _doubling(1, frames)]
+    sides = zip(_doubling(8, height), _doubling(8, width), strict=False)
+    larger = [(channels, min(2, frames), *side) for side in sides]
+
+    def differentiate(latents: Latents) -> None:
+        query, key = sample.query_key(latents.requires_grad_(), 500.0, text[:1], 1)
+        (query.sum() + key.sum()).backward()
+
+    predict = torch.no_grad()(lambda latents: sample.velocity(latents, 500.0, text[:1]))
+    return Rates(
+        prediction=_rate(predict, longer, sample.device),
+        gradient=_rate(differentiate, longer, sample.device),
+        autoencoder=_rate(sample.decode, larger, sample.device),
+    )
+
+
+def _doubling(first: int, last: int) -> Iterator[int]:
+    while first < last:
+        yield first
+        first *= 2
+    yield last
+
+
+def _rate(run: Callable[[Tensor], object], shapes: Sequence[tuple[int, ...]], device: torch.device) -> float:
+    for shape in shapes:
+        latents = torch.randn(1, *shape, device=device)
+        with TensorMeter() as meter, meter.reading() as reading:
+            run(latents)
+        begun = _now(device)
+        run(latents)
+        seconds = _now(device) - begun
+        if seconds > ENOUGH_SECONDS:
+            break
+    return float(reading.flops / seconds)
+
+
+def _now(device: torch.device) -> float:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

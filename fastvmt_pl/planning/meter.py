@@ -1,0 +1,136 @@
+"""Count the memory and the arithmetic of tensors, real or fake."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+ATEN = torch.ops.aten
+FLOPS: dict[Any, Callable[..., int]] = {
+    **flop_registry,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[ATEN._scaled_dot_product_flash_attention],
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+"""Formulas of PyTorch's own counter, which leaves out the CPU's kernel of attention."""
+
+
+def convolution_buffers(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    *,
+    result: Tensor,
+) -> int:
+    """Return the bytes that a convolution takes on a CPU beyond what goes in and comes out.
+
+    oneDNN copies image and weight into layouts of its own, and the result back; small images have a kernel that writes
+    a column for each output instead.
+    """
+    sizes = None if bias is None else list(bias.shape)
+    backend = torch._C._select_conv_backend(
+        image, weight, bias, stride, padding, dilation, transposed, output_padding, groups, sizes
+    )
+    layout = torch._C._conv_determine_backend_memory_format(image, weight, backend)
+    copied = sum(each.nbytes for each in (image, weight) if not each.is_contiguous(memory_format=layout))
+    if backend.name == "Slow3d":
+        return copied + len(image) * math.prod(weight.shape[1:]) * math.prod(result.shape[2:]) * result.element_size()
+    plain = layout == torch.contiguous_format
+    return copied + max(weight.nbytes + plain * image.nbytes, plain * result.nbytes)
+
+
+@dataclass
+class Reading:
+    """What was counted while something ran.
+
+    Attributes:
+        before: Bytes of tensors when it began.
+        peak: The most bytes of tensors at any time.
+        flops: Floating-point operations of products, convolutions and attention.
+    """
+
+    before: int
+    peak: int
+    flops: int = 0
+
+    @property
+    def growth(self) -> int:
+        """By how many bytes memory grew at most."""
+        return self.peak - self.before
+
+
+class TensorMeter(TorchDispatchMode):
+    """Follows every storage from the operation that makes it to the last tensor that uses it.
+
+    It sees forward and backward passes, checkpoints included, on real tensors and on fake ones, which have a shape, a
+    type and a device but no contents. It does not see the buffers inside kernels. Fake tensors know no values, so
+    where code asks for one, the answer is yes: all that ours asks is whether numbers are finite.
+
+    Example:
+        .. code-block:: python
+
+            with TensorMeter() as meter, meter.reading() as reading:
+                loss.backward()
+            reading.peak, reading.flops
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = 0
+        self._readings: list[Reading] = []
+        self._known: set[int] = set()
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Count what happens inside."""
+        reading = Reading(self.num_bytes, self.num_bytes)
+        self._readings.append(reading)
+        try:
+            yield reading
+        finally:
+            self._readings.remove(reading)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation, and count."""
+        if func is ATEN._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return True
+        result = func(*args, **(kwargs or {}))
+        tensors = [result] if isinstance(result, Tensor) else tree_leaves(result) if isinstance(result, tuple) else []
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                self._follow(tensor.untyped_storage())
+        flops = FLOPS.get(func.overloadpacket)
+        buffer = convolution_buffers(*args, result=result) if func is ATEN.convolution.default else 0
+        for reading in self._readings:
+            reading.peak = max(reading.peak, self.num_bytes + buffer)
+            reading.flops += 0 if flops is None else flops(*args, **(kwargs or {}), out_val=result)
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self.num_bytes += size
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.remove(key)
+        self.num_bytes -= size

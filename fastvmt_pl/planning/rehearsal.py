@@ -1,0 +1,138 @@
+"""Take every step of motion transfer once on tensors without contents, and count what it costs."""
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvmt_pl.backbones.protocol import Text
+from fastvmt_pl.backbones.untrained import FAKE
+from fastvmt_pl.jobs import TransferJobs
+from fastvmt_pl.motion.target import MotionTarget
+from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.planning.meter import Reading, TensorMeter
+from fastvmt_pl.planning.workload import Workload
+
+
+class Rehearsal:
+    """A run of the real code, each kind of step once, on fake tensors.
+
+    Args:
+        module: The module, of whose backbone only the configs are used.
+        workload: What it is to do.
+
+    Attributes:
+        embedding: Embedding all prompts, the text encoder alone in memory. In all that follow, there are the
+            transformer and the autoencoder.
+        encoding: Encoding a clip.
+        extraction: Reading a clip's motion at as many noise levels as are read at a time.
+        gradient: A fresh inner step of a batch, forward, backward and the optimiser's, by whether the transformer
+            checkpoints its activations.
+        motion: The losses alone, forward and backward from queries and keys: AMF for the most part.
+        denoising: A denoising step of a batch.
+        decoding: Decoding a video.
+        text: What stands for the prompts' embeddings.
+    """
+
+    embedding: Reading
+    encoding: Reading
+    extraction: Reading
+    motion: Reading
+    denoising: Reading
+    decoding: Reading
+    text: Text
+
+    def __init__(self, module: MotionTransfer, workload: Workload) -> None:
+        self.module = deepcopy(module, {id(module.backbone): module.backbone})
+        self.module.backbone = module.backbone.untrained()
+        self.workload = workload
+        self.gradient: dict[bool, Reading] = {}
+        with TensorMeter() as self.meter, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*self.trainer.* reference is not registered")  # logging goes nowhere
+            self._embed()
+            target = self._extract(self._encode())
+            self._guide(target)
+            with self._read("denoising"):
+                latents = self.module.denoised(self.module.latents.data, 0)
+            self.module.predicted = None
+            with self._read("decoding"):
+                self.module.decoded(latents[:1])
+
+    @contextmanager
+    def _read(self, name: str) -> Iterator[None]:
+        with self.meter.reading() as reading:
+            yield
+        setattr(self, name, reading)
+
+    def _embed(self) -> None:
+        backbone, prompts = self.module.backbone, self.workload.prompts
+        with self._read("embedding"):
+            backbone.embed_prompts(["", *prompts, self.module.negative_prompt])
+        self.text = backbone.embed_prompts([*prompts, self.module.negative_prompt])
+        backbone.release_text_encoder()
+        gc.collect()
+        backbone.load_weights()
+        self.module.register_buffer("text", self.text[:-1])
+        self.module.register_buffer("negative_text", self.text[-1:].expand_as(self.text[:-1]))
+
+    def _encode(self) -> Tensor:
+        with self._read("encoding"):
+            latents = self.module.backbone.encode(_empty(1, 3, self.workload.num_frames, *self.workload.size))
+        reference = latents.expand(len(self.workload.prompts), -1, -1, -1, -1)
+        jobs = TransferJobs(self.workload.prompts, tuple(range(len(reference))), reference)
+        self.module.latents = nn.Parameter(self.module.initial_latents(jobs))
+        return latents
+
+    @torch.no_grad()
+    def _extract(self, latents: Tensor) -> MotionTarget:
+        backbone, settings = self.module.backbone, self.workload.motion
+        count = min(self.workload.num_levels, self.workload.extraction_batch)
+        null = backbone.embed_prompts([""]).expand(count, -1, -1)
+        with self._read("extraction"):
+            noisy = latents.repeat(count, 1, 1, 1, 1)
+            query, key = backbone.query_key(noisy, 1000.0, null, settings.block, rotary=settings.rotary)
+            target = MotionTarget.extract(query, key, backbone.token_grid(latents), settings)
+        return target.of_jobs([0])
+
+    def _guide(self, target: MotionTarget) -> None:
+        module, transformer = self.module, self.module.backbone.lora_model()
+        chosen = transformer.is_gradient_checkpointing
+        for checkpointing in (not chosen, chosen):
+            if checkpointing:
+                transformer.enable_gradient_checkpointing()
+            else:
+                transformer.disable_gradient_checkpointing()
+            with self.meter.reading() as self.gradient[checkpointing]:
+                optimizer = module.configure_optimizers()
+                module.training_step(target, 0).backward()
+                optimizer.step()
+            self._clear()
+        self._read_losses(target)
+
+    def _read_losses(self, target: MotionTarget) -> None:
+        module, settings = self.module, self.workload.motion
+        with torch.no_grad():
+            read = module.backbone.query_key(
+                module.latents, 1000.0, module.text, settings.block, rotary=settings.rotary
+            )
+        query, key = (each.requires_grad_() for each in read)
+        with self._read("motion"):
+            losses: Any = sum(loss.weight * loss(query, key, target) for loss in module.losses)
+            if losses:
+                losses.backward()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.module.latents.grad = None
+        for loss in self.module.losses:
+            loss.reset()
+
+
+def _empty(*shape: int) -> Tensor:
+    with FAKE:
+        return torch.empty(shape)
