@@ -9,7 +9,7 @@ exported file in a fresh model, against plain sampling and guided transfer of th
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -42,6 +42,7 @@ from fastvmt_pl.sampling import sample
 from fastvmt_pl.video import to_frames, write_video
 
 SEEDS: dict[Split, int] = {"tuning": 200, "test": 201}
+GUIDED_STEPS = 15
 FIRST_SEED = 5000
 """Seed of the first evaluated video; those of the teacher begin at 0."""
 COLUMNS = ("path_error", *SHARES, "appearance")
@@ -148,29 +149,45 @@ class Motion:
         """
         if name in self.results:
             return
+        backbone = WanBackbone(dtype=self.dtype, loras=loras)
         if guided_steps is None:
-            frames, seconds = self._sampled(WanBackbone(dtype=self.dtype, loras=loras))
+            frames, _ = self._sampled(backbone, len(self.jobs))
         else:
-            cli = self.transfer(model__num_guided_steps=guided_steps, model__backbone__init_args__loras=loras)
-            _read(cli.model.backbone, ["", *cli.datamodule.prompts, cli.model.negative_prompt])
-            begun = time.perf_counter()
-            cli.trainer.fit(cli.model, cli.datamodule)
-            frames, seconds = cli.model.result.frames, time.perf_counter() - begun
+            frames, _ = self._guided(backbone, guided_steps, len(self.jobs))
         scores = [job.judge(video) for video, job in zip(frames, self.jobs, strict=True)]
-        self.results[name] = {"scores": [asdict(one) for one in scores], "seconds": seconds / len(self.jobs)}
+        self.results[name] = {"scores": [asdict(one) for one in scores]}
         write_video(self.folder / "videos" / f"{name.replace(' ', '_')}.mp4", torch.cat(list(frames), 2), FPS)
         with written_whole(self.path) as path:
             path.write_text(json.dumps(self.results, indent=1))
 
-    def time_fused(self, file: Path, num_repeats: int) -> float:
-        """Return the time of sampling a video with a LoRA as a share of that without, the median of runs in turn."""
-        plain, fused = WanBackbone(dtype=self.dtype), WanBackbone(dtype=self.dtype, loras={str(file): 1.0})
-        return median(self._sampled(fused, 1)[1] / self._sampled(plain, 1)[1] for _ in range(num_repeats))
+    def seconds(self, lora: Path, fewer_guided_steps: int, num_repeats: int) -> dict[str, float]:
+        """Return the time of a decoded video, without and with a fused LoRA, and guided: the median of runs in turn."""
+        plain, fused = WanBackbone(dtype=self.dtype), WanBackbone(dtype=self.dtype, loras={str(lora): 1.0})
+        sides: dict[str, Callable[[], tuple[torch.Tensor, float]]] = {
+            "plain": lambda: self._sampled(plain, 1),
+            "a LoRA": lambda: self._sampled(fused, 1),
+            "guided": lambda: self._guided(plain, GUIDED_STEPS, 1),
+            f"guided, {fewer_guided_steps} steps": lambda: self._guided(plain, fewer_guided_steps, 1),
+        }
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(num_repeats + 1):  # the first round warms up
+            for name, run in sides.items():
+                times[name].append(run()[1])
+        return {name: median(found[1:]) for name, found in times.items()}
 
-    def _sampled(self, backbone: WanBackbone, num_videos: int | None = None) -> tuple[torch.Tensor, float]:
+    def _guided(self, backbone: WanBackbone, guided_steps: int, num_videos: int) -> tuple[torch.Tensor, float]:
+        prompts = [job.prompt for job in self.jobs[:num_videos]]
+        cli = self.transfer(model__num_guided_steps=guided_steps, data__prompts=prompts)
+        cli.model.backbone = backbone
+        _read(backbone, ["", *prompts, cli.model.negative_prompt])
+        begun = time.perf_counter()
+        cli.trainer.fit(cli.model, cli.datamodule)
+        return cli.model.result.frames, time.perf_counter() - begun
+
+    def _sampled(self, backbone: WanBackbone, num_videos: int) -> tuple[torch.Tensor, float]:
         module: MotionTransfer = self.transfer(model__num_guided_steps=0).model
         prompts = [job.prompt for job in self.jobs[:num_videos]]
-        seeds = [FIRST_SEED + number for number in range(len(prompts))]
+        seeds = [FIRST_SEED + number for number in range(num_videos)]
         _read(backbone, [*prompts, module.negative_prompt])
         begun = time.perf_counter()
         shape = backbone.latent_shape(len(self.clip.frames), *self.clip.frames.shape[1:3])
@@ -194,9 +211,8 @@ def _row(name: str, motions: Sequence[Motion], size: str) -> str:
         columns.append(form.format(*interval_of_mean(values)))
     guided = [one["path_error"] for motion in motions for one in motion.results["guided"]["scores"]]
     less = [one.path_error - other for one, other in zip(scores, guided, strict=True)]
-    seconds = median(result["seconds"] for result in results)
     paired = "" if name == "guided" else "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(less))
-    return f"| {name} | {' | '.join(columns)} | {paired} | {seconds:.2f} | {size} |"
+    return f"| {name} | {' | '.join(columns)} | {paired} | {size} |"
 
 
 def measure(
@@ -216,7 +232,7 @@ def measure(
     fewer = f"guided, {fewer_guided_steps} steps"
     sizes = dict.fromkeys(["plain", "guided", fewer], "")
     motion.judge("plain")
-    motion.judge("guided", guided_steps=15)
+    motion.judge("guided", guided_steps=GUIDED_STEPS)
     motion.judge(fewer, guided_steps=fewer_guided_steps)
     motion.teach(12, max_flow_error)
     for source in sources:
@@ -282,12 +298,14 @@ def main(
                 motion, sources, num_steps, num_evaluations, fewer_guided_steps, max_flow_error, options or {}
             )
     print(f"\n{num_motions} {split} motions, {num_judged} prompts each, in {dtype}; {hardware('cpu')}.\n")
-    header = ["setting", "relative path error", *COLUMNS[1:], "path error less guided", "s a video", "MiB"]
+    header = ["setting", "relative path error", *COLUMNS[1:], "path error less guided", "MiB"]
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for name, size in sizes.items():
         print(_row(name, motions, size), flush=True)
-    share = motions[0].time_fused(file, num_repeats)
-    print(f"\nA video with a fused LoRA takes {share:.3f} of the time without (median of {num_repeats} in turn).")
+    times = motions[0].seconds(file, fewer_guided_steps, num_repeats)
+    print(f"\n| one video, median of {num_repeats} in turn | seconds | of plain |\n| --- | --- | --- |")
+    for name, seconds in times.items():
+        print(f"| {name} | {seconds:.2f} | {seconds / times['plain']:.3f} |")
 
 
 if __name__ == "__main__":
