@@ -1,11 +1,16 @@
 """Write what a transfer made: videos, flow pictures and measures."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from safetensors.torch import save_file
 from torch import Tensor
 
+from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.measure import motion_of, motion_picture
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -14,16 +19,20 @@ from fastvmt_pl.video import enlarge, side_by_side, to_frames, write_picture, wr
 from .costs import Costs
 from .gradient_cache import GradientCache, JobState
 
+METRICS = "metrics.json"
+"""What a finished run has; written last."""
+
 
 class RunFolder(Callback):
     """Writes a transfer's results to a folder when it is done, ``metrics.json`` last.
 
     Of one job: ``output.mp4``, ``reference.mp4`` (the clip as it was read), ``baseline.mp4``, ``comparison.mp4`` (all
-    three), ``flow_reference.png`` and ``flow_output.png``. Of several: a sub-folder ``000``, ``001`` and so on for
-    each.
+    three), ``flow_reference.png``, ``flow_output.png`` and ``latents.safetensors``. Of several: a sub-folder ``000``,
+    ``001`` and so on for each; or a folder of its own for each, with everything that a run of one job has.
 
     Args:
-        folder: Where to write; ``None`` is the folder of the trainer's logs.
+        folder: Where to write, and where the logs are; ``None`` is the folder of the trainer's logs.
+        job_folders: The folder of each job, if each is to look like a run; what is finished there is left alone.
 
     Raises:
         ValueError: If the folder holds a finished run.
@@ -38,8 +47,9 @@ class RunFolder(Callback):
                     folder: runs/my-run
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, job_folders: Sequence[Path] | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
+        self.job_folders = job_folders
         self._refuse_finished()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,7 +58,7 @@ class RunFolder(Callback):
         self._refuse_finished()
 
     def _refuse_finished(self) -> None:
-        if self.folder is not None and (self.folder / "metrics.json").exists():
+        if self.folder is not None and (self.folder / METRICS).exists():
             raise ValueError(f"{self.folder} holds a finished run; choose another output folder, or delete this one")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -63,20 +73,11 @@ class RunFolder(Callback):
         reference_flow = motion_of(backbone, data.jobs.reference, settings)
         output_flow = motion_of(backbone, result.latents, settings)
         baseline_flow = None if result.baseline is None else motion_of(backbone, pl_module.baseline_latents, settings)
-        jobs = []
-        for number, prompt in enumerate(data.jobs.prompts):
-            folder = self.folder if len(data.jobs.prompts) == 1 else self.folder / f"{number:03d}"
-            videos = {"reference": reference[number]}
-            if result.baseline is not None:
-                videos["baseline"] = result.baseline[number]
-            videos["output"] = result.frames[number]
-            comparison = side_by_side(list(videos.values()))
-            for name, frames in {**videos, "comparison": comparison}.items():
-                write_video(folder / f"{name}.mp4", enlarge(frames), data.clips[number].fps)
-            write_picture(folder / "flow_reference.png", motion_picture(reference_flow, number, reference[number]))
-            write_picture(folder / "flow_output.png", motion_picture(output_flow, number, result.frames[number]))
+        jobs, num_jobs = [], len(data.jobs.prompts)
+        numbered = [self.folder] if num_jobs == 1 else [self.folder / f"{number:03d}" for number in range(num_jobs)]
+        for number, folder in enumerate(self.job_folders or numbered):
             job = {
-                "prompt": prompt,
+                "prompt": data.jobs.prompts[number],
                 "seed": data.jobs.seeds[number],
                 "clip": data.clips[number].name,
                 "attention_flow_error": _flow_error(output_flow.flow[number], reference_flow.flow[number]),
@@ -85,13 +86,33 @@ class RunFolder(Callback):
                 job["baseline_attention_flow_error"] = _flow_error(
                     baseline_flow.flow[number], reference_flow.flow[number]
                 )
-            jobs.append({**job, **_gradients(trainer, pl_module, number), **_costs(trainer, len(data.jobs.prompts))})
-        metrics = {
-            "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
-            "jobs": jobs,
-        }
-        with written_whole(self.folder / "metrics.json") as path:
-            path.write_text(json.dumps(metrics, indent=2) + "\n")
+            jobs.append({**job, **_gradients(trainer, pl_module, number), **_costs(trainer, num_jobs)})
+            if (folder / METRICS).exists():  # of a batch that was killed while it wrote
+                continue
+            videos = {"reference": reference[number]}
+            if result.baseline is not None:
+                videos["baseline"] = result.baseline[number]
+            videos["output"] = result.frames[number]
+            for name, frames in {**videos, "comparison": side_by_side(list(videos.values()))}.items():
+                write_video(folder / f"{name}.mp4", enlarge(frames), data.clips[number].fps)
+            write_picture(folder / "flow_reference.png", motion_picture(reference_flow, number, reference[number]))
+            write_picture(folder / "flow_output.png", motion_picture(output_flow, number, result.frames[number]))
+            with written_whole(folder / "latents.safetensors") as path:
+                save_file({"latents": result.latents[number].contiguous()}, path)
+            if self.job_folders is not None:
+                _write_metrics(folder, backbone, jobs[-1:], logs=self.folder)
+        if self.job_folders is None:
+            _write_metrics(self.folder, backbone, jobs, logs=self.folder)
+
+
+def _write_metrics(folder: Path, backbone: Backbone, jobs: list[dict[str, Any]], logs: Path) -> None:
+    metrics = {
+        "model": {"name": backbone.name, "source": backbone.source, "licence": backbone.licence},
+        "logs": os.path.relpath(logs, folder),
+        "jobs": jobs,
+    }
+    with written_whole(folder / METRICS) as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
 
 
 def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:

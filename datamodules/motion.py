@@ -53,7 +53,7 @@ class MotionDataModule(LightningDataModule):
     Args:
         clips: Video files, or clips that have been read: one for all prompts, or one for each.
         prompts: What each job is to show.
-        seed: Seed of the first job's noise; each further job adds 1.
+        seed: Seed of the first job's noise, to which each further job adds 1; or the seed of each job.
         num_frames: Frames to read of each clip and to make, by the backbone's rule (Wan: 4 n + 1).
         size: Height and width in pixels, by the backbone's rule (Wan: multiples of 16).
         start: Start of the interval of each clip in seconds.
@@ -80,7 +80,7 @@ class MotionDataModule(LightningDataModule):
         self,
         clips: Sequence[str | Path | Clip],
         prompts: Sequence[str],
-        seed: int = 0,
+        seed: int | list[int] = 0,
         num_frames: int = 81,
         size: tuple[int, int] = (480, 832),
         start: float = 0.0,
@@ -98,8 +98,9 @@ class MotionDataModule(LightningDataModule):
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise ValueError(f"prompt {number + 1} is empty; say what the video is to show")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; use 0 or more")
+        self.seeds = [seed + number for number in range(len(prompts))] if isinstance(seed, int) else seed
+        if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
+            raise ValueError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
         if start < 0 or (end is not None and end <= start):
             raise ValueError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
@@ -109,7 +110,7 @@ class MotionDataModule(LightningDataModule):
         for clip in clips:
             if not isinstance(clip, Clip):
                 check_file(clip)
-        self.sources, self.prompts, self.seed = list(clips), tuple(prompts), seed
+        self.sources, self.prompts = list(clips), tuple(prompts)
         self.num_frames, self.size = num_frames, size
         self.start, self.end, self.stride = start, end, stride
         self.motion, self.reference_timestep = motion, reference_timestep
@@ -133,7 +134,7 @@ class MotionDataModule(LightningDataModule):
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
         """Return the same datamodule for other prompts, and the seed of the first of them."""
         other = copy(self)
-        other.prompts, other.seed = tuple(prompts), seed
+        other.prompts, other.seeds = tuple(prompts), [seed + number for number in range(len(prompts))]
         return other
 
     def setup(self, stage: str) -> None:
@@ -145,7 +146,7 @@ class MotionDataModule(LightningDataModule):
         backbone.to(self.trainer.strategy.root_device)
         backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
         backbone.release_text_encoder()  # before the transformer is read: of Wan, it is the larger of the two
-        seeds = [self.seed + number for number in range(len(self.prompts))]
+        seeds = self.seeds
         self.clips = read if len(read) == len(seeds) else read * len(seeds)
         shared = len(read) == 1 and self.reference_noise == "shared"
         found = [

@@ -2,9 +2,8 @@
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -18,7 +17,10 @@ from fastvmt_pl.commands.doctor import doctor
 from fastvmt_pl.commands.encode import encode
 from fastvmt_pl.commands.evaluate import evaluate
 from fastvmt_pl.commands.export import export
+from fastvmt_pl.commands.jobs import transfer_jobs
 from fastvmt_pl.commands.lightning import FitCLI, TrainCLI
+from fastvmt_pl.commands.options import one_line
+from fastvmt_pl.commands.plan import plan
 from fastvmt_pl.commands.report import report
 from fastvmt_pl.commands.sample import sample
 from fastvmt_pl.commands.sweep import sweep
@@ -27,10 +29,12 @@ from fastvmt_pl.preemption import REQUEUE_CODE, Preempted
 
 
 class HyphenParser(jsonargparse.ArgumentParser):
-    """A parser whose options have hyphens, where the parameters that they stand for have underscores."""
+    """A parser whose options have hyphens, where parameters have underscores, and whose switches need no value."""
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Add an argument."""
+        if options.get("type") is bool:
+            options |= {"nargs": "?", "const": True}
         hyphenated = [name.replace("_", "-") if name.startswith("-") else name for name in names]
         action: argparse.Action = super().add_argument(*hyphenated, **options)
         return action
@@ -39,7 +43,7 @@ class HyphenParser(jsonargparse.ArgumentParser):
 def run_function(function: Callable[..., Any], command: "Command", args: list[str]) -> None:
     """Run a function from the command line: its parameters are the options; a list that it needs takes many words."""
     parser = HyphenParser(
-        prog=f"fastvmt {function.__name__}",
+        prog=f"fastvmt {command.function.__name__}",
         description=f"{command.summary}\n\n{command.detail}",
         exit_on_error=False,
         print_config=None,
@@ -48,16 +52,28 @@ def run_function(function: Callable[..., Any], command: "Command", args: list[st
     lists = {name: get_args(each.annotation) for name, each in needed.items() if get_origin(each.annotation) is list}
     for name, (kind,) in lists.items():
         parser.add_argument(name, type=kind, nargs="+")
-    parser.add_function_arguments(function, as_group=False, as_positional=True, fail_untyped=True, skip=set(lists))
+    positional = function is command.function  # a variant is told by an option
+    parser.add_function_arguments(
+        function, as_group=False, as_positional=positional, fail_untyped=True, skip=set(lists)
+    )
     function(**parser.instantiate_classes(parser.parse_args(args)).as_dict())
 
 
 class Command(NamedTuple):
-    """A command: what it does in a line, what more there is to know, and the function or LightningCLI behind it."""
+    """A command: what it does in a line, what more there is to know, and the function or LightningCLI behind it.
+
+    An option may stand for another function of the same name.
+    """
 
     summary: str
     detail: str
     function: Callable[..., Any]
+    variants: Mapping[str, Callable[..., Any]] = {}
+
+    def chosen(self, args: list[str]) -> Callable[..., Any]:
+        """Return the function that some arguments ask for."""
+        found = (self.variants[option] for option in self.variants if option in {arg.split("=")[0] for arg in args})
+        return next(found, self.function)
 
 
 COMMANDS = {
@@ -67,8 +83,10 @@ COMMANDS = {
 clip (comparison.mp4), pictures of the motion, measures and all settings. A run that was stopped goes on where it was
 when it is started again with the same settings. An option that is left out (null) is the config's. Example:
 fastvmt transfer clip.mp4 "a red circle on a gray background" --steps 30 --output runs/circle
+Many at once, on any number of devices: fastvmt transfer --jobs FILE; see fastvmt transfer --jobs FILE --help.
 """,
         transfer,
+        {"--jobs": transfer_jobs},
     ),
     "distill": Command(
         "Distil a clip's motion into a LoRA.",
@@ -127,6 +145,14 @@ fastvmt report runs/a runs/b --output report.html
 """,
         report,
     ),
+    "plan": Command(
+        "Say what a run will cost before any weights are read: memory, time, and what to change if it does not fit.",
+        """Memory by part and by step, how often each step is taken, and an estimate of the time. It needs only the
+model's configs. The exit code is 1 if the run does not fit. Example:
+fastvmt plan --config configs/wan2.1_1.3b.yaml --num-jobs 8 --memory 24 --calibrated false
+""",
+        plan,
+    ),
     "doctor": Command(
         "Look at everything that a run needs on this machine.",
         """Prints a line for each thing: ok, warning or failure, and how to mend it. The exit code is 1 if one fails.
@@ -158,7 +184,7 @@ def main(args: list[str] | None = None) -> int:
         if isinstance(command.function, type):  # a LightningCLI, whose own sub-command is fit
             command.function(["fit", *args[1:]])
         else:
-            run_function(command.function, command, args[1:])
+            run_function(command.chosen(args), command, args[1:])
     except Preempted as stopped:
         print(f"fastvmt: {stopped}", file=sys.stderr)
         code = REQUEUE_CODE
@@ -179,26 +205,5 @@ def _report(error: Exception, code: int, debug: bool) -> int:
     """Print an error on one line, or raise it for its traceback."""
     if debug:
         raise error
-    print(f"fastvmt: error: {_one_line(str(error))}", file=sys.stderr)
+    print(f"fastvmt: error: {one_line(str(error))}", file=sys.stderr)
     return code
-
-
-def _one_line(message: str) -> str:
-    r"""Join the lines of a message, and say in fewer words which types jsonargparse would have taken.
-
-    >>> _one_line("a\n  b")
-    'a b'
-    """
-    message = re.sub(r"\s+", " ", message).strip()
-    types = (
-        r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors: .* Given value: (.*)"
-    )
-    no_list = re.fullmatch(r"""Parser key "([^"]+)": ('utf-8' codec|Expected a <class '.*Sequence'>).*""", message)
-    if no_list is not None:
-        return f"""{no_list[1]} is a list; write it as '["first", "second"]', or '["first"]' for a single one"""
-    found = re.fullmatch(rf'Parser key "([^"]+)": {types}', message)
-    if found is None:
-        return message
-    name, allowed, given = found.groups()
-    allowed = re.sub(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", r"\1\2", allowed).replace(", NoneType", "")
-    return f"{name} is {given!r}; use {allowed}"

@@ -26,6 +26,11 @@ class Run:
         jobs = self.metrics["jobs"]
         return [self.folder] if len(jobs) == 1 else [self.folder / f"{number:03d}" for number in range(len(jobs))]
 
+    @property
+    def logs(self) -> Path:
+        """The folder of its logs, which jobs of a list that ran side by side have in common."""
+        return Path(self.folder / self.metrics.get("logs", "."))
+
 
 def find_runs(folder: Path) -> list[Run]:
     """Return the finished runs in a folder and its sub-folders; what cannot be read is named in a warning.

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 import torch.distributed
+from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HUB_CACHE
 from packaging.requirements import Requirement
 
@@ -169,6 +170,22 @@ def check_folders(folder: Path) -> Iterator[Check]:
         scarce = free < MIN_FREE.get(name, 0)
         fix = f"make room: {MIN_FREE[name]} GiB should be free" if scarce else ""
         yield Check("warning" if scarce else "ok", name, f"{place}, {free:.0f} GiB free", fix)
+        if name == "runs":
+            yield _check_locks(existing)
+
+
+def _check_locks(folder: Path) -> Check:
+    """See that a second process could not take a lock of the file system; it may be on another machine all the same."""
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        path = Path(scratch) / "lock"
+        try:
+            with FileLock(path), FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            return Check("ok", "locks", "work; on several machines, the file system has to know them too (flock)")
+        except (OSError, NotImplementedError) as error:
+            return Check("failure", "locks", str(error), "put runs on a file system with locks, or mount it with flock")
+    return Check("failure", "locks", "are not kept", "put runs on a file system with locks, or mount it with flock")
 
 
 def check_slurm() -> Iterator[Check]:

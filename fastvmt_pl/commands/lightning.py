@@ -25,7 +25,11 @@ class JobCLI(LightningCLI):
             self.module,
             self.data,
             args=args,
-            trainer_defaults={"log_every_n_steps": 1, **(trainer_defaults or {})},
+            trainer_defaults={
+                "log_every_n_steps": 1,
+                "plugins": [{"class_path": "fastvmt_pl.checkpoint_io.AtomicCheckpointIO"}],
+                **(trainer_defaults or {}),
+            },
             seed_everything_default=False,
             auto_configure_optimizers=False,  # the optimiser is the module's
             parser_kwargs={"prog": "fastvmt", "exit_on_error": False, "fit": {"exit_on_error": False}},

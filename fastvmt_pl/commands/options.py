@@ -12,9 +12,15 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
-from fastvmt_pl.files import written_whole
+from fastvmt_pl.files import remove_unfinished, written_whole
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
+
+
+class InUseError(ValueError):
+    """Another process is at work in a folder."""
+
+
 LOCK = ".lock"
 """File of a run folder that is locked while a process is at work in it."""
 
@@ -60,25 +66,28 @@ def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
 
     Args:
         folder: The run folder.
-        settings: Contents of YAML files by their names without the ending; ``config`` is the one that has to be there.
+        settings: Contents of YAML files by their names without the ending; the first is the one that has to be there.
 
     Raises:
-        ValueError: If the folder holds something else, or another process is at work in it.
+        InUseError: If another process is at work in the folder.
+        ValueError: If it holds something else.
     """
     files = {folder / f"{name}.yaml": content for name, content in settings.items()}
     if any(path.exists() and path.read_text() != content for path, content in files.items()):
         raise ValueError(f"{folder} holds a run with other settings; choose another --output")
-    is_run = (folder / "config.yaml").exists()
-    if not is_run and folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}):
-        raise ValueError(f"{folder} is in use and holds no run; choose another --output")
+    if not (folder / LOCK).exists():
+        _refuse_foreign(folder, next(iter(files)))
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     if getattr(rank_zero_only, "rank", 0) == 0:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise ValueError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
+            raise InUseError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
     try:
+        if lock.is_locked:
+            remove_unfinished(folder)
+        _refuse_foreign(folder, next(iter(files)))
         for path, content in files.items():
             if not path.exists():
                 with written_whole(path) as temporary:
@@ -86,6 +95,14 @@ def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _refuse_foreign(folder: Path, needed: Path) -> None:
+    """Raise ``ValueError`` if a folder is there, and is neither empty nor a run's."""
+    if needed.exists() or not folder.exists():
+        return
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}:
+        raise ValueError(f"{folder} is in use and holds no run; choose another --output")
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:
@@ -144,8 +161,19 @@ def parse_loras(loras: str | list[str] | None) -> dict[str, float]:
 
 def as_arguments(config: Path, options: dict[str, Any]) -> list[str]:
     """Return a LightningCLI's arguments for a config file and the options that override it; ``None`` is none."""
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in options.items()}
-    return [f"--config={config}", *(f"--{name}={text}" for name, text in texts.items() if options[name] is not None)]
+    return [f"--config={config}", *as_words(options)]
+
+
+def as_words(options: dict[str, Any]) -> list[str]:
+    """Return options as words of a command line; ``None`` is none.
+
+    >>> as_words({"steps": 3, "size": [48, 48], "device": None})
+    ['--steps=3', '--size=[48, 48]']
+    """
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in options.items()
+    }
+    return [f"--{name}={text}" for name, text in texts.items() if options[name] is not None]
 
 
 def slug(*parts: str) -> str:
@@ -155,3 +183,24 @@ def slug(*parts: str) -> str:
     'clip-1-a-red-circle'
     """
     return "-".join(re.sub(r"\W+", "-", part.lower()).strip("-")[:40].rstrip("-") for part in parts)
+
+
+def one_line(message: str) -> str:
+    r"""Join the lines of a message, and say in fewer words which types jsonargparse would have taken.
+
+    >>> one_line("a\n  b")
+    'a b'
+    """
+    message = re.sub(r"\s+", " ", message).strip()
+    types = (
+        r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors: .* Given value: (.*)"
+    )
+    no_list = re.fullmatch(r"""Parser key "([^"]+)": ('utf-8' codec|Expected a <class '.*Sequence'>).*""", message)
+    if no_list is not None:
+        return f"""{no_list[1]} is a list; write it as '["first", "second"]', or '["first"]' for a single one"""
+    found = re.fullmatch(rf'Parser key "([^"]+)": {types}', message)
+    if found is None:
+        return message
+    name, allowed, given = found.groups()
+    allowed = re.sub(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", r"\1\2", allowed).replace(", NoneType", "")
+    return f"{name} is {given!r}; use {allowed}"

@@ -60,7 +60,7 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:
         scores={name: value for name, value in {**scores, **measured}.items() if math.isfinite(value)},
         videos={name: _data_url(file) for name, file in files.items()},
         overlays={name: motion_overlay(pair.output) for name, pair in pairs.items()},
-        curves=_curves(run.folder),
+        curves=_curves(run.logs),
         fps=pair.fps,
     )
 

@@ -48,7 +48,7 @@ def make_samples(
         name, some = f"samples-{start:05d}.tar", prompts[start : start + batch_size]
         if name in done:
             continue
-        samples = _guided(cli, some, data.seed + start)
+        samples = _guided(cli, some, data.seeds[0] + start)
         kept = [sample for sample in samples if sample.scores["flow_error"] <= max_flow_error]
         write_shard(folder / name, kept)
         shards.append(Shard(name, "samples", len(kept), len(samples) - len(kept)))

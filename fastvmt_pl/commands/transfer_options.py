@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import yaml
-from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.callbacks import Costs, Preemption, TransferPreviews, TransferProgress
+from fastvmt_pl.callbacks import Costs, Preemption, RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -105,7 +104,12 @@ def settings_of(options: TransferOptions) -> dict[str, Any]:
 
 
 def compose_transfer(
-    options: TransferOptions, settings: dict[str, Any], folder: Path, results: Callback, request: StopRequest
+    options: TransferOptions,
+    settings: dict[str, Any],
+    folder: Path,
+    results: RunFolder,
+    request: StopRequest,
+    progress: bool = True,
 ) -> TransferCLI:
     """Return the trainer, module and datamodule of a transfer, with its clips read and all settings checked.
 
@@ -115,6 +119,7 @@ def compose_transfer(
         folder: For checkpoints and logs.
         results: Writes the results.
         request: Told when the process is to stop.
+        progress: Show how far it is.
 
     Raises:
         ValueError: If a setting, the clip or the model cannot be used; the message says what to change.
@@ -122,14 +127,15 @@ def compose_transfer(
     callbacks = [
         Costs(),
         results,
-        TransferProgress(),
+        *([TransferProgress()] if progress else []),
         TransferPreviews(),
         ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True),
         Preemption(request),
     ]
+    trainer = {"callbacks": callbacks, "logger": run_loggers(folder), "enable_model_summary": False}
     return TransferCLI(
         args=as_arguments(config_of(options), settings_of(options) | settings),
-        trainer_defaults={"callbacks": callbacks, "logger": run_loggers(folder), "enable_model_summary": False},
+        trainer_defaults={**trainer, "enable_progress_bar": progress},
         run=False,
         save_config_callback=None,
     )

@@ -13,12 +13,14 @@ from full_size import part_f
 from guidance import part_a, part_b, part_d
 from jobs import part_e
 from jsonargparse import auto_cli
+from levers import part_g
 from measure import hardware
+from scaling import part_h
 from subject import Sizes, load_subject, write_scaled_wan
 
 from fastvmt_pl.backbones.wan import Precision
 
-PARTS = "abcdef"
+PARTS = "abcdefgh"
 
 
 def main(
@@ -39,13 +41,14 @@ def main(
         parts: Letters of the parts. a: a fresh gradient against its bare cost. b: a guided step against the published
             way of executing it. c: windowed against global motion flow. d: a step that reuses a gradient against a
             fresh one. e: whole jobs on the bundled model, with and without each part of the method. f: guided steps
-            at the size of Wan 2.1 1.3B and the memory they take; writes 3 GB to the temporary folder.
-        num_heads: Attention heads of the transformer in a, b and d, which has Wan 2.1 1.3B's 30 blocks.
+            at the size of Wan 2.1 1.3B and the memory they take; writes 3 GB to the temporary folder. g: what the
+            memory levers save and cost; needs a C++ compiler. h: a list of jobs by two processes against one.
+        num_heads: Attention heads of the transformer in a, b, d and g, which has Wan 2.1 1.3B's 30 blocks.
         head_dim: Width of each head.
-        grid: Rows and columns of tokens in a latent frame, in a, b and d; multiples of 3 and 4 in b.
-        num_latent_frames: Latent frames in a, b and d.
+        grid: Rows and columns of tokens in a latent frame, in a, b, d and g; multiples of 3 and 4 in b.
+        num_latent_frames: Latent frames in a, b, d and g.
         device: cpu, cuda or cuda:1.
-        dtype: Precision of the transformer in a, b and d.
+        dtype: Precision of the transformer in a, b, d and g.
         num_frames: Frames of the video in f; the paper's is 81.
         size: Its height and width in pixels; the paper's is 480 x 832.
         repeats: Rounds of each part that count, of which it takes medians.
@@ -58,10 +61,11 @@ def main(
     print(f"Measured on {hardware(device)}; medians of {repeats} rounds.\n")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        if set(parts) & set("abd"):
+        if set(parts) & set("abdg"):
             sizes = Sizes(num_heads, head_dim, grid, num_latent_frames, dtype, device)
-            print(f"Parts a, b, d: {sizes}.\n", flush=True)
+            print(f"Parts a, b, d, g: {sizes}.\n", flush=True)
             write_scaled_wan(scratch / "scaled", sizes)
+        if set(parts) & set("abd"):
             subject = load_subject(scratch / "scaled", sizes)
         for part in sorted(set(parts)):
             if part == "a":
@@ -74,6 +78,10 @@ def main(
                 text = part_d(subject, sizes, repeats, scratch)
             elif part == "e":
                 text = part_e(scratch, device, repeats)
+            elif part == "g":
+                text = part_g(scratch / "scaled", sizes, repeats)
+            elif part == "h":
+                text = part_h(scratch, repeats)
             else:
                 text = part_f(scratch, device, num_frames, size)
             print(text, flush=True)

@@ -6,6 +6,16 @@ from fastvmt_pl.datamodules import ToyWorld, motion
 from fastvmt_pl.video import write_video
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keep fixtures that many tests share, and processes that they start, out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setattr(motion, "CACHE", folder / "fastvmt_pl" / "motion")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -30,6 +30,7 @@ RESULTS = {
     "comparison.mp4",
     "flow_reference.png",
     "flow_output.png",
+    "latents.safetensors",
     "metrics.json",
     "config.yaml",
 }
@@ -52,8 +53,9 @@ def changed_model(tmp_path, change):
 
 
 def test_a_command_is_needed_and_known(refused, capsys):
-    assert "use transfer, distill, sample, encode, export, evaluate, sweep, report, doctor, fit, train" in refused(
-        "transform"
+    assert (
+        "use transfer, distill, sample, encode, export, evaluate, sweep, report, plan, doctor, fit, train"
+        in refused("transform")
     )
     assert main([]) == 0
     assert "transfer" in capsys.readouterr().out

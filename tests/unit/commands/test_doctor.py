@@ -26,7 +26,7 @@ def _no_slurm(monkeypatch):
 def test_a_machine_that_passes_the_tests_is_ready(tmp_path, capsys):
     found = doctor(tmp_path / "runs")
     assert all(check.status != "failure" for check in found)
-    assert {"torch", "lightning", "bfloat16", "video", "runs", "SLURM"} <= {check.name for check in found}
+    assert {"torch", "lightning", "bfloat16", "video", "runs", "locks", "SLURM"} <= {check.name for check in found}
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [check.status for check in found]
     assert not (tmp_path / "runs").exists()
 

@@ -1,0 +1,207 @@
+"""Job lists: which clips are to move which prompts, from a table or from tar files of clips."""
+
+import argparse
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, Unpack
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from fastvmt_pl.commands.options import as_words, one_line, slug
+from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
+from fastvmt_pl.datamodules import read_videos
+from fastvmt_pl.files import written_whole
+
+Kind = TypeVar("Kind")
+OWN = ("name", "clip", "prompt", "prompts", "seed")
+"""Columns that are not settings."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A transfer of a list.
+
+    Attributes:
+        name: Name of its folder.
+        clip: Its clip.
+        prompt: What the video is to show.
+        seed: Seed of its noise.
+        options: How to transfer: those of the command, overridden by its own.
+        settings: What else it overrides of the config, by dotted names.
+    """
+
+    name: str
+    clip: Path
+    prompt: str
+    seed: int = 0
+    options: TransferOptions = field(default_factory=TransferOptions)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """What jobs that can run side by side have in common: all but name, prompt and seed."""
+        config = hashlib.sha256(config_of(self.options).read_bytes()).hexdigest()
+        same = {"clip": str(self.clip), "options": self.options, "settings": self.settings, "config": config}
+        return json.dumps(same, sort_keys=True, default=str)
+
+    def described(self) -> str:
+        """Return the job as YAML, the same for the same job."""
+        own = {"name": self.name, "prompt": self.prompt, "seed": self.seed}
+        described: str = yaml.safe_dump(own | json.loads(self.group))
+        return described
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A job that cannot run.
+
+    Attributes:
+        name: Its name, or where it stands in its list with it.
+        reason: Why, and what to change.
+    """
+
+    name: str
+    reason: str
+
+
+def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[Job], list[Refusal]]:
+    """Return the jobs of a list, and its entries that are none.
+
+    Args:
+        path: CSV with a header, JSONL, a YAML list, or a tar file of clips (``NAME.mp4``) and prompts (``NAME.txt``).
+        options: How to transfer, where an entry does not say otherwise.
+        clips: Folder that the clips of a tar file are unpacked to.
+
+    Raises:
+        ValueError: If the list as a whole cannot be read, or is empty.
+    """
+    jobs, refused = dict[str, Job](), list[Refusal]()
+    for where, row in _rows(path, clips, refused):
+        try:
+            found = _jobs_of_row(row, path.parent, options)
+            for job in found:
+                if job.name in jobs:
+                    raise ValueError(f"another job is called {job.name!r} too; give one of them a name, or a seed")
+        except (ValueError, OSError, argparse.ArgumentError) as error:
+            called = f" ({row['name']})" if isinstance(row, dict) and row.get("name") else ""
+            refused.append(Refusal(f"{where}{called}", one_line(str(error))))
+            continue
+        jobs |= {job.name: job for job in found}
+    if not jobs and not refused:
+        raise ValueError(f"job list {path} is empty; give a row a job, with clip and prompt")
+    return list(jobs.values()), refused
+
+
+def _rows(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
+    """Yield where each row of a list stands, and what it holds."""
+    if not path.is_file():
+        raise ValueError(f"job list {path} is no file; check the path")
+    readers: dict[str, Callable[[Path], Iterator[Any]]] = {
+        ".csv": _csv,
+        ".jsonl": _jsonl,
+        ".yaml": _yaml,
+        ".yml": _yaml,
+    }
+    if path.suffix == ".tar":
+        yield from _tar(path, clips, refused)
+    elif path.suffix in readers:
+        try:
+            for number, row in enumerate(readers[path.suffix](path), 1):
+                yield f"row {number} of {path.name}", row
+        except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
+            raise ValueError(f"job list {path} cannot be read ({error})") from error
+    else:
+        raise ValueError(f"job list {path} has the ending {path.suffix!r}; use .csv, .jsonl, .yaml or .tar")
+
+
+def _csv(path: Path) -> Iterator[Any]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for row in csv.DictReader(file, restkey="more cells than columns"):
+            yield {name: cell for name, cell in row.items() if cell not in ("", None)}
+
+
+def _jsonl(path: Path) -> Iterator[Any]:
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                yield error
+
+
+def _yaml(path: Path) -> Iterator[Any]:
+    rows = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    if not isinstance(rows, list):
+        raise ValueError(f"job list {path} is no list; begin each job with '- clip: ...'")
+    yield from rows
+
+
+def _tar(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
+    for where, video, caption in read_videos([path], lambda problem: refused.append(Refusal(path.name, problem))):
+        name = slug(path.stem, where.rsplit(" ", 1)[-1])
+        clip = (clips / f"{name}.mp4").resolve()
+        if not clip.exists() or clip.read_bytes() != video:
+            with written_whole(clip) as temporary:
+                temporary.write_bytes(video)
+        yield where, {"name": name, "clip": str(clip), "prompt": caption}
+
+
+def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
+    """Return the job, or the jobs, of a row; its clip's path is relative to the list's folder."""
+    if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
+        raise ValueError(f"{row!r} is no job; give clip and prompt")
+    clip = _own(row, "clip", str)
+    prompts = _own(row, "prompts", list) if "prompts" in row else [_own(row, "prompt", str)]
+    seed = _own(row, "seed", int) if "seed" in row else 0
+    if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
+        raise ValueError("a prompt is empty or no text; say what the video is to show")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; use 0 or more")
+    own, settings = _settings({name: value for name, value in row.items() if name not in OWN})
+    merged: TransferOptions = {**options, **own}
+    if not config_of(merged).is_file():
+        raise ValueError(f"config {config_of(merged)} is no file; check the path")
+    names = [_own(row, "name", str)] if "name" in row else [slug(Path(clip).stem, x, str(seed)) for x in prompts]
+    if len(names) < len(prompts):
+        names = [f"{names[0]}-{number}" for number in range(len(prompts))]
+    for name in names:
+        if Path(name).name != name or name.startswith("."):
+            raise ValueError(f"name is {name!r}; use one that a folder can have")
+    place = (folder / clip).resolve()
+    return [Job(name, place, prompt, seed, merged, settings) for name, prompt in zip(names, prompts, strict=True)]
+
+
+def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
+    """Return a cell of a row, read as what it has to be."""
+    value = row.get(name)
+    if kind is int and isinstance(value, str) and value.strip().lstrip("-").isdecimal():
+        value = int(value)
+    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+        raise ValueError(f"{name} is {value!r}; give {'a list of texts' if kind is list else f'a {kind.__name__}'}")
+    return value
+
+
+def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
+    """Return what a row sets of the command's options, and of the config by dotted names."""
+    settings = {name: value for name, value in row.items() if "." in name}
+    taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in settings]
+    if taken:
+        raise ValueError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt and seed")
+    options = {name.replace("-", "_"): value for name, value in row.items() if "." not in name}
+    known = [name for name in TransferOptions.__annotations__ if name != "device"]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *known))}, or dotted names")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(_take_options, as_group=False)
+    own: Any = parser.parse_args(as_words(options)).as_dict()
+    return own, settings
+
+
+def _take_options(**options: Unpack[TransferOptions]) -> None:
+    """Stand for the options, whose types and texts the parser reads off here."""

@@ -1,0 +1,166 @@
+"""Deal jobs out to any number of processes that share nothing but a folder."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from fastvmt_pl.callbacks.run_folder import METRICS
+from fastvmt_pl.commands.job_check import Verdict, cut
+from fastvmt_pl.commands.job_list import Job
+from fastvmt_pl.commands.options import InUseError, claimed_folder, one_line
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.preemption import Preempted, StopRequest
+
+FAILED = "failed.json"
+"""Why a job failed; in the job's folder."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs that run side by side.
+
+    Attributes:
+        jobs: The jobs, of one clip and with the same settings.
+        cost: What they cost, to compare it with others.
+    """
+
+    jobs: tuple[Job, ...]
+    cost: int
+
+    @property
+    def key(self) -> str:
+        """A name that depends on the jobs alone."""
+        return sha256("".join(job.described() for job in self.jobs).encode()).hexdigest()[:16]
+
+
+def make_batches(jobs: Sequence[Job], verdicts: Mapping[str, Verdict], batch_size: int) -> list[Batch]:
+    """Return the jobs in batches, the most expensive first, so that no process ends long behind the others.
+
+    They follow from the list alone, and so do not depend on who runs them.
+
+    Args:
+        jobs: Jobs that can run.
+        verdicts: What was found out about each group of them.
+        batch_size: The most jobs of a batch.
+    """
+    batches = []
+    for group, members in groupby(sorted(jobs, key=lambda job: job.group), key=lambda job: job.group):
+        verdict = verdicts[group]
+        some = [cut(job, verdict.num_frames) for job in members]
+        for start in range(0, len(some), batch_size):
+            batch = tuple(some[start : start + batch_size])
+            batches.append(Batch(batch, verdict.cost * len(batch)))
+    return sorted(batches, key=lambda batch: (-batch.cost, batch.key))
+
+
+@dataclass
+class JobQueue:
+    """The batches of a list, for one of the processes that work on it.
+
+    A process locks the folders of a batch's jobs while it works on them. The kernel opens the locks of a process that
+    dies, and what it had not finished is taken over.
+
+    Args:
+        folder: Folder with a folder for each job.
+        batches: All batches of the list, the same in all processes.
+        run: Runs a batch.
+        request: Whether this process was asked to stop.
+
+    Attributes:
+        failures: Why each job failed that did, in this process.
+    """
+
+    folder: Path
+    batches: Sequence[Batch]
+    run: Callable[[Batch], None]
+    request: StopRequest
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Note when this process began, by the clock of the folder's file system."""
+        with tempfile.NamedTemporaryFile(dir=self.folder) as file:
+            self.begun = Path(file.name).stat().st_mtime_ns
+
+    def is_done(self, job: Job) -> bool:
+        """Return whether a job is finished."""
+        return Path(self.folder / job.name / METRICS).exists()
+
+    def failure(self, job: Job) -> str | None:
+        """Return why a job failed, here or elsewhere since this process began."""
+        path = self.folder / job.name / FAILED
+        if job.name not in self.failures and path.exists() and path.stat().st_mtime_ns >= self.begun:
+            self.failures[job.name] = json.loads(path.read_text(encoding="utf-8"))["reason"]
+        return self.failures.get(job.name)
+
+    def work(self, to_the_end: bool) -> None:
+        """Run what nobody has taken, until there is nothing left.
+
+        Args:
+            to_the_end: Wait for what others have taken, and take over what they leave when they die.
+
+        Raises:
+            Preempted: If this process was asked to stop.
+        """
+        while True:
+            taken = False
+            for batch in self.batches:
+                self.request.check()
+                if self._open(batch):
+                    with self._claimed(batch) as claimed:
+                        if claimed:
+                            self._run(batch)
+                        taken = taken or not claimed
+            if not (taken and to_the_end):
+                return
+            time.sleep(0.5)
+
+    def _open(self, batch: Batch) -> bool:
+        """Return whether a batch has a job that is neither finished nor failed."""
+        return any(not self.is_done(job) and self.failure(job) is None for job in batch.jobs)
+
+    @contextmanager
+    def _claimed(self, batch: Batch) -> Iterator[bool]:
+        """Lock the folders of a batch's jobs, or none of them; a job whose folder cannot be had has failed."""
+        with ExitStack() as stack:
+            for job in batch.jobs:
+                try:
+                    stack.enter_context(claimed_folder(self.folder / job.name, job=job.described()))
+                except InUseError:
+                    stack.close()
+                    yield False
+                    return
+                except (ValueError, OSError) as error:
+                    self._record(job, str(error))
+            yield True
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch that is locked; if one of its jobs fails, the others alone, so that the good ones are done."""
+        if not self._open(batch):  # another process has done it meanwhile
+            return
+        reason = next(filter(None, map(self.failure, batch.jobs)), None)
+        if reason is None:
+            try:
+                self.run(batch)
+            except Preempted:
+                raise
+            except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+                reason = one_line(str(error)) or type(error).__name__
+        if reason is not None and len(batch.jobs) == 1:
+            self._record(batch.jobs[0], reason)
+        elif reason is not None:
+            for job in batch.jobs:
+                self._run(Batch((job,), batch.cost))
+
+    def _record(self, job: Job, reason: str) -> None:
+        self.failures[job.name] = reason
+        print(f"failed: {job.name}: {reason}", flush=True)
+        with suppress(OSError), written_whole(self.folder / job.name / FAILED) as path:  # the disk may be full
+            path.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")

@@ -1,0 +1,217 @@
+"""``fastvmt transfer --jobs``: a list of transfers, by any number of processes, each job once."""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.commands.job_check import Verdict, check_jobs, cut
+from fastvmt_pl.commands.job_list import Job, Refusal, read_jobs
+from fastvmt_pl.commands.job_queue import FAILED, Batch, JobQueue, make_batches
+from fastvmt_pl.commands.lightning import TransferCLI
+from fastvmt_pl.commands.options import as_words, slug
+from fastvmt_pl.commands.transfer_options import TransferOptions, compose_transfer, fit
+from fastvmt_pl.files import remove_unfinished, written_whole
+from fastvmt_pl.preemption import StopRequest, listening
+from fastvmt_pl.ranks import Rank, alone, read_rank, start_ranks, take_own_gpu
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job of a list.
+
+    Attributes:
+        name: Its name, or where it stands in the list.
+        status: Finished, failed, refused before anything ran, or in the hands of another process.
+        detail: Why it failed or was refused, or what was changed.
+        video: Its video.
+    """
+
+    name: str
+    status: Literal["done", "failed", "refused", "open"]
+    detail: str = ""
+    video: str = ""
+
+
+def transfer_jobs(
+    jobs: Path,
+    output: Path | None = None,
+    batch_size: int = 4,
+    devices: int = 1,
+    check: bool = False,
+    **options: Unpack[TransferOptions],
+) -> list[Outcome]:
+    """Run a list of transfers.
+
+    Any number of processes may work on a list, and come and go: started by --devices, torchrun, srun, fabric run, a
+    job array, or by hand. What is finished is not done again, what was stopped goes on where it was.
+
+    Args:
+        jobs: CSV, JSONL or YAML file with a row a job, or a tar file of clips (NAME.mp4) and prompts (NAME.txt). A row
+            has clip and prompt (or prompts, a list), and may have name, seed, and any option of fastvmt transfer or
+            dotted setting of its config, which then hold for it alone.
+        output: Folder for the results; runs/ and the list's name if left out.
+        batch_size: The most prompts of a clip that run side by side; each takes memory.
+        devices: Processes to start, a device each.
+        check: Only look at every clip and setting, and say what is wrong.
+        options: How to transfer; see :class:`~fastvmt_pl.commands.transfer_options.TransferOptions`.
+
+    Returns:
+        What became of each job.
+
+    Raises:
+        ValueError: If the list cannot be read, or no job of it can run; nothing has run then.
+        RuntimeError: If jobs failed or were refused; the others are done.
+        Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
+    """
+    if batch_size < 1 or devices < 1:
+        raise ValueError(f"batch_size is {batch_size} and devices {devices}; use at least 1 of each")
+    folder, rank, request = output or Path("runs") / slug(jobs.stem), read_rank(), StopRequest()
+    with listening(request), alone(), _quiet():
+        take_own_gpu(rank)
+        runner = JobRunner(folder, rank, request)
+        if folder.exists() and not (folder / "jobs").exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is in use and holds no list of jobs; choose another --output")
+        (folder / "jobs").mkdir(parents=True, exist_ok=True)
+        listed, refused = read_jobs(jobs, options, folder / "clips")
+        verdicts = check_jobs(listed, folder, runner.compose)
+        able, refused = _able(listed, refused, verdicts, folder)
+        if not rank.number:
+            _report(able, refused, verdicts)
+        if check or not able:
+            return _concluded(folder, [Outcome(job.name, "open") for job in able], refused, "nothing has run")
+        runner.prompts = sorted({job.prompt for job in able})
+        queue = JobQueue(folder / "jobs", make_batches(able, verdicts, batch_size), runner.run, request)
+        if devices > 1 and not rank.launched:
+            given = {"jobs": jobs, "output": folder, "batch-size": batch_size}
+            given |= {name.replace("_", "-"): value for name, value in options.items()}
+            start_ranks(["transfer", *as_words(given)], devices, request)
+        queue.work(to_the_end=rank.number == 0)
+    outcomes = [_outcome(queue, job, verdicts[job.group]) for job in able]
+    return outcomes if rank.number else _concluded(folder, outcomes, refused, f"the videos lie in {folder / 'jobs'}")
+
+
+@dataclass
+class JobRunner:
+    """Runs batches of jobs in this process, with a backbone that stays in memory as long as they have the same.
+
+    Args:
+        folder: The run's folder.
+        rank: Which process this is.
+        request: Whether it was asked to stop.
+        prompts: All prompts of the list, so that the text encoder is read once.
+    """
+
+    folder: Path
+    rank: Rank
+    request: StopRequest
+    prompts: Sequence[str] = ()
+    backbone: Backbone | None = None
+    backbone_config: Any = None
+
+    def compose(self, jobs: Sequence[Job], folder: Path | None = None) -> TransferCLI:
+        """Return the transfer of some jobs of one group."""
+        first = jobs[0]
+        settings = {name: "null" if value is None else value for name, value in first.settings.items()}
+        settings |= {"data.clips": [str(first.clip)], "data.prompts": [job.prompt for job in jobs]}
+        settings["data.seed"] = [job.seed for job in jobs]
+        folders = [self.folder / "jobs" / job.name for job in jobs]
+        place = folder or self.folder / "batches"
+        progress = not self.rank.launched  # of several processes, it would be a jumble
+        return compose_transfer(
+            first.options, settings, place, RunFolder(place, folders), self.request, progress=progress
+        )
+
+    def run(self, batch: Batch) -> None:
+        """Run a batch, from its checkpoint if it has one."""
+        folder = self.folder / "batches" / batch.key
+        remove_unfinished(folder)
+        cli = self.compose(batch.jobs, folder)
+        if self.backbone is None or cli.config["model"]["backbone"] != self.backbone_config:
+            self.backbone, self.backbone_config = cli.model.backbone, cli.config["model"]["backbone"]
+            self.backbone.to(cli.trainer.strategy.root_device)
+            self.backbone.embed_prompts(["", *self.prompts, cli.model.negative_prompt])
+        cli.model.backbone = self.backbone
+        config = cli.parser.dump(cli.config, skip_link_targets=False)
+        for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
+            with written_whole(path / "config.yaml") as temporary:
+                temporary.write_text(config, encoding="utf-8")
+        fit(cli, folder)
+        for job in batch.jobs:
+            (self.folder / "jobs" / job.name / FAILED).unlink(missing_ok=True)
+        print(f"process {self.rank.number}: {', '.join(job.name for job in batch.jobs)} done", flush=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from telling about devices and epochs, once a job."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _able(
+    jobs: Sequence[Job], refused: Sequence[Refusal], verdicts: Mapping[str, Verdict], folder: Path
+) -> tuple[list[Job], list[Refusal]]:
+    """Return the jobs that can run, and all that cannot."""
+    able, others = list[Job](), list(refused)
+    for job in jobs:
+        verdict, kept = verdicts[job.group], folder / "jobs" / job.name / "job.yaml"
+        if verdict.status == "refused":
+            others.append(Refusal(job.name, verdict.detail))
+        elif kept.exists() and kept.read_text() != cut(job, verdict.num_frames).described():
+            others.append(Refusal(job.name, f"{kept.parent} holds a job with other settings; rename one of them"))
+        else:
+            able.append(job)
+    return able, others
+
+
+def _report(able: Sequence[Job], refused: Sequence[Refusal], verdicts: Mapping[str, Verdict]) -> None:
+    """Print which jobs run as they are, which with fewer frames, and which not, and why."""
+    trimmed = {job.name: verdicts[job.group] for job in able if verdicts[job.group].status == "trimmed"}
+    clips = len({job.clip for job in able})
+    counts = f"{len(able) - len(trimmed)} kept, {len(trimmed)} trimmed, {len(refused)} refused"
+    print(f"{len(able) + len(refused)} jobs: {counts}; {clips} clips")
+    for name, verdict in trimmed.items():
+        print(f"trimmed to {verdict.num_frames} frames: {name}: {verdict.detail}")
+    for refusal in refused:
+        print(f"refused: {refusal.name}: {refusal.reason}", flush=True)
+
+
+def _outcome(queue: JobQueue, job: Job, verdict: Verdict) -> Outcome:
+    if queue.is_done(job):
+        detail = "" if verdict.num_frames is None else f"trimmed to {verdict.num_frames} frames"
+        return Outcome(job.name, "done", detail, str(queue.folder / job.name / "output.mp4"))
+    return Outcome(job.name, "failed", queue.failure(job) or "") if queue.failure(job) else Outcome(job.name, "open")
+
+
+def _concluded(folder: Path, outcomes: list[Outcome], refused: Sequence[Refusal], where: str) -> list[Outcome]:
+    """Print and write what became of the jobs.
+
+    Raises:
+        ValueError: If none could run.
+        RuntimeError: If some failed or were refused.
+    """
+    outcomes = [*outcomes, *(Outcome(refusal.name, "refused", refusal.reason) for refusal in refused)]
+    with written_whole(folder / "results.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(Outcome.__annotations__))
+        writer.writeheader()
+        writer.writerows(asdict(outcome) for outcome in outcomes)
+    counts = Counter(outcome.status for outcome in outcomes)
+    print(f"{where}; {', '.join(f'{count} {status}' for status, count in counts.items())}", flush=True)
+    bad = [outcome.name for outcome in outcomes if outcome.status in ("failed", "refused")]
+    if outcomes and counts["refused"] == len(outcomes):
+        raise ValueError(f"no job of the list can run: {bad[0]}: {outcomes[0].detail}")
+    if bad:
+        raise RuntimeError(f"{len(bad)} of {len(outcomes)} jobs failed or were refused: {', '.join(bad)}")
+    return outcomes

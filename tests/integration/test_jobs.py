@@ -1,0 +1,211 @@
+"""Lists of jobs: everything that can be done is done once, and everything else is named."""
+
+import csv
+import json
+import random
+import resource
+import shutil
+import signal
+from multiprocessing import get_context
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastvmt_pl.cli import main
+from fastvmt_pl.commands.job_queue import JobQueue
+from fastvmt_pl.datamodules import ToyWorld, read_clip
+from fastvmt_pl.runs import find_runs
+from fastvmt_pl.video import write_video
+
+FAST = ["--steps=4", "--guided-steps=2", "--baseline=false", "--num-frames=5"]
+COLOURS = ("red", "green", "blue", "white", "yellow", "cyan", "purple", "orange")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Three clips, of which the last has other frames than the others."""
+    folder = tmp_path_factory.mktemp("clips")
+    world = ToyWorld(11, num_objects=1, camera=False, paths=("linear",))
+    for number in range(3):
+        write_video(folder / f"{number}.mp4", world[number].frames[: 9 + 4 * (number == 2)], 8.0)
+    return folder
+
+
+def write_list(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def good_rows(clips, count):
+    return [
+        {
+            "name": f"job{n}",
+            "clip": str(clips / f"{n % 3}.mp4"),
+            "prompt": f"a {COLOURS[n % 8]} cross on a navy background",
+        }
+        for n in range(count)
+    ]
+
+
+def run(path, output, *options):
+    """Run a list in this process, and return its exit code."""
+    return main(["transfer", "--jobs", str(path), "--output", str(output), "--batch-size=2", *FAST, *options])
+
+
+def latents_of(output):
+    return {path.parent.name: load_file(path)["latents"] for path in (output / "jobs").glob("*/latents.safetensors")}
+
+
+def statuses(output):
+    with (output / "results.csv").open(newline="") as file:
+        return {row["name"]: (row["status"], row["detail"]) for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def whole(clips, tmp_path_factory):
+    """Six jobs, done in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    path = write_list(folder / "jobs.jsonl", good_rows(clips, 6))
+    assert run(path, folder / "run") == 0
+    return path, folder / "run"
+
+
+class TestAListOfGoodJobs:
+    def test_each_has_a_folder_like_that_of_a_single_transfer(self, whole, clips, succeed, tmp_path):
+        _, output = whole
+        assert sorted(latents_of(output)) == [f"job{n}" for n in range(6)]
+        row = good_rows(clips, 1)[0]
+        succeed("transfer", row["clip"], row["prompt"], "--output", tmp_path / "single", *FAST)
+        single = {path.name for path in (tmp_path / "single").iterdir()} - {"checkpoints", "logs"}
+        listed = {path.name for path in (output / "jobs" / "job0").iterdir()}
+        assert listed == single | {"job.yaml"}
+        alone = load_file(tmp_path / "single" / "latents.safetensors")["latents"]
+        assert torch.allclose(latents_of(output)["job0"], alone, atol=1e-3)  # beside another job, it rounds differently
+
+    def test_the_tools_for_runs_take_the_folder(self, whole, succeed):
+        assert "job5" in succeed("evaluate", whole[1]).out
+        (run,) = find_runs(whole[1] / "jobs" / "job5")
+        assert list(run.logs.glob("logs/**/metrics.csv"))
+
+    def test_prompts_of_one_clip_run_as_a_batch_that_reads_it_once(self, whole):
+        assert len(list((whole[1] / "batches").iterdir())) == 3
+
+    def test_what_is_finished_is_not_done_again(self, whole, monkeypatch):
+        path, output = whole
+        monkeypatch.setattr(JobQueue, "_run", lambda *_: pytest.fail("a finished job ran again"))
+        assert run(path, output) == 0
+        assert {status for status, _ in statuses(output).values()} == {"done"}
+
+    def test_other_settings_are_refused(self, whole, capsys):
+        path, output = whole
+        assert run(path, output, "--guidance-scale=2") == 2
+        assert "holds a job with other settings" in capsys.readouterr().err
+
+    def test_a_folder_of_something_else_is_refused(self, whole, tmp_path, capsys):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").write_text("")
+        assert run(whole[0], tmp_path / "mine") == 2
+        assert "holds no list of jobs" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, monkeypatch):
+    shutil.copy(clips / "0.mp4", tmp_path / "vanishing.mp4")
+    whole = (clips / "0.mp4").read_bytes()
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "noise.mp4").write_bytes(random.Random(0).randbytes(4000))
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mp4").write_text("no video")
+    write_video(tmp_path / "short.mp4", ToyWorld(11)[0].frames[:3], 8.0)
+    prompt = "a red cross on a navy background"
+    unreadable = ("none", "empty", "noise", "cut", "text", "short")
+    bad = [
+        *({"name": name, "clip": f"{name}.mp4", "prompt": prompt} for name in unreadable),
+        {"name": "folder", "clip": ".", "prompt": prompt},
+        {"name": "job1", "clip": str(clips / "0.mp4"), "prompt": prompt},
+        {"name": "mute", "clip": str(clips / "0.mp4"), "prompt": ""},
+        {"name": "odd", "clip": str(clips / "0.mp4"), "prompt": prompt, "num_frames": 6},
+        {"name": "far", "clip": str(clips / "0.mp4"), "prompt": prompt, "guided_steps": 9},
+        {"name": "vanishing", "clip": "vanishing.mp4", "prompt": prompt},
+        {"name": "hot", "clip": str(clips / "1.mp4"), "prompt": prompt, "model.optimizer.init_args.lr": 1e38},
+        {"name": "unwritable", "clip": str(clips / "2.mp4"), "prompt": prompt},
+    ]
+    rows = good_rows(clips, 30)
+    for number, row in enumerate(bad):
+        rows.insert(3 * number, row)
+    output = tmp_path / "run"
+    path = write_list(tmp_path / "jobs.jsonl", rows)
+    work = JobQueue.work
+
+    def after_the_check(self, **options):
+        (tmp_path / "vanishing.mp4").unlink()
+        (output / "jobs" / "unwritable").write_text("in the way of the job's folder")
+        work(self, **options)
+
+    monkeypatch.setattr(JobQueue, "work", after_the_check)
+    assert run(path, output, "--batch-size=4") == 1
+    said = capsys.readouterr()
+    found = statuses(output)
+    assert sorted(latents_of(output)) == sorted(row["name"] for row in rows if row not in bad)
+    for row in bad:
+        name = next((known for known in found if row["name"] in known and found[known][0] != "done"), None)
+        assert name is not None, row
+        assert found[name][1], row  # says why
+        assert row["name"] in said.err.splitlines()[-1]
+    assert {found[name][0] for name in ("vanishing", "hot", "unwritable")} == {"failed"}
+
+
+def test_when_the_disk_is_full_every_job_is_named_and_done_once_there_is_room(clips, tmp_path, capsys):
+    path = write_list(tmp_path / "jobs.jsonl", good_rows(clips, 2))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        assert run(path, tmp_path / "run") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = statuses(tmp_path / "run")
+    assert all(status == "failed" and "File too large" in detail for status, detail in found.values())
+    assert run(path, tmp_path / "run") == 0
+    assert len(latents_of(tmp_path / "run")) == len(found) == 2
+    assert not list((tmp_path / "run").rglob(".writing-*"))
+    assert not list((tmp_path / "run").rglob("failed.json"))
+
+
+def test_a_list_can_be_looked_at_before_it_runs(clips, tmp_path, capsys):
+    rows = [*good_rows(clips, 2), {"name": "long", "clip": str(clips / "0.mp4"), "prompt": "x", "num_frames": 13}]
+    path = write_list(tmp_path / "jobs.jsonl", [*rows, {"name": "none", "clip": "none.mp4", "prompt": "x"}])
+    assert run(path, tmp_path / "run", "--check") == 1
+    said = capsys.readouterr().out
+    assert "4 jobs: 2 kept, 1 trimmed, 1 refused" in said
+    assert "trimmed to 9 frames: long" in said
+    assert "refused: none: clip" in said
+    assert not list((tmp_path / "run" / "jobs").iterdir())
+
+
+@pytest.mark.processes
+def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(whole, tmp_path):
+    path, reference = whole
+    context, draw, num_killed, num_lists = get_context("forkserver"), random.Random(0), 0, 0
+    context.set_forkserver_preload(["fastvmt_pl.cli"])
+    while num_killed < 20:
+        output = tmp_path / str(num_lists)
+        args = ["transfer", "--jobs", path, "--output", str(output), "--batch-size=2", *FAST]
+        num_lists += 1
+        while not (output / "results.csv").exists():
+            process = context.Process(target=main, args=(args,))
+            process.start()
+            process.join(draw.uniform(0.5, 6))
+            if process.is_alive():
+                process.kill()
+                num_killed += 1
+            process.join()
+            assert process.exitcode in (0, -signal.SIGKILL)
+        ours, theirs = latents_of(output), latents_of(reference)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        for mine in (output / "jobs").iterdir():
+            other = reference / "jobs" / mine.name
+            assert {file.name for file in mine.iterdir()} == {file.name for file in other.iterdir()}
+            ours, theirs = (read_clip(folder / "output.mp4", 5).frames.float() for folder in (mine, other))
+            assert (ours - theirs).abs().mean() < 1  # of decoding, the last bit depends on where tensors lie in memory

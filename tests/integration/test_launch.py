@@ -1,0 +1,135 @@
+"""One list in several processes, started in every way that the documentation names."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastvmt_pl.cli import main
+from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.video import write_video
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parents[2]
+NUM_JOBS = 12
+FAST = ["--batch-size=1", "--steps=4", "--guided-steps=2", "--baseline=false", "--num-frames=5"]
+SRUN = """#!/usr/bin/env bash
+# Stands for SLURM's, of which it knows what a task sees.
+shift
+for task in 0 1; do
+  SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_JOB_NAME=test SLURM_JOB_ID=1 "$@" & tasks[$task]=$!
+done
+wait "${tasks[0]}"; first=$?
+wait "${tasks[1]}"; exit $first
+"""
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """Twelve jobs on four clips."""
+    folder = tmp_path_factory.mktemp("jobs")
+    world = ToyWorld(11, num_objects=1, camera=False, paths=("linear",))
+    rows = []
+    for number in range(NUM_JOBS):
+        write_video(folder / f"{number % 4}.mp4", world[number % 4].frames[:9], 8.0)
+        rows.append({"name": f"job{number}", "clip": f"{number % 4}.mp4", "prompt": "a red cross", "seed": number})
+    (folder / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "jobs.jsonl"
+
+
+def latents_of(output):
+    return {path.parent.name: load_file(path)["latents"] for path in (output / "jobs").glob("*/latents.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def alone(jobs, tmp_path_factory):
+    """The latents of one process with one thread, as launchers give each process."""
+    output, threads = tmp_path_factory.mktemp("alone") / "run", torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(["transfer", "--jobs", str(jobs), "--output", str(output), *FAST]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return latents_of(output)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start a script of scripts/launch in the folder of a test."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(SRUN)
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    def start(script, *args):
+        return subprocess.Popen(
+            ["bash", str(ROOT / "scripts" / "launch" / f"{script}.sh"), *args],
+            env={**os.environ, "PATH": path, "ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+@pytest.mark.parametrize(
+    ("script", "args"),
+    [
+        ("torchrun", ["2"]),
+        ("fabric", ["4"]),
+        pytest.param("torchrun", ["4"], marks=pytest.mark.slow),
+        pytest.param("fabric", ["2"], marks=pytest.mark.slow),
+        pytest.param("plain", ["2"], marks=pytest.mark.slow),
+        pytest.param("srun", [], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_every_launcher_gives_the_results_of_one_process(started, jobs, alone, tmp_path, script, args):
+    process = started(script, *args, "--jobs", str(jobs), "--output", "run", *FAST)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said[-3000:]
+    found = latents_of(tmp_path / "run")
+    assert found.keys() == alone.keys()
+    assert all(torch.equal(found[name], alone[name]) for name in found)
+    done = [line.split(": ")[1] for line in said.splitlines() if line.startswith("process ") and line.endswith(" done")]
+    assert sorted(done) == sorted(f"job{number} done" for number in range(NUM_JOBS))  # each once
+    assert len({line.split(":")[0] for line in said.splitlines() if line.endswith(" done")}) > 1  # by several
+
+
+def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(started, jobs, alone, tmp_path):
+    rows = jobs.read_text().replace('"clip": "', f'"clip": "{jobs.parent}/').splitlines(keepends=True)[:4]
+    (tmp_path / "jobs.jsonl").write_text("".join(rows))
+    arguments = ["1", "--jobs", "jobs.jsonl", "--output", "run", *FAST]
+    process = started("plain", *arguments)
+    while not list(tmp_path.glob("run/batches/*/checkpoints/last.ckpt")):  # in the middle of a job
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGUSR1)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 75, said[-3000:]
+    assert "stopped by SIGUSR1; start the same command again to go on" in said
+    assert len(latents_of(tmp_path / "run")) < len(rows)
+    assert started("plain", *arguments).wait(timeout=300) == 0
+    found = latents_of(tmp_path / "run")
+    assert len(found) == len(rows)
+    assert all(torch.equal(found[name], alone[name]) for name in found)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*/*.s*")), ids=lambda path: path.name)
+def test_every_script_is_a_script(path):
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    head, *lines = path.read_text().splitlines()
+    assert head == "#!/usr/bin/env bash"
+    assert lines[0].startswith("# ")  # what it is for, and how it is called
+    for other in [word for line in lines for word in line.split() if word.startswith("scripts/launch/")]:
+        assert (ROOT / other).exists()

@@ -1,0 +1,136 @@
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from fastvmt_pl.commands.job_list import read_jobs
+
+ROWS = [
+    {"clip": "a.mp4", "prompt": "a red cross", "seed": 3},
+    {"name": "second", "clip": "b/c.mp4", "prompt": "a blue circle", "steps": 20, "model.num_inner_steps": 2},
+]
+
+
+def as_csv(rows):
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
+    return "\n".join(",".join(line) for line in lines)
+
+
+WRITERS = {
+    "csv": as_csv,
+    "jsonl": lambda rows: "\n".join(json.dumps(row) for row in rows) + "\n\n",
+    "yaml": json.dumps,  # which YAML contains
+}
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(rows, ending="jsonl", **options):
+        path = tmp_path / f"list.{ending}"
+        path.write_text(rows if isinstance(rows, str) else WRITERS[ending](rows))
+        return read_jobs(path, options, tmp_path / "clips")
+
+    return read
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_every_kind_of_table_gives_the_same_jobs(read, tmp_path, ending):
+    jobs, refused = read(ROWS, ending, steps=30, dtype="bfloat16")
+    assert not refused
+    first, second = jobs
+    assert (first.name, first.clip, first.prompt, first.seed) == (
+        "a-a-red-cross-3",
+        tmp_path / "a.mp4",
+        "a red cross",
+        3,
+    )
+    assert first.options == {"steps": 30, "dtype": "bfloat16"}
+    assert (second.name, second.clip, second.seed) == ("second", tmp_path / "b" / "c.mp4", 0)
+    assert second.options == {"steps": 20, "dtype": "bfloat16"}
+    assert {name: int(value) for name, value in second.settings.items()} == {"model.num_inner_steps": 2}
+
+
+def test_a_row_may_have_several_prompts(read):
+    jobs, _ = read([{"name": "m", "clip": "a.mp4", "prompts": ["x", "y"]}, {"clip": "a.mp4", "prompts": ["x", "y"]}])
+    assert [job.name for job in jobs] == ["m-0", "m-1", "a-x-0", "a-y-0"]
+    assert len({job.group for job in jobs}) == 1
+
+
+def test_jobs_of_one_group_differ_in_name_prompt_and_seed_alone(read):
+    rows = [
+        {"clip": "a.mp4", "prompt": "x"},
+        {"clip": "a.mp4", "prompt": "y", "seed": 1},
+        {"clip": "b.mp4", "prompt": "x"},
+        {"clip": "a.mp4", "prompt": "x", "name": "n", "strength": 0.5},
+    ]
+    jobs, _ = read(rows)
+    assert jobs[0].group == jobs[1].group
+    assert len({job.group for job in jobs}) == 3
+    assert len({job.described() for job in jobs}) == 4
+
+
+def test_a_tar_file_of_clips_and_prompts(tmp_path):
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, content in {"k1.mp4": b"video", "k1.txt": b"a cross", "k2.mp4": b"more"}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, BytesIO(content))
+    for _ in range(2):  # unpacked once
+        jobs, refused = read_jobs(path, {}, tmp_path / "clips")
+        assert [(job.name, job.prompt, job.clip.read_bytes()) for job in jobs] == [("set-k1", "a cross", b"video")]
+        assert "no txt" in refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("{not json", "is no job"),
+        ('["a", "b"]', "is no job"),
+        ({"prompt": "x"}, "clip is None; give a str"),
+        ({"clip": "a.mp4"}, "prompt is None"),
+        ({"clip": "a.mp4", "prompt": "  "}, "a prompt is empty"),
+        ({"clip": "a.mp4", "prompts": []}, "a prompt is empty"),
+        ({"clip": "a.mp4", "prompts": "x"}, "give a list of texts"),
+        ({"clip": "a.mp4", "prompt": "x", "seed": "one"}, "seed is 'one'; give a int"),
+        ({"clip": "a.mp4", "prompt": "x", "seed": -1}, "seed is -1; use 0 or more"),
+        ({"clip": "a.mp4", "prompt": "x", "stepz": 3}, "there is no setting 'stepz'; use name, clip, prompt"),
+        ({"clip": "a.mp4", "prompt": "x", "steps": "many"}, "steps"),
+        ({"clip": "a.mp4", "prompt": "x", "device": "cpu"}, "there is no setting 'device'"),
+        ({"clip": "a.mp4", "prompt": "x", "data.seed": 3}, "data.seed cannot be set in a job list"),
+        ({"clip": "a.mp4", "prompt": "x", "name": "../x"}, "use one that a folder can have"),
+        ({"clip": "a.mp4", "prompt": "x", "name": ".x"}, "use one that a folder can have"),
+        ({"clip": "a.mp4", "prompt": "x", "name": "good"}, "another job is called 'good' too"),
+        ({"clip": "a.mp4", "prompt": "x", "config": "none.yaml"}, "none.yaml"),
+    ],
+    ids=str,
+)
+def test_a_bad_row_is_refused_by_its_place_and_the_others_stay(read, row, says):
+    bad = row if isinstance(row, str) else json.dumps(row)
+    jobs, refused = read('{"name": "good", "clip": "a.mp4", "prompt": "x"}\n' + bad)
+    assert [job.name for job in jobs] == ["good"]
+    assert refused[0].name.startswith("row 2 of list.jsonl")
+    assert says in refused[0].reason
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "says"),
+    [
+        ("txt", "x", "use .csv, .jsonl, .yaml or .tar"),
+        ("jsonl", "", "is empty"),
+        ("yaml", "a: 1", "is no list"),
+        ("yaml", "[", "cannot be read"),
+        ("csv", "clip,prompt\n", "is empty"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(read, ending, content, says):
+    with pytest.raises(ValueError, match=says):
+        read(content, ending)
+
+
+def test_a_list_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="is no file; check the path"):
+        read_jobs(Path("none.csv"), {}, tmp_path)
