@@ -8,6 +8,7 @@ not, and where it misses a frame it hands over a neighbour. So PyAV vouches for 
 
 import json
 import os
+import signal
 import sys
 import time
 from bisect import bisect_left
@@ -193,6 +194,9 @@ def main() -> None:
     A request is a line of JSON: ``path``, and ``indices`` of the frames to send, or none to be told what the file is.
     """
     line, video = Line(), None
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # schedulers send them to all processes; the one that asks decides
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     with suppress(OSError):  # where memory runs out, Linux is to end this process and not the one that asks
         Path("/proc/self/oom_score_adj").write_text("1000")
     line.send(ready=True)

@@ -17,6 +17,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=PREFIX) as folder:
         temporary = Path(folder) / path.name
         yield temporary
+        if temporary.is_file():
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # a machine that loses its power is to find the old content or the new one
         os.replace(temporary, path)
 
 

@@ -41,7 +41,9 @@ def read_rank(environment: Mapping[str, str] = os.environ) -> Rank:
     >>> read_rank({"RANK": "9", "LOCAL_RANK": "1"})
     Rank(number=9, local=1, launched=True)
     """
-    found = next((name for name in LAUNCHERS if name in environment), None)
+    tasks = int(environment.get("SLURM_NTASKS", 1)) if "SLURM_STEP_ID" in environment else 1
+    names = [name for name in LAUNCHERS if tasks > 1 or not name.startswith("SLURM")]  # a batch script is number 0 too
+    found = next((name for name in names if name in environment), None)
     number = 0 if found is None else int(environment[found])
     if environment.get("SLURM_ARRAY_TASK_ID") != environment.get("SLURM_ARRAY_TASK_MIN"):
         number += 1 + int(environment["SLURM_ARRAY_TASK_ID"])

@@ -73,15 +73,14 @@ class UntrainedWan(WanBackbone):
             scheduler=None,
         )
 
-    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
+    def _embed(self, prompt: str) -> PromptEmbeddings:
         """Return real ones where a prompt has tokens and zeros behind them, once the text encoder has run on it."""
-        for prompt in set(prompts) - self._embedded.keys():
-            shape = super().embed_prompts([prompt]).shape
-            mask = self.text_pipeline.tokenizer(
-                prompt, max_length=NUM_TEXT_TOKENS, truncation=True, padding="max_length", return_tensors="pt"
-            ).attention_mask
-            self._embedded[prompt] = mask[..., None].to(self.device, self.dtype).expand(shape).contiguous()
-        return super().embed_prompts(prompts)
+        shape = super()._embed(prompt).shape
+        mask = self.text_pipeline.tokenizer(
+            prompt, max_length=NUM_TEXT_TOKENS, truncation=True, padding="max_length", return_tensors="pt"
+        ).attention_mask
+        embedded: Tensor = mask[..., None].to(self.device, self.dtype).expand(shape).contiguous()
+        return embedded
 
     def _filled(self, make: Callable[[], Model], dtype: torch.dtype, in_fp32: Iterable[str] = ()) -> Model:
         """Make a model, and give it weights of a precision, but for the modules that stay in fp32."""

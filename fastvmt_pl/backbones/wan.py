@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanPipeline, WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from fastvmt_pl.backbones.attention import check_backend, try_backend, use_backend
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
@@ -207,11 +208,18 @@ class WanBackbone(WanGeometry, Backbone):
         if missing:
             with at_work(self.text_pipeline.text_encoder, self.device, self.idle_device):
                 for prompt in missing:
-                    embedded, _ = self.text_pipeline.encode_prompt(
-                        prompt, do_classifier_free_guidance=False, max_sequence_length=NUM_TEXT_TOKENS
-                    )
-                    self._embedded[prompt] = embedded.cpu()  # of a long list of jobs, they would fill a GPU
-        return torch.cat([self._embedded[prompt] for prompt in prompts]).to(self.device)
+                    embedded = self._embed(prompt)
+                    # Kept short and on the CPU: those of a long list of jobs would fill a GPU.
+                    self._embedded[prompt] = embedded[:, : int(embedded.any(-1).sum())].cpu()
+        kept = [self._embedded[prompt] for prompt in prompts]
+        return torch.cat([pad(one, (0, 0, 0, NUM_TEXT_TOKENS - one.shape[1])) for one in kept]).to(self.device)
+
+    def _embed(self, prompt: str) -> PromptEmbeddings:
+        embedded: Tensor
+        embedded, _ = self.text_pipeline.encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=NUM_TEXT_TOKENS
+        )
+        return embedded
 
     def release_text_encoder(self) -> None:
         """Give the text encoder's memory back; it is read again if it is needed again, unless it is offloaded."""

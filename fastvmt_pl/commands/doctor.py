@@ -1,5 +1,6 @@
 """``fastvmt doctor``: is this machine ready?"""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -12,7 +13,6 @@ from typing import Literal
 
 import torch
 import torch.distributed
-from filelock import FileLock, Timeout
 from huggingface_hub.constants import HF_HUB_CACHE
 from packaging.requirements import Requirement
 
@@ -176,16 +176,13 @@ def check_folders(folder: Path) -> Iterator[Check]:
 
 def _check_locks(folder: Path) -> Check:
     """See that a second process could not take a lock of the file system; it may be on another machine all the same."""
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = Path(scratch) / "lock"
-        try:
-            with FileLock(path), FileLock(path, timeout=0):
-                pass
-        except Timeout:
-            return Check("ok", "locks", "work; on several machines, the file system has to know them too (flock)")
-        except (OSError, NotImplementedError) as error:
-            return Check("failure", "locks", str(error), "put runs on a file system with locks, or mount it with flock")
-    return Check("failure", "locks", "are not kept", "put runs on a file system with locks, or mount it with flock")
+    fix = "put runs on a file system with locks, or mount it with flock"
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:  # filelock would fall back to a lock that outlives a process that dies
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return Check("failure", "locks", f"{folder} has none ({error})", fix)
+    return Check("ok", "locks", "work on this machine; several have to share them (flock over the network)")
 
 
 def check_slurm() -> Iterator[Check]:

@@ -44,9 +44,10 @@ class Job:
 
     @property
     def group(self) -> str:
-        """What jobs that can run side by side have in common: all but name, prompt and seed."""
+        """What jobs that can run side by side have in common: all but name, prompt, seed, and where they run."""
         config = hashlib.sha256(config_of(self.options).read_bytes()).hexdigest()
-        same = {"clip": str(self.clip), "options": self.options, "settings": self.settings, "config": config}
+        options = {name: value for name, value in self.options.items() if name not in ("device", "config")}
+        same = {"clip": str(self.clip), "options": options, "settings": self.settings, "config": config}
         return json.dumps(same, sort_keys=True, default=str)
 
     def described(self) -> str:
@@ -54,6 +55,15 @@ class Job:
         own = {"name": self.name, "prompt": self.prompt, "seed": self.seed}
         described: str = yaml.safe_dump(own | json.loads(self.group))
         return described
+
+
+def stamp_of(clip: Path) -> str:
+    """Return what changes when a clip does."""
+    try:
+        found = clip.stat()
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,8 @@ def _yaml(path: Path) -> Iterator[Any]:
 
 def _tar(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
     for where, video, caption in read_videos([path], lambda problem: refused.append(Refusal(path.name, problem))):
-        name = slug(path.stem, where.rsplit(" ", 1)[-1])
+        key = where.rsplit(", sample ", 1)[-1]
+        name = f"{slug(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # a slug is not all of a key
         clip = (clips / f"{name}.mp4").resolve()
         if not clip.exists() or clip.read_bytes() != video:
             with written_whole(clip) as temporary:
@@ -170,8 +181,8 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
     if len(names) < len(prompts):
         names = [f"{names[0]}-{number}" for number in range(len(prompts))]
     for name in names:
-        if Path(name).name != name or name.startswith("."):
-            raise ValueError(f"name is {name!r}; use one that a folder can have")
+        if Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
+            raise ValueError(f"name is {name[:60]!r}; use one that a folder can have, of at most 200 bytes")
     place = (folder / clip).resolve()
     return [Job(name, place, prompt, seed, merged, settings) for name, prompt in zip(names, prompts, strict=True)]
 

@@ -10,17 +10,19 @@ from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
 
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.commands.job_check import Verdict, cut
-from fastvmt_pl.commands.job_list import Job
+from fastvmt_pl.commands.job_list import Job, stamp_of
 from fastvmt_pl.commands.options import InUseError, claimed_folder, one_line
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.preemption import Preempted, StopRequest
 
 FAILED = "failed.json"
 """Why a job failed; in the job's folder."""
+BROKEN = getattr(torch, "AcceleratorError", Preempted)  # which torch has since 2.8
+"""What a GPU raises from its first failure on, whatever it is to do."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Batch:
 
     @property
     def key(self) -> str:
-        """A name that depends on the jobs alone."""
-        return sha256("".join(job.described() for job in self.jobs).encode()).hexdigest()[:16]
+        """A name that depends on the jobs and their clip alone."""
+        described = [job.described() + stamp_of(job.clip) for job in self.jobs]
+        return sha256("".join(described).encode()).hexdigest()[:16]
 
 
 def make_batches(jobs: Sequence[Job], verdicts: Mapping[str, Verdict], batch_size: int) -> list[Batch]:
@@ -72,6 +75,7 @@ class JobQueue:
         folder: Folder with a folder for each job.
         batches: All batches of the list, the same in all processes.
         run: Runs a batch.
+        is_begun: Whether a batch has a checkpoint.
         request: Whether this process was asked to stop.
 
     Attributes:
@@ -81,6 +85,7 @@ class JobQueue:
     folder: Path
     batches: Sequence[Batch]
     run: Callable[[Batch], None]
+    is_begun: Callable[[Batch], bool]
     request: StopRequest
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -145,19 +150,28 @@ class JobQueue:
         """Run a batch that is locked; if one of its jobs fails, the others alone, so that the good ones are done."""
         if not self._open(batch):  # another process has done it meanwhile
             return
-        reason = next(filter(None, map(self.failure, batch.jobs)), None)
-        if reason is None:
+        reason = None
+        if len(batch.jobs) == 1 or self._is_whole(batch):
             try:
                 self.run(batch)
-            except Preempted:
+                return
+            except (Preempted, BROKEN):  # a broken device is no fault of the job: others take it
                 raise
-            except (RuntimeError, OSError, ValueError, SafetensorError) as error:
+            except Exception as error:
                 reason = one_line(str(error)) or type(error).__name__
-        if reason is not None and len(batch.jobs) == 1:
-            self._record(batch.jobs[0], reason)
-        elif reason is not None:
+        if len(batch.jobs) == 1:
+            self._record(batch.jobs[0], str(reason))
+        else:
             for job in batch.jobs:
                 self._run(Batch((job,), batch.cost))
+
+    def _is_whole(self, batch: Batch) -> bool:
+        """Return whether a batch is to run side by side: as none of its jobs ever failed, and none or all are to do.
+
+        One that was killed while it wrote its results is to write the rest of them.
+        """
+        failed = any((self.folder / job.name / FAILED).exists() or self.failure(job) for job in batch.jobs)
+        return not failed and (self.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
 
     def _record(self, job: Job, reason: str) -> None:
         self.failures[job.name] = reason

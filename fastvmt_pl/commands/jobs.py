@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+import yaml
+
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.job_check import Verdict, check_jobs, cut
@@ -16,7 +18,14 @@ from fastvmt_pl.commands.job_list import Job, Refusal, read_jobs
 from fastvmt_pl.commands.job_queue import FAILED, Batch, JobQueue, make_batches
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import as_words, slug
-from fastvmt_pl.commands.transfer_options import TransferOptions, compose_transfer, fit
+from fastvmt_pl.commands.transfer_options import (
+    TransferOptions,
+    checkpoint_of,
+    compose_transfer,
+    config_of,
+    fit,
+    settings_of,
+)
 from fastvmt_pl.files import remove_unfinished, written_whole
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import Rank, alone, read_rank, start_ranks, take_own_gpu
@@ -43,7 +52,7 @@ def transfer_jobs(
     jobs: Path,
     output: Path | None = None,
     batch_size: int = 4,
-    devices: int = 1,
+    devices: int | None = None,
     check: bool = False,
     **options: Unpack[TransferOptions],
 ) -> list[Outcome]:
@@ -58,7 +67,7 @@ def transfer_jobs(
             dotted setting of its config, which then hold for it alone.
         output: Folder for the results; runs/ and the list's name if left out.
         batch_size: The most prompts of a clip that run side by side; each takes memory.
-        devices: Processes to start, a device each.
+        devices: Processes to start, a device each; as many as the config's trainer.devices if left out.
         check: Only look at every clip and setting, and say what is wrong.
         options: How to transfer; see :class:`~fastvmt_pl.commands.transfer_options.TransferOptions`.
 
@@ -70,9 +79,12 @@ def transfer_jobs(
         RuntimeError: If jobs failed or were refused; the others are done.
         Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
     """
-    if batch_size < 1 or devices < 1:
+    if batch_size < 1 or (devices is not None and devices < 1):
         raise ValueError(f"batch_size is {batch_size} and devices {devices}; use at least 1 of each")
     folder, rank, request = output or Path("runs") / slug(jobs.stem), read_rank(), StopRequest()
+    if devices is not None and devices > 1 and rank.launched:
+        raise ValueError(f"devices is {devices}, but a launcher has started this process; leave one of them out")
+    devices = 1 if rank.launched else devices or _devices_of(config_of(options))
     with listening(request), alone(), _quiet():
         take_own_gpu(rank)
         runner = JobRunner(folder, rank, request)
@@ -80,21 +92,31 @@ def transfer_jobs(
             raise ValueError(f"{folder} is in use and holds no list of jobs; choose another --output")
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
         listed, refused = read_jobs(jobs, options, folder / "clips")
-        verdicts = check_jobs(listed, folder, runner.compose)
+        verdicts = check_jobs(listed, folder, runner.compose, request)
         able, refused = _able(listed, refused, verdicts, folder)
         if not rank.number:
             _report(able, refused, verdicts)
         if check or not able:
-            return _concluded(folder, [Outcome(job.name, "open") for job in able], refused, "nothing has run")
-        runner.prompts = sorted({job.prompt for job in able})
-        queue = JobQueue(folder / "jobs", make_batches(able, verdicts, batch_size), runner.run, request)
-        if devices > 1 and not rank.launched:
+            return _concluded([Outcome(job.name, "open") for job in able], refused, "nothing has run")
+        batches = make_batches(able, verdicts, batch_size)
+        queue = JobQueue(folder / "jobs", batches, runner.run, runner.is_begun, request)
+        runner.prompts = sorted({job.prompt for job in able if not queue.is_done(job)})
+        if devices > 1:
             given = {"jobs": jobs, "output": folder, "batch-size": batch_size}
             given |= {name.replace("_", "-"): value for name, value in options.items()}
             start_ranks(["transfer", *as_words(given)], devices, request)
         queue.work(to_the_end=rank.number == 0)
     outcomes = [_outcome(queue, job, verdicts[job.group]) for job in able]
-    return outcomes if rank.number else _concluded(folder, outcomes, refused, f"the videos lie in {folder / 'jobs'}")
+    if rank.number:  # the first is there to the end, and says how it went
+        return outcomes
+    _write_table(folder / "results.csv", [*outcomes, *map(_refused, refused)])
+    return _concluded(outcomes, refused, f"the videos lie in {folder / 'jobs'}")
+
+
+def _devices_of(config: Path) -> int:
+    """Return how many devices a config asks for; a list's processes have one each."""
+    found = ((yaml.safe_load(config.read_text()) or {}).get("trainer") or {}).get("devices")
+    return found if isinstance(found, int) and found > 1 else 1
 
 
 @dataclass
@@ -120,7 +142,8 @@ class JobRunner:
         first = jobs[0]
         settings = {name: "null" if value is None else value for name, value in first.settings.items()}
         settings |= {"data.clips": [str(first.clip)], "data.prompts": [job.prompt for job in jobs]}
-        settings["data.seed"] = [job.seed for job in jobs]
+        settings |= {"data.seed": [job.seed for job in jobs], "trainer.num_nodes": 1}
+        settings.setdefault("trainer.devices", settings_of(first.options).get("trainer.devices", 1))
         folders = [self.folder / "jobs" / job.name for job in jobs]
         place = folder or self.folder / "batches"
         progress = not self.rank.launched  # of several processes, it would be a jumble
@@ -128,15 +151,24 @@ class JobRunner:
             first.options, settings, place, RunFolder(place, folders), self.request, progress=progress
         )
 
+    def is_begun(self, batch: Batch) -> bool:
+        """Return whether a batch has a checkpoint."""
+        return checkpoint_of(self._folder_of(batch)).exists()
+
+    def _folder_of(self, batch: Batch) -> Path:
+        return self.folder / "batches" / batch.key
+
     def run(self, batch: Batch) -> None:
         """Run a batch, from its checkpoint if it has one."""
-        folder = self.folder / "batches" / batch.key
+        folder = self._folder_of(batch)
         remove_unfinished(folder)
         cli = self.compose(batch.jobs, folder)
         if self.backbone is None or cli.config["model"]["backbone"] != self.backbone_config:
             self.backbone, self.backbone_config = cli.model.backbone, cli.config["model"]["backbone"]
             self.backbone.to(cli.trainer.strategy.root_device)
-            self.backbone.embed_prompts(["", *self.prompts, cli.model.negative_prompt])
+            for prompt in ("", *self.prompts, cli.model.negative_prompt):
+                self.request.check()
+                self.backbone.embed_prompts([prompt])
         cli.model.backbone = self.backbone
         config = cli.parser.dump(cli.config, skip_link_targets=False)
         for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
@@ -195,18 +227,25 @@ def _outcome(queue: JobQueue, job: Job, verdict: Verdict) -> Outcome:
     return Outcome(job.name, "failed", queue.failure(job) or "") if queue.failure(job) else Outcome(job.name, "open")
 
 
-def _concluded(folder: Path, outcomes: list[Outcome], refused: Sequence[Refusal], where: str) -> list[Outcome]:
-    """Print and write what became of the jobs.
+def _refused(refusal: Refusal) -> Outcome:
+    return Outcome(refusal.name, "refused", refusal.reason)
+
+
+def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(Outcome.__annotations__))
+        writer.writeheader()
+        writer.writerows(asdict(outcome) for outcome in outcomes)
+
+
+def _concluded(outcomes: Sequence[Outcome], refused: Sequence[Refusal], where: str) -> list[Outcome]:
+    """Print what became of the jobs.
 
     Raises:
         ValueError: If none could run.
         RuntimeError: If some failed or were refused.
     """
-    outcomes = [*outcomes, *(Outcome(refusal.name, "refused", refusal.reason) for refusal in refused)]
-    with written_whole(folder / "results.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Outcome.__annotations__))
-        writer.writeheader()
-        writer.writerows(asdict(outcome) for outcome in outcomes)
+    outcomes = [*outcomes, *map(_refused, refused)]
     counts = Counter(outcome.status for outcome in outcomes)
     print(f"{where}; {', '.join(f'{count} {status}' for status, count in counts.items())}", flush=True)
     bad = [outcome.name for outcome in outcomes if outcome.status in ("failed", "refused")]

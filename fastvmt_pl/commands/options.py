@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -170,10 +171,9 @@ def as_words(options: dict[str, Any]) -> list[str]:
     >>> as_words({"steps": 3, "size": [48, 48], "device": None})
     ['--steps=3', '--size=[48, 48]']
     """
-    texts = {
-        name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in options.items()
-    }
-    return [f"--{name}={text}" for name, text in texts.items() if options[name] is not None]
+    given = {name: value for name, value in options.items() if value is not None}
+    written = partial(json.dumps, default=str, ensure_ascii=False)  # YAML refuses the halves of an escaped emoji
+    return [f"--{name}={value if isinstance(value, str) else written(value)}" for name, value in given.items()]
 
 
 def slug(*parts: str) -> str:

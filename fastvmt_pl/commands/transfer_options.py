@@ -1,10 +1,13 @@
 """The options of ``fastvmt transfer``, which are also the columns of a job list, and the configs they stand for."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypedDict
 
+import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import Costs, Preemption, RunFolder, TransferPreviews, TransferProgress
@@ -133,18 +136,37 @@ def compose_transfer(
         Preemption(request),
     ]
     trainer = {"callbacks": callbacks, "logger": run_loggers(folder), "enable_model_summary": False}
-    return TransferCLI(
+    cli = TransferCLI(
         args=as_arguments(config_of(options), settings_of(options) | settings),
         trainer_defaults={**trainer, "enable_progress_bar": progress},
         run=False,
         save_config_callback=None,
     )
+    cli.model.check_trainer(cli.trainer)
+    return cli
+
+
+def checkpoint_of(folder: Path) -> Path:
+    """Return where a transfer keeps its checkpoint."""
+    return folder / "checkpoints" / "last.ckpt"
 
 
 def fit(cli: TransferCLI, folder: Path) -> None:
-    """Run a transfer, from its checkpoint if it has one."""
-    last = folder / "checkpoints" / "last.ckpt"
+    """Run a transfer, from its checkpoint if it has one; a damaged one is put aside."""
+    last = checkpoint_of(folder)
+    if last.exists() and not _is_readable(last):
+        rank_zero_warn(f"{last} is damaged; starting anew")
+        last.replace(last.with_suffix(".damaged"))
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
+
+
+def _is_readable(checkpoint: Path) -> bool:
+    """Return whether a checkpoint is whole; a machine that lost its power may leave another."""
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (EOFError, UnpicklingError, RuntimeError):
+        return False
+    return True
 
 
 def _guided_share(config: Path, num_steps: int) -> int:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands.job_queue import JobQueue
+from fastvmt_pl.commands.jobs import JobRunner
 from fastvmt_pl.datamodules import ToyWorld, read_clip
 from fastvmt_pl.runs import find_runs
 from fastvmt_pl.video import write_video
@@ -144,7 +145,7 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         work(self, **options)
 
     monkeypatch.setattr(JobQueue, "work", after_the_check)
-    assert run(path, output, "--batch-size=4") == 1
+    assert run(path, output, "--batch-size=10", "--steps=2", "--guided-steps=1") == 1
     said = capsys.readouterr()
     found = statuses(output)
     assert sorted(latents_of(output)) == sorted(row["name"] for row in rows if row not in bad)
@@ -183,6 +184,35 @@ def test_a_list_can_be_looked_at_before_it_runs(clips, tmp_path, capsys):
     assert not list((tmp_path / "run" / "jobs").iterdir())
 
 
+def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
+    rows = good_rows(clips, 2)
+    rows[0] |= {"clip": str(clips / "1.mp4"), "prompt": "a 🐼 cross"}
+    rows.append({"name": "late", "clip": "late.mp4", "prompt": "a red cross"})
+    rows.append({"name": "broken", "clip": rows[0]["clip"], "prompt": "x", "model.optimizer.init_args.lr": 1e38})
+    rows.append({"name": "beside", "clip": rows[0]["clip"], "prompt": "y", "model.optimizer.init_args.lr": 1e38})
+    path, output = write_list(tmp_path / "jobs.jsonl", rows), tmp_path / "run"
+    assert run(path, output) == 1
+    assert [statuses(output)[name][0] for name in ("late", "broken", "beside")] == ["refused", "failed", "failed"]
+    shutil.copy(clips / "0.mp4", tmp_path / "late.mp4")
+    runs, run_batch = [], JobRunner.run
+    monkeypatch.setattr(JobRunner, "run", lambda self, batch: (runs.append(batch), run_batch(self, batch)))
+    assert run(path, output) == 1
+    assert sorted(job.name for batch in runs for job in batch.jobs) == ["beside", "broken", "late"]  # each alone, once
+    assert statuses(output)["late"][0] == "done"
+
+
+def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):
+    path, output = write_list(tmp_path / "jobs.jsonl", good_rows(clips, 1)), tmp_path / "run"
+    assert run(path, output) == 0
+    before = latents_of(output)["job0"]
+    (checkpoint,) = output.glob("batches/*/checkpoints/last.ckpt")
+    (output / "jobs" / "job0" / "metrics.json").unlink()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="is damaged; starting anew"):
+        assert run(path, output) == 0
+    assert torch.equal(latents_of(output)["job0"], before)
+
+
 @pytest.mark.processes
 def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(whole, tmp_path):
     path, reference = whole
@@ -193,14 +223,16 @@ def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(wh
         args = ["transfer", "--jobs", path, "--output", str(output), "--batch-size=2", *FAST]
         num_lists += 1
         while not (output / "results.csv").exists():
-            process = context.Process(target=main, args=(args,))
-            process.start()
-            process.join(draw.uniform(0.5, 6))
-            if process.is_alive():
-                process.kill()
-                num_killed += 1
-            process.join()
-            assert process.exitcode in (0, -signal.SIGKILL)
+            processes = [context.Process(target=main, args=(args,)) for _ in range(2)]  # which work side by side
+            for process in processes:
+                process.start()
+            for process in draw.sample(processes, 2):
+                process.join(draw.uniform(0.2, 3))
+                if process.is_alive():
+                    process.kill()
+                    num_killed += 1
+                process.join()
+                assert process.exitcode in (0, -signal.SIGKILL)
         ours, theirs = latents_of(output), latents_of(reference)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -23,12 +23,14 @@ NUM_JOBS = 12
 FAST = ["--batch-size=1", "--steps=4", "--guided-steps=2", "--baseline=false", "--num-frames=5"]
 SRUN = """#!/usr/bin/env bash
 # Stands for SLURM's, of which it knows what a task sees.
-shift
+shift 2
 for task in 0 1; do
-  SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_JOB_NAME=test SLURM_JOB_ID=1 "$@" & tasks[$task]=$!
+  export SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NTASKS=2 SLURM_STEP_ID=0 SLURM_JOB_NAME=test SLURM_JOB_ID=1
+  "$@" & tasks[$task]=$!
 done
 wait "${tasks[0]}"; first=$?
-wait "${tasks[1]}"; exit $first
+wait "${tasks[1]}"; second=$?
+exit $((first > second ? first : second))
 """
 
 

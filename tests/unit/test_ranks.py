@@ -13,10 +13,11 @@ from fastvmt_pl.ranks import Rank, alone, read_rank, take_own_gpu
     [
         ({}, Rank(0, 0, False)),
         ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, Rank(5, 1, True)),
-        ({"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "16"}, Rank(9, 1, True)),
+        ({"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "16", "SLURM_STEP_ID": "0"}, Rank(9, 1, True)),
         ({"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "3"}, Rank(0, 0, False)),
         ({"SLURM_ARRAY_TASK_ID": "4", "SLURM_ARRAY_TASK_MIN": "3"}, Rank(5, 0, False)),
-        ({"SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "3"}, Rank(1, 0, True)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Rank(0, 0, False)),  # a batch script
+        ({"SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_MIN": "3"}, Rank(1, 0, False)),
     ],
     ids=str,
 )

@@ -31,25 +31,26 @@ def checkpoint(tmp_path):
     return lambda: ModelCheckpoint(tmp_path, save_top_k=0, save_last=True, save_on_train_epoch_end=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize(
-    "when",
-    [{"inner_step": 1}, {"inner_step": 3}, {"inner_step": 6}, {"unguided_step": 0}, {"unguided_step": 4}],
-    ids=str,
-)
-def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_result(fit, checkpoint, tmp_path, number, when):
-    before = signal.getsignal(number)
-    whole = fit([GradientCache(3)], baseline=True)
-    with pytest.raises(Preempted, match=f"stopped by {number.name}"):
-        fit([GradientCache(3), checkpoint(), SignalAt(number, **when), Preemption()], baseline=True)
-    assert signal.getsignal(number) is before
-    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["motion_transfer"]
-    if "inner_step" in when:
-        assert 4 * state["step"] + state["inner_step"] == when["inner_step"] + 1  # the step that was under way is done
-    resumed = fit([GradientCache(3), checkpoint(), Preemption()], baseline=True, ckpt_path=tmp_path / "last.ckpt")
-    assert torch.equal(resumed.result.latents, whole.result.latents)
-    assert torch.equal(resumed.result.baseline, whole.result.baseline)
-    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_result(fit, checkpoint, tmp_path):
+    whole, path = fit([GradientCache(3)], baseline=True), tmp_path / "last.ckpt"
+    for number, when in [
+        (signal.SIGTERM, {"inner_step": 1}),
+        (signal.SIGUSR1, {"inner_step": 3}),
+        (signal.SIGTERM, {"unguided_step": 0}),
+        (signal.SIGUSR1, {"unguided_step": 4}),
+    ]:
+        before = signal.getsignal(number)
+        with pytest.raises(Preempted, match=f"stopped by {number.name}"):
+            fit([GradientCache(3), checkpoint(), SignalAt(number, **when), Preemption()], baseline=True)
+        assert signal.getsignal(number) is before
+        state = torch.load(path, weights_only=True)["motion_transfer"]
+        if "inner_step" in when:
+            assert 4 * state["step"] + state["inner_step"] == when["inner_step"] + 1  # that was under way, and is done
+        resumed = fit([GradientCache(3), checkpoint(), Preemption()], baseline=True, ckpt_path=path)
+        assert torch.equal(resumed.result.latents, whole.result.latents), when
+        assert torch.equal(resumed.result.baseline, whole.result.baseline), when
+        assert [file.name for file in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
+        path.unlink()
 
 
 def test_a_request_that_came_before_the_fit_stops_it_behind_the_first_step(fit, checkpoint, tmp_path):

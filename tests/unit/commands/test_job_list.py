@@ -72,16 +72,31 @@ def test_jobs_of_one_group_differ_in_name_prompt_and_seed_alone(read):
     assert len({job.described() for job in jobs}) == 4
 
 
+def test_where_a_job_runs_is_no_part_of_what_it_is(read, tmp_path):
+    config = tmp_path / "my.yaml"
+    config.write_text("model: {num_steps: 3}")
+    (here,), _ = read(ROWS[:1], config=config, device="cpu")
+    (there,), _ = read(ROWS[:1], config=tmp_path / ".." / tmp_path.name / "my.yaml", device="cuda:1")
+    assert here.described() == there.described()
+
+
 def test_a_tar_file_of_clips_and_prompts(tmp_path):
     path = tmp_path / "set.tar"
     with tarfile.open(path, "w") as tar:
-        for name, content in {"k1.mp4": b"video", "k1.txt": b"a cross", "k2.mp4": b"more"}.items():
+        for name, content in {
+            f"{50 * 'k'}1.mp4": b"video",
+            f"{50 * 'k'}1.txt": b"a cross",
+            f"{50 * 'k'}2.mp4": b"other",
+            f"{50 * 'k'}2.txt": b"a dot",
+            "mute.mp4": b"more",
+        }.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, BytesIO(content))
     for _ in range(2):  # unpacked once
         jobs, refused = read_jobs(path, {}, tmp_path / "clips")
-        assert [(job.name, job.prompt, job.clip.read_bytes()) for job in jobs] == [("set-k1", "a cross", b"video")]
+        assert [(job.prompt, job.clip.read_bytes()) for job in jobs] == [("a cross", b"video"), ("a dot", b"other")]
+        assert [job.name.rsplit("-", 1)[0] for job in jobs] == 2 * ["set-" + 40 * "k"]
         assert "no txt" in refused[0].reason
 
 
@@ -103,6 +118,7 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
         ({"clip": "a.mp4", "prompt": "x", "data.seed": 3}, "data.seed cannot be set in a job list"),
         ({"clip": "a.mp4", "prompt": "x", "name": "../x"}, "use one that a folder can have"),
         ({"clip": "a.mp4", "prompt": "x", "name": ".x"}, "use one that a folder can have"),
+        ({"clip": "a.mp4", "prompt": "x", "name": 201 * "x"}, "at most 200 bytes"),
         ({"clip": "a.mp4", "prompt": "x", "name": "good"}, "another job is called 'good' too"),
         ({"clip": "a.mp4", "prompt": "x", "config": "none.yaml"}, "none.yaml"),
     ],
