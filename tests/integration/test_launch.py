@@ -111,7 +111,7 @@ def test_every_launcher_gives_the_results_of_one_process(started, jobs, alone, t
 def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(started, jobs, alone, tmp_path):
     rows = jobs.read_text().replace('"clip": "', f'"clip": "{jobs.parent}/').splitlines(keepends=True)[:4]
     (tmp_path / "jobs.jsonl").write_text("".join(rows))
-    arguments = ["1", "--jobs", "jobs.jsonl", "--output", "run", *FAST]
+    arguments = ["2", "--jobs", "jobs.jsonl", "--output", "run", *FAST]
     process = started("plain", *arguments)
     while not list(tmp_path.glob("run/batches/*/checkpoints/last.ckpt")):  # in the middle of a job
         assert process.poll() is None, process.communicate()[0][-3000:]
@@ -121,7 +121,9 @@ def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(
     assert process.returncode == 75, said[-3000:]
     assert "stopped by SIGUSR1; start the same command again to go on" in said
     assert len(latents_of(tmp_path / "run")) < len(rows)
-    assert started("plain", *arguments).wait(timeout=300) == 0
+    process = started("plain", *arguments)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said[-3000:]
     found = latents_of(tmp_path / "run")
     assert len(found) == len(rows)
     assert all(torch.equal(found[name], alone[name]) for name in found)
