@@ -85,6 +85,7 @@ def start_ranks(words: Sequence[str], num_ranks: int, request: StopRequest) -> N
 
     Raises:
         Preempted: If it was, or one of them was.
+        RuntimeError: If all of them failed.
     """
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_ranks))}
     processes = [
@@ -105,6 +106,8 @@ def start_ranks(words: Sequence[str], num_ranks: int, request: StopRequest) -> N
     if REQUEUE_CODE in codes:
         request.received = request.received or SIGNALS[0]
     request.check()
+    if all(code > 0 for code in codes):  # below are those that were killed, whose work this one can do
+        raise RuntimeError(f"all {num_ranks} processes failed; what they printed says why")
     for number, code in enumerate(codes, 1):
         if code:
             rank_zero_warn(f"process {number} of {num_ranks} ended with code {code}; going on without it")

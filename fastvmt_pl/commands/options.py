@@ -168,12 +168,12 @@ def as_arguments(config: Path, options: dict[str, Any]) -> list[str]:
 def as_words(options: dict[str, Any]) -> list[str]:
     """Return options as words of a command line; ``None`` is none.
 
-    >>> as_words({"steps": 3, "size": [48, 48], "device": None})
-    ['--steps=3', '--size=[48, 48]']
+    >>> as_words({"steps": 3, "size": [48, 48], "device": None, "config": Path("my.yaml")})
+    ['--steps=3', '--size=[48, 48]', '--config=my.yaml']
     """
     given = {name: value for name, value in options.items() if value is not None}
-    written = partial(json.dumps, default=str, ensure_ascii=False)  # YAML refuses the halves of an escaped emoji
-    return [f"--{name}={value if isinstance(value, str) else written(value)}" for name, value in given.items()]
+    written = partial(json.dumps, ensure_ascii=False)  # YAML refuses the halves of an escaped emoji
+    return [f"--{name}={value if isinstance(value, str | Path) else written(value)}" for name, value in given.items()]
 
 
 def slug(*parts: str) -> str:

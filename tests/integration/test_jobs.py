@@ -227,7 +227,7 @@ def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(wh
             for process in processes:
                 process.start()
             for process in draw.sample(processes, 2):
-                process.join(draw.uniform(0.2, 3))
+                process.join(draw.uniform(0.2, 2))
                 if process.is_alive():
                     process.kill()
                     num_killed += 1

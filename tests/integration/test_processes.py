@@ -99,7 +99,9 @@ def test_two_processes_with_half_the_batch_each_give_the_same_weights(train, alo
     assert max(float(weight.abs().max()) for name, weight in expected.items() if "lora_B" in name) > 0.01
 
 
-@pytest.mark.parametrize("strategy", ["ddp", SHARDED], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize(
+    "strategy", [pytest.param("ddp", marks=pytest.mark.slow, id="DDP"), pytest.param(SHARDED, id="FSDP2")]
+)
 def test_a_run_in_two_processes_goes_on_from_its_checkpoint(train, strategy):
     whole = train(2, strategy)
     first = train(2, strategy, max_epochs=1)
