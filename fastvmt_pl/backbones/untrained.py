@@ -1,5 +1,6 @@
 """A Wan made from its configs alone, to see what it costs before any weights are fetched or read."""
 
+import gc
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding
-from fastvmt_pl.backbones.protocol import PromptEmbeddings
+from fastvmt_pl.backbones.protocol import Latents, PromptEmbeddings, Video
 from fastvmt_pl.backbones.wan import PARTS, WanBackbone
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
@@ -72,6 +73,18 @@ class UntrainedWan(WanBackbone):
             vae=None,
             scheduler=None,
         )
+
+    def encode(self, video: Video) -> Latents:
+        """Encode a video, and be without the autoencoder afterwards if it waits in the CPU's memory then."""
+        latents = super().encode(video)
+        if self.offload:
+            del self.vae
+            gc.collect()
+        return latents
+
+    def release_text_encoder(self) -> None:
+        """Be without the text encoder, which is dropped or waits in the CPU's memory now."""
+        vars(self).pop("text_pipeline", None)
 
     def _embed(self, prompt: str) -> PromptEmbeddings:
         """Return real ones where a prompt has tokens and zeros behind them, once the text encoder has run on it."""

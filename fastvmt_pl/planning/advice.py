@@ -58,6 +58,8 @@ def _changes(
 ) -> Iterator[tuple[str, MotionTransfer, Workload]]:
     """Yield what may lower the memory of the largest step."""
     largest, set_now, seen = planned.largest, vars(module.backbone), planned.rehearsal
+    if largest.work != "autoencoder" and largest.reading is not seen.embedding and set_now.get("offload") is False:
+        yield "offload: true", _with(module, offload=True), workload
     if largest.work == "gradient" and set_now.get("gradient_checkpointing") is False:
         yield "gradient_checkpointing: true", _with(module, gradient_checkpointing=True), workload
     if largest.work == "autoencoder" and set_now.get("vae_tiling") is False:

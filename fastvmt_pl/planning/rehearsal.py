@@ -27,8 +27,8 @@ class Rehearsal:
         workload: What it is to do.
 
     Attributes:
-        embedding: Embedding all prompts, the text encoder alone in memory. In all that follow, there are the
-            transformer and the autoencoder.
+        embedding: Embedding all prompts, the text encoder alone in memory. In all that follow, there is the
+            transformer, and the autoencoder too, but for steps in which it is idle and offloaded.
         encoding: Encoding a clip.
         extraction: Reading a clip's motion at as many noise levels as are read at a time.
         gradient: A fresh inner step of a batch, forward, backward and the optimiser's, by whether the transformer
@@ -60,6 +60,7 @@ class Rehearsal:
             with self._read("denoising"):
                 latents = self.module.denoised(self.module.latents.data, 0)
             self.module.predicted = None
+            self.module.backbone.load_weights()
             with self._read("decoding"):
                 self.module.decoded(latents[:1])
 

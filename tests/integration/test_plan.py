@@ -41,12 +41,13 @@ def test_a_run_that_fits_is_shown_with_its_time(succeed, config):
 
 
 def test_a_run_that_does_not_fit_elsewhere_is_told_what_to_change(capsys, config):
-    options = ["--num-jobs", "4", "--batch-size", "4", "--memory", "0.0415", "--calibrated", "false"]
+    options = ["--num-jobs", "6", "--batch-size", "6", "--memory", "0.0465", "--calibrated", "false"]
     assert main(["plan", "--config", str(config), *options]) == 1
     said = capsys.readouterr()
-    (change,) = (line for line in said.out.splitlines() if line.startswith("set "))
-    assert change.startswith("set gradient_checkpointing: true")
-    assert change.endswith("which fits")
+    first, second = (line for line in said.out.splitlines() if line.startswith("set "))
+    assert first.startswith("set offload: true")
+    assert second.startswith("set gradient_checkpointing: true")
+    assert second.endswith("which fits")
     assert "does not fit" in said.err
 
 

@@ -83,6 +83,14 @@ def test_memory_is_what_real_tensors_take():
     assert_as_measured(WanBackbone("wan-tiny", dtype="bfloat16", gradient_checkpointing=True), workload(2))
 
 
+def test_an_offloaded_autoencoder_counts_only_where_it_works():
+    plans = [plan(MotionTransfer(WanBackbone(offload=on), negative_prompt=""), workload()) for on in (False, True)]
+    peaks = [{step.name: step.reading.peak for step in found.steps} for found in plans]
+    saved = {name: peak - peaks[1][name] for name, peak in peaks[0].items()}
+    (_, idle) = plans[0].sizes["autoencoder"]
+    assert list(saved.values()) == [0, 0, idle, idle, idle, 0]
+
+
 @pytest.mark.slow
 def test_memory_is_what_a_model_of_the_size_of_wan_2_1_1_3b_takes(tmp_path):
     shutil.copytree(
