@@ -23,6 +23,8 @@ LEAK_SIDE = 3
 one; the edges of yellow on a dark background look orange, in true clips too, but they are thinner."""
 MAIN_PIECE = 0.9
 """Share of an object's pixels that its largest connected piece holds when it is in one piece."""
+SHARES = ("present", "one_piece", "background", "leak_free", "appearance")
+"""Scores that are shares of a video's frames."""
 
 Frames = UInt8[Tensor, "frames height width 3"]
 

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import yaml
 from benchmark.measure import hardware
-from evaluate_transfer import SHARES
 from jsonargparse import auto_cli
 from lightning import Callback, LightningModule, Trainer
 
@@ -32,7 +31,7 @@ from fastvmt_pl.datamodules import ToyClip, ToyWorld
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, other_looks
-from fastvmt_pl.datamodules.toy_tracker import ToyScore
+from fastvmt_pl.datamodules.toy_tracker import SHARES, ToyScore
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
@@ -45,7 +44,7 @@ SEEDS: dict[Split, int] = {"tuning": 200, "test": 201}
 GUIDED_STEPS = 15
 FIRST_SEED = 5000
 """Seed of the first evaluated video; those of the teacher begin at 0."""
-COLUMNS = ("path_error", *SHARES, "appearance")
+COLUMNS = ("path_error", *SHARES)
 QUIET: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,

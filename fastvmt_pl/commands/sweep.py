@@ -29,6 +29,7 @@ from fastvmt_pl.commands.experiment import (
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import as_arguments, claimed_folder, run_loggers, slug
 from fastvmt_pl.datamodules import Clip, align
+from fastvmt_pl.datamodules.toy_tracker import SHARES
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
@@ -36,8 +37,6 @@ from fastvmt_pl.tracking import LucasKanade
 
 Row = dict[str, Any]
 SCORES = "scores.json"
-PERCENT = ("present", "one_piece", "background", "leak_free", "appearance")
-"""Scores that are shares of a video's frames."""
 
 
 def sweep(experiment: Path, output: Path) -> list[Row]:
@@ -175,7 +174,7 @@ def summarise(rows: Sequence[Row], reference: str) -> str:
     judged = "path_error" if known else "local_motion_fidelity"
     shown = [
         judged,
-        *(name for name in (*PERCENT, "motion_fidelity", "relative_flow_error") if name in (rows or [{}])[0]),
+        *(name for name in (*SHARES, "motion_fidelity", "relative_flow_error") if name in (rows or [{}])[0]),
     ]
     costs = ("gradients_computed", "seconds", "gradient_peak_mib")
     head = ["setting", *shown, *costs, f"{judged} less that of {reference}"]
@@ -184,7 +183,7 @@ def summarise(rows: Sequence[Row], reference: str) -> str:
     for row in rows:
         by_setting.setdefault(row["setting"], {})[row["job"]] = row
     for name, found in by_setting.items():
-        cells = [_mean([row[score] for row in found.values()], score in PERCENT) for score in shown]
+        cells = [_mean([row[score] for row in found.values()], score in SHARES) for score in shown]
         cells += [_plain([row[cost] for row in found.values()]) for cost in costs]
         others = by_setting.get(reference, {})
         pairs = [(found[job][judged], others[job][judged]) for job in found if job in others]
