@@ -1,4 +1,4 @@
-"""Step-skipping gradient optimisation: consecutive gradients are alike, so compute one and reuse it for a while."""
+"""Step-skipping gradient optimisation: where consecutive gradients are alike, compute one and reuse it for a while."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -54,7 +54,7 @@ class GradientCache(Callback):
         carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
 
     Raises:
-        ValueError: If the interval is below 1 or the budget no angle of 0 to 90 degrees.
+        ValueError: If the interval is below 1 or the budget no angle between 0 and 180 degrees.
 
     Example:
         .. code-block:: yaml
@@ -69,9 +69,9 @@ class GradientCache(Callback):
     def __init__(self, interval: int = 3, budget: float | None = None, carry_over: bool = False) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
-        if budget is not None and not 0 < budget < 90:
+        if budget is not None and not 0 < budget < 180:
             raise ValueError(
-                f"budget is {budget}; use more than 0 and less than 90 degrees, the angle of unrelated gradients, or "
+                f"budget is {budget}; use more than 0 and less than 180 degrees (unrelated gradients are 90 apart), or "
                 "null for a fixed interval"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over

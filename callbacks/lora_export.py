@@ -55,6 +55,8 @@ class LoraExport(Callback):
             batch_size=module.batch_size,
             shape=module.backbone.video_shape(data.shape),
             sampling={} if previews is None else previews.sampling,
+            shift=module.shift if previews is None else previews.shift,
+            fps=None if previews is None else previews.fps,
             clip_hash=data.reference_hash,
             prompts=[] if previews is None else previews.prompts,
             scores={} if preview is None else preview.scores,

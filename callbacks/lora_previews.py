@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastvmt_pl.appearance import appearance_leak
 from fastvmt_pl.lora import without_lora
-from fastvmt_pl.measure import motion_of, relative_flow_error
+from fastvmt_pl.measure import motion_of, relative_attention_flow_error
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_distillation import MotionDistillation
 from fastvmt_pl.sampling import flow_matching_sigmas, sample
@@ -33,11 +33,11 @@ class LoraPreviews(Callback):
     """Samples fixed prompts from fixed noise at the end of an epoch, and logs how well they carry the motion.
 
     Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. TensorBoard gets
-    some of the frames, Weights & Biases the video too. Logs
-    ``preview/flow_error`` (see :func:`~fastvmt_pl.measure.relative_flow_error`; a still video has 1) and
-    ``preview/leak`` (how much nearer the colours are to the clip's than without LoRA, see
-    :func:`~fastvmt_pl.appearance.appearance_leak`), both averaged over the prompts. Without a clip in the data there is
-    nothing to compare with, and only the videos are written. Where the model is sharded, its attention cannot be read,
+    some of the frames, Weights & Biases the video too. Logs ``preview/relative_attention_flow_error`` (see
+    :func:`~fastvmt_pl.measure.relative_attention_flow_error`; a still video has 1) and ``preview/leak`` (how much
+    nearer the colours are to the clip's than without LoRA, see :func:`~fastvmt_pl.appearance.appearance_leak`), both
+    averaged over the prompts. Without a clip in the data there is nothing to compare with, and only the videos are
+    written. Where the model is sharded, its attention cannot be read,
     and there is no flow error. Every process samples, the first one writes.
 
     Args:
@@ -86,7 +86,8 @@ class LoraPreviews(Callback):
             )
         self.prompts, self.every_n_epochs, self.seed = list(prompts), every_n_epochs, seed
         self.sampling: dict[str, int | float] = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale}
-        self.sigmas, self.motion, self.fps = flow_matching_sigmas(num_steps, shift), motion, fps
+        self.sigmas, self.motion = flow_matching_sigmas(num_steps, shift), motion
+        self.shift, self.fps = shift, fps
         self.folder = None if folder is None else Path(folder)
         self._restart()
 
@@ -121,7 +122,7 @@ class LoraPreviews(Callback):
                     self.clip_frames = to_frames(backbone.decode(clip.latents[None]))[0]
                 if not isinstance(trainer.strategy, ModelParallelStrategy):  # which the early exit would confuse
                     found, wanted = (motion_of(backbone, x, self.motion) for x in (latents, clip.latents[None]))
-                    scores["flow_error"] = float(relative_flow_error(found, wanted).mean())
+                    scores["relative_attention_flow_error"] = float(relative_attention_flow_error(found, wanted).mean())
             leaks = [appearance_leak(made, x, self.clip_frames) for made, x in zip(shown, self.plain, strict=True)]
             scores["leak"] = sum(leaks) / len(leaks)
             pl_module.log_dict({f"preview/{name}": value for name, value in scores.items()})
@@ -140,7 +141,8 @@ class LoraPreviews(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what came of the last preview."""
         last = None if self.last is None else (str(self.last.video), self.last.scores)
-        return {"last": last, "prompts": self.prompts, "sampling": self.sampling}
+        told = {name: getattr(self, name) for name in ("prompts", "sampling", "shift", "fps")}  # to fastvmt export
+        return {"last": last, **told}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""

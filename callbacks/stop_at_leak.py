@@ -79,7 +79,10 @@ class StopAtLeak(Callback):
         if not self.stopped:
             return
         if self.adapter is None:
-            raise RuntimeError(f"the first preview leaks more than {self.max_leak}; preview earlier, or learn slower")
+            raise RuntimeError(
+                f"the first preview leaks more than {self.max_leak}; learn slower or preview earlier, by fastvmt train "
+                "with a config of its own on the data that is there"
+            )
         pl_module.set_adapter(self.adapter)
         self._previews(trainer).last = self.preview
 

@@ -87,7 +87,7 @@ class DistillationDataModule(LightningDataModule):
         """Read the index, look at a first sample, and find the reference.
 
         Raises:
-            ValueError: If the folder has nothing of the source.
+            ValueError: If the folder has nothing of the source, or not the trajectories that are to be learned.
         """
         shards = read_index(self.folder)
         self.reference_hash = next((shard.sha256 for shard in shards if shard.source == "clip"), None)
@@ -106,6 +106,12 @@ class DistillationDataModule(LightningDataModule):
             raise ValueError(f"no sample of {self.folder} can be used: {'; '.join(problems)}")
         if first.latents.ndim != 4 or first.text.ndim != 2:
             raise ValueError(f"samples of {self.folder} have no latents of a video or no text; make them anew")
+        learned = None if self.trainer is None else self.trainer.lightning_module.objective
+        if learned == "trajectory" and first.trajectory is None:
+            raise ValueError(
+                f"samples of {self.folder} have no trajectories; make them by fastvmt distill --objective trajectory, "
+                "or use the objective flow_matching"
+            )
         channels, frames, height, width = first.latents.shape
         self.first, self.shape = first, (channels, frames, height, width)
         self.reference = next(read_shards(self.clip, problems.append), None)

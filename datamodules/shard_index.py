@@ -19,7 +19,7 @@ class Shard:
         name: The tar file.
         source: Whether it holds the reference clip, or samples: guided ones, or videos that a user brought.
         num_samples: How many it holds.
-        num_dropped: How many were left out because they do not move as the reference does.
+        num_dropped: How many were left out because they do not move as the reference does, or could not be read.
         sha256: Hash of the clip's file.
         origin: What a shard of a user's videos was made of, and how.
     """

@@ -168,14 +168,18 @@ def fuse_loras(transformer: WanTransformer3DModel, loras: Mapping[Path, float]) 
         return
     names = []
     for number, path in enumerate(loras):
-        weights, metadata = WanPipeline.lora_state_dict(
-            path.parent, weight_name=path.name, use_safetensors=True, return_lora_metadata=True, local_files_only=True
-        )
         names.append(f"lora_{number}")
+        source = {"weight_name": path.name, "use_safetensors": True, "local_files_only": True}
         try:
+            weights, metadata = WanPipeline.lora_state_dict(path.parent, return_lora_metadata=True, **source)
             WanPipeline.load_lora_into_transformer(weights, transformer, adapter_name=names[-1], metadata=metadata)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"LoRA {path} does not fit this model: {error}") from error
+        if names[-1] not in getattr(transformer, "peft_config", {}):  # of which diffusers only warns
+            raise ValueError(
+                f"LoRA {path} has no weights for this model: its first is {next(iter(weights), 'missing')!r}; names "
+                "have to be those of diffusers (transformer.blocks) or of the original code (diffusion_model.blocks)"
+            )
     transformer.set_adapters(names, list(loras.values()))
     transformer.fuse_lora(adapter_names=names, safe_fusing=True)
     transformer.unload_lora()

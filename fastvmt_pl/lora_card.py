@@ -24,6 +24,8 @@ class Training:
         batch_size: Videos a step, over all processes.
         shape: Frames, height and width of the videos.
         sampling: What else previews were sampled with, by its name in ``WanPipeline``.
+        shift: Shift of the noise schedule to sample with.
+        fps: Frames a second of the videos; ``None`` is the model's usual pace.
         clip_hash: SHA-256 of the reference clip's file.
         prompts: Prompts of the previews.
         scores: Scores of the last preview.
@@ -34,7 +36,9 @@ class Training:
     num_steps: int
     batch_size: int
     shape: tuple[int, int, int]
+    shift: float
     sampling: dict[str, int | float] = field(default_factory=dict)
+    fps: float | None = None
     clip_hash: str | None = None
     prompts: list[str] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
@@ -103,6 +107,7 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training)
     arguments = "\n".join(f"    {name}={json.dumps(value)}," for name, value in (given | training.sampling).items())
     bundled = backbone.name in BUNDLED
     model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
+    fps = training.fps or (8 if bundled else 16)
     imported = "\nfrom fastvmt_pl.backbones.folder import BUNDLED" if bundled else ""
     return f"""---
 {data.to_yaml()}
@@ -114,16 +119,17 @@ Carries {carried} to any prompt, at the cost of plain sampling.
 {previews}
 ```python
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from diffusers.utils import export_to_video{imported}
 
 pipeline = WanPipeline.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
+pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={training.shift:g})
 pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
 video = pipeline(
     "what the video is to show",
 {arguments}
 ).frames[0]
-export_to_video(video, "video.mp4", fps={8 if bundled else 16})  # needs opencv-python or imageio
+export_to_video(video, "video.mp4", fps={fps:g})  # needs opencv-python or imageio
 ```
 
 `{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.

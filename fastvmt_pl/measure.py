@@ -1,4 +1,4 @@
-"""Measure the motion of finished videos, all in the same way, so that it can be compared."""
+"""Measure the motion of finished videos, all of one model and one way of reading motion in the same way."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -31,7 +31,7 @@ def motion_of(backbone: Backbone, latents: Latents, settings: MotionSettings) ->
     return MotionTarget.stack(found)
 
 
-def relative_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[Tensor, "jobs"]:
+def relative_attention_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[Tensor, "jobs"]:
     """Return each video's end-point error as a share of the reference's flow, where and as much as that moves.
 
     That is the sum of error times length over the sum of squared length, of the reference's flow at each token: 1 for a

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from fastvmt_pl.datamodules import ToyClip, ToyWorld
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, other_looks
-from fastvmt_pl.datamodules.toy_tracker import SHARES, ToyScore
+from fastvmt_pl.datamodules.toy_tracker import SHARES
 from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
@@ -159,6 +159,10 @@ class Motion:
         with written_whole(self.path) as path:
             path.write_text(json.dumps(self.results, indent=1))
 
+    def mean(self, name: str, score: str) -> float:
+        """Return the mean of a score over a setting's videos."""
+        return fmean(one[score] for one in self.results[name]["scores"])
+
     def seconds(self, lora: Path, fewer_guided_steps: int, num_repeats: int) -> dict[str, float]:
         """Return the time of a decoded video, without and with a fused LoRA, and guided: the median of runs in turn."""
         plain, fused = WanBackbone(dtype=self.dtype), WanBackbone(dtype=self.dtype, loras={str(lora): 1.0})
@@ -201,15 +205,12 @@ def _read(backbone: WanBackbone, prompts: list[str]) -> None:
 
 
 def _row(name: str, motions: Sequence[Motion], size: str) -> str:
-    results = [motion.results[name] for motion in motions]
-    scores = [ToyScore(**one) for result in results for one in result["scores"]]
+    """Return a row of means; intervals are over motions, since the videos of one share its LoRA."""
     columns = []
     for column in COLUMNS:
-        values = [getattr(one, column) for one in scores]
         form = "{:.3f} [{:.3f}, {:.3f}]" if column == "path_error" else "{:.1%} [{:.1%}, {:.1%}]"
-        columns.append(form.format(*interval_of_mean(values)))
-    guided = [one["path_error"] for motion in motions for one in motion.results["guided"]["scores"]]
-    less = [one.path_error - other for one, other in zip(scores, guided, strict=True)]
+        columns.append(form.format(*interval_of_mean([motion.mean(name, column) for motion in motions])))
+    less = [motion.mean(name, "path_error") - motion.mean("guided", "path_error") for motion in motions]
     paired = "" if name == "guided" else "{:.3f} [{:.3f}, {:.3f}]".format(*interval_of_mean(less))
     return f"| {name} | {' | '.join(columns)} | {paired} | {size} |"
 
@@ -254,8 +255,8 @@ def main(
     num_motions: int = 6,
     num_judged: int = 8,
     num_prompts: int = 24,
-    num_steps: int = 120,
-    num_evaluations: int = 3,
+    num_steps: int = 160,
+    num_evaluations: int = 4,
     sources: Sequence[Source] = ("samples", "clip", "mix"),
     fewer_guided_steps: int = 5,
     max_flow_error: float = 0.7,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.backbones.wan import Precision
@@ -39,8 +40,8 @@ def distill(
     output: Path | None = None,
     prompts: Path | None = None,
     num_prompts: int | None = None,
-    source: Source = "mix",
-    objective: Objective = "flow_matching",
+    source: Source | None = None,
+    objective: Objective | None = None,
     seed: int = 0,
     epochs: int | None = None,
     rank: int | None = None,
@@ -65,15 +66,17 @@ def distill(
         output: Folder for data, checkpoints and LoRA; made of clip and seed under runs/ if left out.
         prompts: Text file with a prompt a line, for guided samples and then for previews; shipped ones if left out.
         num_prompts: How many of them guided samples are made of; all but four, up to 24, if left out. The four behind
-            them are previewed.
-        source: Learn from the guided samples, from the clip itself, or from both (mix).
-        objective: flow_matching, or trajectory: the guided sampler's own path, which the clip does not have.
+            them are previewed, or the first four if none is left.
+        source: Learn from the guided samples, from the clip itself, or from both (mix); the config's if left out, or
+            mix.
+        objective: flow_matching, or trajectory: the guided sampler's own path, which the clip does not have; the
+            config's if left out, or flow_matching.
         seed: Seed of the first sample's noise, of the training and of its order.
         epochs: How long to train, in epochs of the config.
         rank: Rank of the LoRA.
         batch_size: Videos a training step.
         teacher_batch: Guided samples that are made at a time; 8 on wan-tiny and 1 on other models if left out.
-        max_flow_error: Drop samples whose flow differs more from the clip's, as a share of the clip's.
+        max_flow_error: Drop samples whose flow of the attention differs more from the clip's, as a share of the clip's.
         max_leak: With the clip among the sources, stop when the previews have more than this of its colours.
         num_frames: Frames to read and to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
@@ -96,6 +99,8 @@ def distill(
     if model is None and config is None:
         model = "wan-tiny"
     usual = model or ""
+    lora_config = config or default_lora_config(usual)
+    source, objective = _learned(lora_config, source, objective)
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
     teacher_batch = (8 if usual in BUNDLED else 1) if teacher_batch is None else teacher_batch
@@ -129,7 +134,6 @@ def distill(
             },
         ),
         trainer_defaults={
-            "callbacks": [Preemption(request)],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -151,7 +155,7 @@ def distill(
     )
     training = DistillCLI(
         args=as_arguments(
-            config or default_lora_config(usual),
+            lora_config,
             {
                 **shared,
                 "model.objective": objective,
@@ -180,21 +184,44 @@ def distill(
         run=False,
         save_config_callback=None,
     )
-    training.model.backbone = teacher.model.backbone  # the same model, which need not be in memory twice
+    _check_same_model(training, teacher, warn=config is not None)
+    training.model.backbone = teacher.model.backbone  # which need not be in memory twice
     options |= {"clip_sha256": sha256(Path(clip).read_bytes()).hexdigest(), "previewed": str(previewed)}
     config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
     texts = {"config": config_text, "teacher": teacher_text, "distill": yaml.safe_dump(options)}
     with listening(request), claimed_folder(folder, **texts):
         made = listed[:num_prompts] if source != "clip" else []
-        make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error)
+        make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error, [Preemption(request)])
         if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
-            raise ValueError(f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error}")
+            raise ValueError(
+                f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error} and another --output"
+            )
         last = folder / "checkpoints" / "last.ckpt"
         training.trainer.fit(
             training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
         )
     print(f"the LoRA lies in {folder / 'lora'}")
     return folder / "lora"
+
+
+def _learned(config: Path, source: Source | None, objective: Objective | None) -> tuple[Source, Objective]:
+    """Return the source and the objective: as given, else the config's, else the usual ones."""
+    try:
+        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config {config} cannot be read ({error}); give a YAML file") from error
+    data, model = (settings.get(name) or {} for name in ("data", "model"))
+    return source or data.get("source", "mix"), objective or model.get("objective", "flow_matching")
+
+
+def _check_same_model(training: DistillCLI, teacher: TransferCLI, warn: bool) -> None:
+    """Refuse two models, and if wanted warn of other settings of the backbone than the teacher's, which both use."""
+    own, used = (cli.config["model"]["backbone"].as_dict() for cli in (training, teacher))
+    names = [backbone["init_args"]["model"] for backbone in (own, used)]
+    if names[0] != names[1]:
+        raise ValueError(f"the training's config names {names[0]} and the teacher's {names[1]}; use --model for both")
+    if warn and own != used:
+        rank_zero_warn(f"training uses the backbone of the teacher's config: {used}")
 
 
 def _check(clip_prompt: str, source: Source, objective: Objective, num_prompts: int, teacher_batch: int) -> None:

@@ -1,6 +1,7 @@
 """``fastvmt encode``: from tar files of videos and captions to a data folder for training."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -8,9 +9,12 @@ from lightning import Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.commands.options import default_config, parse_device, parse_size
+from fastvmt_pl.commands.options import default_config, locked, parse_device, parse_size
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
+
+PACE_TOLERANCE = 0.1
+"""Share by which the rate of the frames that are read may differ from the one that was asked for."""
 
 
 def encode(
@@ -19,6 +23,7 @@ def encode(
     model: str = "wan-tiny",
     num_frames: int | None = None,
     size: str | None = None,
+    fps: float | None = None,
     device: str = "auto",
     dtype: Precision = "bfloat16",
 ) -> Path:
@@ -30,6 +35,8 @@ def encode(
         model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         num_frames: Frames to read of each video, 4 n + 1; those of the model's config if left out.
         size: Height x width in pixels, such as 480x832, multiples of 16; that of the model's config if left out.
+        fps: Frames a second to read, from each video's beginning; left out, the frames are spread over the whole of it,
+            so that videos of different lengths are learned at different paces.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the text encoder.
 
@@ -38,7 +45,10 @@ def encode(
 
     Raises:
         ValueError: If a setting cannot be used, or no video can.
+        InUseError: If another process is at work in the data folder.
     """
+    if fps is not None and fps <= 0:
+        raise ValueError(f"fps is {fps}; use a positive number")
     if not tars:
         raise ValueError("there are no tar files; give one or more")
     for tar in tars:
@@ -53,29 +63,22 @@ def encode(
     backbone.check_geometry(frames, *shape)
     places = {name.removeprefix("trainer."): value for name, value in parse_device(device).items()}
     backbone.to(Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device)
-    shards = read_index(output) if (output / INDEX).exists() else []
-    done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
-    origins = [f"{tar.resolve()}, {model}, {frames} frames of {shape[0]} x {shape[1]}" for tar in tars]
-    for name, origin in zip(names, origins, strict=True):
-        if done.get(name, origin) != origin:
-            raise ValueError(f"{output / name} was made of {done[name]}; choose another --output for {origin}")
-    for tar, name, origin in zip(tars, names, origins, strict=True):
-        if name in done:
-            continue
-        before, samples = len(problems), []
-        for where, video, caption in read_videos([tar], problems.append):
-            try:
-                clip = _read(video, frames)
-            except ClipError as error:
-                problems.append(f"{where}: {error}")
+    with locked(output):  # the index is one file
+        shards = read_index(output) if (output / INDEX).exists() else []
+        done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
+        origins = [f"{tar.resolve()}, {model}, {_described(frames, shape, fps)}" for tar in tars]
+        for name, origin in zip(names, origins, strict=True):
+            if done.get(name, origin) != origin:
+                raise ValueError(f"{output / name} was made of {done[name]}; choose another --output for {origin}")
+        for tar, name, origin in zip(tars, names, origins, strict=True):
+            if name in done:
                 continue
-            text = without_padding(backbone.embed_prompts([caption])[0])
-            latents = backbone.encode(clip.to_video(shape))[0]
-            samples.append(Sample(latents, text, caption))
-        write_shard(output / name, samples)
-        shards.append(Shard(name, "samples", len(samples), len(problems) - before, origin=origin))
-        write_index(output, shards)
-        print(f"{tar}: {len(samples)} videos encoded, {len(problems) - before} skipped")
+            before = len(problems)
+            samples = list(_samples(tar, backbone, frames, shape, fps, problems))
+            write_shard(output / name, samples)
+            shards.append(Shard(name, "samples", len(samples), len(problems) - before, origin=origin))
+            write_index(output, shards)
+            print(f"{tar}: {len(samples)} videos encoded, {len(problems) - before} skipped")
     for problem in problems:
         print(f"skipped: {problem}")
     if not any(shard.num_samples for shard in shards):
@@ -83,8 +86,32 @@ def encode(
     return output
 
 
-def _read(video: bytes, num_frames: int) -> Clip:
+def _described(num_frames: int, size: tuple[int, ...], fps: float | None) -> str:
+    pace = "" if fps is None else f" at {fps:g} a second"
+    return f"{num_frames} frames of {size[0]} x {size[1]}{pace}"
+
+
+def _samples(
+    tar: Path, backbone: WanBackbone, num_frames: int, size: tuple[int, int], fps: float | None, problems: list[str]
+) -> Iterator[Sample]:
+    """Yield the encoded videos of a tar file, and add to the problems what is skipped."""
+    for where, video, caption in read_videos([tar], problems.append):
+        try:
+            clip = _read(video, num_frames, fps)
+        except ClipError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        text = without_padding(backbone.embed_prompts([caption])[0])
+        yield Sample(backbone.encode(clip.to_video(size))[0], text, caption)
+
+
+def _read(video: bytes, num_frames: int, fps: float | None) -> Clip:
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(video)
         file.flush()
-        return read_clip(file.name, num_frames)
+        clip = read_clip(file.name, num_frames, end=None if fps is None else num_frames / fps)
+    if fps is not None and abs(clip.fps / fps - 1) > PACE_TOLERANCE:
+        raise ClipError(
+            f"its {num_frames} frames come at {clip.fps:.3g} a second; it is shorter than {num_frames / fps:.3g} s"
+        )
+    return clip

@@ -82,9 +82,10 @@ def evaluate(
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for pair in progress.track(pairs, description="scoring"):
             results.append(_result(pair, held, score))
-            held[results[-1]["key"]] = results[-1]
+            keys = {one["key"] for one in results}
+            others = [one for key, one in held.items() if key not in keys]
             with written_whole(output) as path:
-                content = {"settings": settings, "pairs": list(held.values())}
+                content = {"settings": settings, "pairs": [*results, *others]}
                 path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(table(results))
     print(f"\nthe scores lie in {output}")
@@ -148,7 +149,7 @@ def _result(pair: PairFiles, held: dict[str, Result], score: Callable[[PairFiles
             return {**result, "key": key, "scores": held[key]["scores"]}
         scores = {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
         return {**result, "key": key, "scores": scores}
-    except ValueError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a file, or a GPU's memory: the other pairs go on
         return {**result, "key": f"{pair.reference} {pair.output}", "error": str(error)}
 
 

@@ -41,10 +41,22 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
     module.attach_adapter()
     module.load_state_dict(state["state_dict"])
     module.on_load_checkpoint(state)
+    previews = state["callbacks"].get("LoraPreviews") or {
+        "last": None,
+        "prompts": [],
+        "sampling": {},
+        "shift": module.shift,
+        "fps": None,
+    }
+    stopped = state["callbacks"].get("StopAtLeak") or {"stopped": False}
+    if stopped["stopped"]:  # the LoRA is that of the preview before, as at the end of the training
+        if stopped["adapter"] is None:
+            raise ValueError(f"the LoRA of {checkpoint} leaks from its first preview on; train it anew, and slower")
+        module.set_adapter(stopped["adapter"])
+        previews = {**previews, "last": stopped["preview"]}
     with module.for_sampling():
         adapter = read_adapter(module.backbone.lora_model())
     shards = read_index(data.folder) if (data.folder / INDEX).exists() else []
-    previews = state["callbacks"].get("LoraPreviews") or {"last": None, "prompts": [], "sampling": {}}
     video, scores = previews["last"] or (None, {})
     training = Training(
         source=data.source,
@@ -52,6 +64,8 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         batch_size=state["motion_distillation"]["batch_size"],
         shape=module.backbone.video_shape(state["motion_distillation"]["shape"]),
         sampling=previews["sampling"],
+        shift=previews["shift"],
+        fps=previews["fps"],
         clip_hash=next((shard.sha256 for shard in shards if shard.source == "clip"), None),
         prompts=previews["prompts"],
         scores=scores,

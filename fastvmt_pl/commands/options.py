@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -63,7 +63,7 @@ def read_prompts(path: Path) -> list[str]:
 def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
     """Make a run folder with its settings, or see that it is this very run's, and keep other processes out meanwhile.
 
-    The kernel ends the lock when a process dies, however it dies. Of several processes of one trainer, the first locks.
+    Of several processes of one trainer, the first locks.
 
     Args:
         folder: The run folder.
@@ -78,15 +78,9 @@ def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
         raise ValueError(f"{folder} holds a run with other settings; choose another --output")
     if not (folder / LOCK).exists():
         _refuse_foreign(folder, next(iter(files)))
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise InUseError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
-    try:
-        if lock.is_locked:
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    with locked(folder) if first else nullcontext():
+        if first:
             remove_unfinished(folder)
         _refuse_foreign(folder, next(iter(files)))
         for path, content in files.items():
@@ -94,8 +88,21 @@ def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
                 with written_whole(path) as temporary:
                     temporary.write_text(content)
         yield
-    finally:
-        lock.release()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep other processes out of it meanwhile; the kernel ends the lock when a process dies.
+
+    Raises:
+        InUseError: If another process is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise InUseError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
 
 
 def _refuse_foreign(folder: Path, needed: Path) -> None:

@@ -29,18 +29,16 @@ MEASURES = (
 """What a run has measured itself, in the order of the table."""
 
 
-def collect(runs: Sequence[Run]) -> list[Job]:
-    """Read and score every job of some runs.
-
-    Raises:
-        ValueError: If a video is missing or cannot be read.
-    """
-    settings = differing([_settings(run.folder) for run in runs])
-    return [
-        _job(run, number, folder, own)
-        for run, own in zip(runs, settings, strict=True)
-        for number, folder in enumerate(run.job_folders)
-    ]
+def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
+    """Read and score every job of some runs; return the jobs, and why others are not among them."""
+    jobs, problems = list[Job](), list[str]()
+    for run, own in zip(runs, differing([_settings(run.folder) for run in runs]), strict=True):
+        for number, folder in enumerate(run.job_folders):
+            try:
+                jobs.append(_job(run, number, folder, own))
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+    return jobs, problems
 
 
 def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from fastvmt_pl.bootstrap import interval_of_mean
@@ -60,9 +61,10 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
         starts = range(0, len(jobs), plan.batch_size)
         for overrides, start in itertools.product(plan.all_settings.values(), starts):
             _check_toy(_compose(plan, config, jobs, overrides, start), plan)
-        clips = "".join(f"{job.clip.name}: {sha256(job.clip.read_bytes()).hexdigest()}\n" for job in jobs)
-    texts = {"config": config.read_text(encoding="utf-8"), "experiment": experiment.read_text(encoding="utf-8")}
-    with claimed_folder(output, **texts, clips=clips):
+        described = [{"sha256": sha256(job.clip.read_bytes()).hexdigest(), "prompt": job.prompt} for job in jobs]
+    config_text = config.read_text(encoding="utf-8")
+    common = {"common": yaml.safe_dump(plan.common), "jobs": yaml.safe_dump(described)}
+    with claimed_folder(output, config=config_text, **common):  # the settings may be others, which have other folders
         rows, failures = _run_all(plan, config, make_jobs(plan, experiment, output / "clips"), output)
     summary = summarise(rows, plan.reference)
     with written_whole(output / "summary.md") as path:
@@ -87,10 +89,10 @@ def _run_all(plan: Experiment, config: Path, jobs: Sequence[SweepJob], output: P
     """Run every setting on every batch of jobs; return the rows, and what failed."""
     rows, failures = list[Row](), list[str]()
     console = Console(stderr=True)
-    for number, (name, overrides) in enumerate(plan.all_settings.items()):
+    for name, overrides in plan.all_settings.items():
         for start in range(0, len(jobs), plan.batch_size):
             batch = jobs[start : start + plan.batch_size]
-            folder = output / "runs" / f"{number:02d}-{slug(name)}" / f"{start:03d}"
+            folder = output / "runs" / _folder_of(name, overrides) / f"{start:03d}-{len(batch)}"
             console.print(f"{name}: jobs {start} to {start + len(batch) - 1}", highlight=False)
             try:
                 scored = _scored(folder, partial(_compose, plan, config, jobs, overrides, start), batch)
@@ -100,6 +102,11 @@ def _run_all(plan: Experiment, config: Path, jobs: Sequence[SweepJob], output: P
             rows += [{"setting": name, "job": start + i, **one} for i, one in enumerate(scored)]
             _write_csv(output / "results.csv", rows)
     return rows, failures
+
+
+def _folder_of(name: str, overrides: Overrides) -> str:
+    """Return the name of a setting's folder, which says what it overrides, so that a changed setting is another one."""
+    return f"{slug(name)}-{sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]}"
 
 
 def _compose(

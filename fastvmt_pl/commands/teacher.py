@@ -5,20 +5,27 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.callbacks import TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.datamodules import Sample, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
-from fastvmt_pl.measure import motion_of, relative_flow_error
+from fastvmt_pl.measure import motion_of, relative_attention_flow_error
 from fastvmt_pl.motion_transfer import MotionTransfer
 
 CLIP_SHARD = "clip.tar"
 
 
 def make_samples(
-    cli: TransferCLI, clip_prompt: str, prompts: Sequence[str], folder: Path, batch_size: int, max_flow_error: float
+    cli: TransferCLI,
+    clip_prompt: str,
+    prompts: Sequence[str],
+    folder: Path,
+    batch_size: int,
+    max_flow_error: float,
+    callbacks: Sequence[Callback] = (),
 ) -> None:
     """Fill a data folder with the clip and with a guided sample of each prompt, or go on where that was stopped.
 
@@ -30,7 +37,8 @@ def make_samples(
         prompts: What the samples are to show.
         folder: The data folder.
         batch_size: Prompts at a time.
-        max_flow_error: Samples whose relative flow error is above this are dropped.
+        max_flow_error: Samples whose relative attention flow error is above this are dropped.
+        callbacks: What each trainer has beside its config's and a progress bar.
     """
     module, data = cli.model, cli.datamodule
     shards = read_index(folder) if (folder / INDEX).exists() else []
@@ -48,35 +56,38 @@ def make_samples(
         name, some = f"samples-{start:05d}.tar", prompts[start : start + batch_size]
         if name in done:
             continue
-        samples = _guided(cli, some, data.seeds[0] + start)
-        kept = [sample for sample in samples if sample.scores["flow_error"] <= max_flow_error]
+        samples = _guided(cli, some, data.seeds[0] + start, callbacks)
+        kept = [sample for sample in samples if sample.scores["relative_attention_flow_error"] <= max_flow_error]
         write_shard(folder / name, kept)
         shards.append(Shard(name, "samples", len(kept), len(samples) - len(kept)))
         write_index(folder, shards)
-        errors = ", ".join(f"{sample.scores['flow_error']:.2f}" for sample in samples)
+        errors = ", ".join(f"{sample.scores['relative_attention_flow_error']:.2f}" for sample in samples)
         rank_zero_info(
             f"{start + len(some)} of {len(prompts)} prompts: {len(kept)} of {len(some)} samples kept ({errors})"
         )
 
 
-def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int) -> list[Sample]:
+def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequence[Callback]) -> list[Sample]:
     """Return a guided sample of each prompt, with its score."""
     module: MotionTransfer = cli.model
     data = cli.datamodule.with_prompts(prompts, seed)
     trainer: Any = cli.instantiate_trainer()
-    trainer.callbacks.append(TransferProgress())  # as a default of the CLI, each trainer would get one more
+    trainer.callbacks += [
+        TransferProgress(),
+        *callbacks,
+    ]  # as defaults of the CLI, each trainer would get them once more
     trainer.fit(module, data)
     result = module.result
     assert result is not None
     made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))
-    errors, text = relative_flow_error(made, reference), module.backbone.embed_prompts(list(prompts))
+    errors, text = relative_attention_flow_error(made, reference), module.backbone.embed_prompts(list(prompts))
     return [
         Sample(
             latents=result.latents[number],
             text=without_padding(text[number]),
             prompt=prompt,
             seed=seed + number,
-            scores={"flow_error": round(float(errors[number]), 4)},
+            scores={"relative_attention_flow_error": round(float(errors[number]), 4)},
             trajectory=None if result.trajectory is None else result.trajectory[number],
             sigmas=None if result.trajectory is None else module.sigmas,
             guidance_scale=module.guidance_scale,

@@ -43,10 +43,12 @@ def motion_fidelity(reference: Tracks, output: Tracks, reach: float = math.inf) 
             one finds its like in what goes left in the other.
 
     Returns:
-        -1 to 1; not a number if one of the videos has no tracks.
+        -1 to 1; a video without tracks counts as a still one, and without any in the reference it is not a number.
     """
-    if not (len(reference.points) and len(output.points)):
+    if not len(reference.points):
         return math.nan
+    if not len(output.points):
+        return float((_alone(reference) * _extent(reference)).sum() / _extent(reference).sum())
     best = torch.cat([_best_agreement(reference, output, reach), _best_agreement(output, reference, reach)])
     weight = torch.cat([_extent(reference), _extent(output)])
     return float((best * weight).sum() / weight.sum())
@@ -82,9 +84,14 @@ def _best_agreement(tracks: Tracks, others: Tracks, reach: float) -> Float[Tenso
         apart += (mean_x - mean_y + offset).pow(2)
     noise = count * STILL**2
     agreement = shared / seen.sum(1)[:, None] * (2 * product + noise) / (energy + other_energy + noise)
-    own_noise = seen.sum(1) * STILL**2
-    alone = own_noise / (u.pow(2).sum((1, 2)) + own_noise)  # what has no match in reach agrees as with something still
-    return agreement.where(apart <= reach**2, alone[:, None]).amax(1)
+    return agreement.where(apart <= reach**2, _alone(tracks)[:, None]).amax(1)
+
+
+def _alone(tracks: Tracks) -> Float[Tensor, "tracks"]:
+    """Return the agreement of each track that has no match: as with something still."""
+    noise = tracks.visible.double().sum(1) * STILL**2
+    agreement: Tensor = noise / (_centred(tracks).pow(2).sum((1, 2)) + noise)
+    return agreement
 
 
 def _offsets(tracks: Tracks, others: Tracks) -> Float[Tensor, "2 tracks others"]:

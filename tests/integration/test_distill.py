@@ -10,10 +10,13 @@ from lightning import Trainer
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.cli import main
+from fastvmt_pl.commands import teacher
+from fastvmt_pl.commands.encode import _read
 from fastvmt_pl.commands.lightning import DistillCLI
 from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
-from fastvmt_pl.datamodules import read_clip
+from fastvmt_pl.datamodules import read_clip, read_shards
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
@@ -112,20 +115,35 @@ def test_a_stopped_distillation_goes_on_with_what_is_missing(distil, refused, cl
     assert "flow error" in (tmp_path / "out" / "lora" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("source", ["samples", "clip"])
-def test_each_source_alone_will_do(distil, source, tmp_path):
-    distil("--source", source)
+def test_samples_that_move_otherwise_are_dropped(distil, capsys, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "relative_attention_flow_error", lambda made, reference: torch.tensor([200.0, 0.5]))
+    distil("--source", "samples")
     assert (tmp_path / "out" / "lora" / DIFFUSERS_FILE).exists()
-    assert len(read_index(tmp_path / "out" / "data")) == (1 if source == "clip" else 2)
+    (sample,) = read_shards([tmp_path / "out" / "data" / "samples-00000.tar"], pytest.fail)
+    assert (sample.seed, sample.prompt) == (1, "a green square on a brown background")
+    assert read_index(tmp_path / "out" / "data")[1].num_dropped == 1
+    options = ["--source", "samples", "--num-prompts", "2", "--max-flow-error", "0.1", "--prompts", "prompts.txt"]
+    assert main(["distill", clip, CAPTION, *SMALL, *options, "--output", "none"]) == 2
+    assert "above 0.1 and another --output" in capsys.readouterr().err
 
 
 def test_the_samplers_own_path_can_be_learned(distil, tmp_path):
-    distil("--source", "samples", "--objective", "trajectory")
+    distil("--source", "samples", "--objective", "trajectory", "--seed", "7")
     assert (tmp_path / "out" / "lora" / DIFFUSERS_FILE).exists()
+    samples = list(read_shards([tmp_path / "out" / "data" / "samples-00000.tar"], pytest.fail))
+    assert [sample.seed for sample in samples] == [7, 8]
+    for sample in samples:
+        assert len(sample.trajectory) == len(sample.sigmas) == 3
+        assert torch.equal(sample.trajectory[-1], sample.latents)
+        assert not torch.equal(sample.trajectory[0], sample.trajectory[1])
 
 
 def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_path):
-    distil("--source", "clip")
+    training = yaml.safe_load((tmp_path / "training.yaml").read_text())
+    training["data"]["source"] = "clip"
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump(training))
+    distil()
+    assert [shard.source for shard in read_index(tmp_path / "out" / "data")] == ["clip"]
     last, config = tmp_path / "out" / "checkpoints" / "last.ckpt", tmp_path / "out" / "config.yaml"
     succeed("export", last, config, "exported")
     expected = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
@@ -138,8 +156,18 @@ def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_pa
     card = (tmp_path / "exported" / "README.md").read_text()
     assert card == (tmp_path / "out" / "lora" / "README.md").read_text()
     assert (tmp_path / "exported" / "preview.mp4").exists()
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["StopAtLeak"] |= {"stopped": True, "adapter": {k: 0 * v for k, v in adapter_of(state).items()}}
+    torch.save(state, tmp_path / "leaked.ckpt")
+    succeed("export", tmp_path / "leaked.ckpt", config, "unleaked")  # the LoRA of before it leaked
+    assert not any(weight.any() for weight in load_file(tmp_path / "unleaked" / DIFFUSERS_FILE).values())
     torch.save({"state_dict": {}}, tmp_path / "no.ckpt")
     assert "holds no LoRA" in refused("export", tmp_path / "no.ckpt", config, "other")
+
+
+def adapter_of(checkpoint):
+    weights = checkpoint["state_dict"].items()
+    return {name.removeprefix("adapter."): weight for name, weight in weights if name.startswith("adapter.")}
 
 
 def pack(path, **members):
@@ -150,7 +178,7 @@ def pack(path, **members):
             tar.addfile(info, io.BytesIO(content))
 
 
-def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, tmp_path):
+def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys, clip, tmp_path):
     video, caption = Path(clip).read_bytes(), CAPTION.encode()
     pack("a.tar", one__mp4=video, one__txt=caption, two__mp4=video[:900], two__txt=caption, three__mp4=video)
     pack("b.tar", one__mp4=video, one__txt=caption, two__mp4=video, two__txt=b" ")
@@ -162,7 +190,11 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, clip, t
     assert "two: its caption is empty" in said
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
     assert "choose another --output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
+    assert "shorter than 5 s" in refused("encode", "b.tar", "slow", *size, "--fps", "1")
+    assert torch.equal(_read(video, 5, 8.0).frames, read_clip(clip, 17).frames[:5])
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
+    assert main(["train", *args, "--model.objective", "trajectory", "--trainer.logger", "false"]) == 2
+    assert "have no trajectories" in capsys.readouterr().err
     succeed("train", *args, "--trainer.max_epochs", "1", "--trainer.logger", "false")
     assert Path("lora", DIFFUSERS_FILE).exists()
     assert Path("checkpoints/last.ckpt").exists()
@@ -217,6 +249,15 @@ def test_a_setting_that_cannot_be_is_refused(refused, clip, tmp_path, options, s
 )
 def test_other_bad_input(refused, args, says):
     assert says in refused(*args)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_configs_of_two_models_are_refused(refused, clip, tmp_path):
+    teacher_config = yaml.safe_load((tmp_path / "teacher.yaml").read_text())
+    teacher_config["model"]["backbone"]["init_args"]["model"] = str(BUNDLED["wan-tiny"])
+    (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(teacher_config))
+    options = ["--teacher-config", "teacher.yaml", "--config", "training.yaml"]
+    assert "use --model for both" in refused("distill", clip, CAPTION, *options)
 
 
 def test_an_empty_caption_is_refused(refused, clip):

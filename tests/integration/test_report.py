@@ -29,6 +29,14 @@ def test_a_report_is_one_file_with_all_videos_and_what_differs(page):
     assert "http" not in content
 
 
+def test_a_job_without_its_videos_is_left_out(page, refused, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(page.parent / "runs", runs)
+    (runs / "1" / "output.mp4").unlink()
+    assert "1 jobs are left out" in refused("report", "runs", code=1)
+    assert Path("report.html").read_text().count("data:video/mp4;base64,") == 3
+
+
 def test_a_folder_without_runs_is_refused(refused, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no finished run" in refused("report", "empty")

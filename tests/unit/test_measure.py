@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastvmt_pl.measure import motion_of, relative_flow_error
+from fastvmt_pl.measure import motion_of, relative_attention_flow_error
 from fastvmt_pl.motion import MotionSettings, MotionTarget
 from fastvmt_pl.sampling import job_noise
 
@@ -15,9 +15,11 @@ def target(flow):
 
 def test_a_still_video_has_an_error_of_one_and_the_same_motion_none():
     flow = torch.randn(2, 3, 12, 2)
-    torch.testing.assert_close(relative_flow_error(target(torch.zeros_like(flow)), target(flow)), torch.ones(2))
-    torch.testing.assert_close(relative_flow_error(target(flow), target(flow)), torch.zeros(2))
-    torch.testing.assert_close(relative_flow_error(target(-flow), target(flow)), torch.full((2,), 2.0))
+    torch.testing.assert_close(
+        relative_attention_flow_error(target(torch.zeros_like(flow)), target(flow)), torch.ones(2)
+    )
+    torch.testing.assert_close(relative_attention_flow_error(target(flow), target(flow)), torch.zeros(2))
+    torch.testing.assert_close(relative_attention_flow_error(target(-flow), target(flow)), torch.full((2,), 2.0))
 
 
 def test_what_the_reference_leaves_still_does_not_count():
@@ -25,12 +27,12 @@ def test_what_the_reference_leaves_still_does_not_count():
     flow[:, :, :4] = torch.randn(1, 3, 4, 2)
     noisy = flow.clone()
     noisy[:, :, 4:] = torch.randn(1, 3, 8, 2)
-    assert relative_flow_error(target(noisy), target(flow)) == 0
+    assert relative_attention_flow_error(target(noisy), target(flow)) == 0
 
 
 def test_nothing_that_moves_is_no_division_by_zero():
     flow = torch.zeros(1, 3, 12, 2)
-    assert relative_flow_error(target(flow), target(flow)) == 0
+    assert relative_attention_flow_error(target(flow), target(flow)) == 0
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -107,12 +107,12 @@ def test_what_one_job_computes_does_not_depend_on_the_others(fit):
 
 
 def test_a_budget_reuses_less_than_its_interval_and_a_tiny_one_never(fit):
-    plain, adaptive, tiny = GradientCache(interval=3), GradientCache(3, budget=89.0), GradientCache(3, budget=1e-6)
+    plain, adaptive, tiny = GradientCache(interval=3), GradientCache(3, budget=120.0), GradientCache(3, budget=1e-6)
     for cache in (plain, adaptive, tiny):
         fit([cache], num_guided_steps=2, num_inner_steps=6)
     assert (plain.num_computed, plain.num_reused) == (4, 8)
     assert (tiny.num_computed, tiny.num_reused) == (12, 0)
-    assert 4 < adaptive.num_computed <= 12
+    assert 4 < adaptive.num_computed < 12
     assert adaptive.num_computed + adaptive.num_reused == 12
 
 
@@ -122,7 +122,7 @@ def test_gradients_of_two_guided_steps_are_not_compared(fit):
     assert not any("gradients/cosine" in logged for logged in record.logged)
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0, 90.0])
-def test_a_budget_is_an_angle_below_that_of_unrelated_gradients(budget):
-    with pytest.raises(ValueError, match="less than 90 degrees"):
+@pytest.mark.parametrize("budget", [0.0, -1.0, 180.0])
+def test_a_budget_is_an_angle(budget):
+    with pytest.raises(ValueError, match="less than 180 degrees"):
         GradientCache(budget=budget)

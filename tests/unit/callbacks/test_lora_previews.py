@@ -74,8 +74,10 @@ def test_previews_are_written_scored_and_logged(train, tmp_path):
     assert callback.last.video == tmp_path / "previews" / "epoch-0002.mp4"
     frames = read_clip(callback.last.video, 5).frames
     assert frames.shape[1:] == (240, 3 * 240 + 2 * 10, 3)  # the clip and two prompts, with gaps
-    assert set(callback.last.scores) == {"flow_error", "leak"}
-    assert trainer.callback_metrics["preview/flow_error"] == pytest.approx(callback.last.scores["flow_error"])
+    assert set(callback.last.scores) == {"relative_attention_flow_error", "leak"}
+    assert trainer.callback_metrics["preview/relative_attention_flow_error"] == pytest.approx(
+        callback.last.scores["relative_attention_flow_error"]
+    )
     assert 0 <= callback.last.scores["leak"] <= 1
 
 
@@ -83,7 +85,7 @@ def test_tensorboard_gets_pictures_and_scores(train, tmp_path):
     train(previews(), logger=TensorBoardLogger(tmp_path, "logs", ""))
     events = EventAccumulator(str(tmp_path / "logs")).Reload()
     assert [picture.step for picture in events.Images("preview")] == [2, 4]
-    assert {"preview/flow_error", "preview/leak"} <= set(events.Tags()["scalars"])
+    assert {"preview/relative_attention_flow_error", "preview/leak"} <= set(events.Tags()["scalars"])
     assert (tmp_path / "logs" / "previews" / "epoch-0001.mp4").exists()
 
 

@@ -17,7 +17,7 @@ def sample(number, **changes):
         "text": torch.randn(5, 64),
         "prompt": f"prompt {number}",
         "seed": number,
-        "scores": {"flow_error": 0.25},
+        "scores": {"relative_attention_flow_error": 0.25},
     }
     return Sample(**(settings | changes))
 
@@ -45,7 +45,7 @@ def test_a_sample_is_read_as_it_was_written(tmp_path):
     assert problems == []
     for name in ("latents", "text", "trajectory", "sigmas"):
         assert torch.equal(getattr(found, name), getattr(written, name))
-    assert (found.prompt, found.seed, found.scores) == ("prompt 1", 1, {"flow_error": 0.25})
+    assert (found.prompt, found.seed, found.scores) == ("prompt 1", 1, {"relative_attention_flow_error": 0.25})
     assert found.guidance_scale == 4
 
 

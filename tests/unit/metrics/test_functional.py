@@ -105,6 +105,7 @@ def test_a_match_counts_as_much_as_it_is_seen():
 def test_videos_without_points_have_no_score():
     nothing = Tracks(torch.zeros(0, 5, 2), torch.zeros(0, 5, dtype=torch.bool))
     assert math.isnan(motion_fidelity(nothing, tracks(RIGHT)))
+    assert 0 <= motion_fidelity(tracks(RIGHT), nothing) < 0.1  # a blank video has no part of the motion
 
 
 def test_within_reach_only_what_moves_in_its_place_matches():
