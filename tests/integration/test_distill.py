@@ -161,6 +161,8 @@ def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_pa
     torch.save(state, tmp_path / "leaked.ckpt")
     succeed("export", tmp_path / "leaked.ckpt", config, "unleaked")  # the LoRA of before it leaked
     assert not any(weight.any() for weight in load_file(tmp_path / "unleaked" / DIFFUSERS_FILE).values())
+    fused = [None, {"exported": 1.0}, {"exported": 0.5}, {"unleaked": 1.0}]
+    assert len({WanBackbone(loras=loras).fingerprint() for loras in fused}) == 4
     torch.save({"state_dict": {}}, tmp_path / "no.ckpt")
     assert "holds no LoRA" in refused("export", tmp_path / "no.ckpt", config, "other")
 
@@ -277,14 +279,6 @@ def test_shipped_prompts_are_those_that_the_model_was_trained_on():
     assert set(read_prompts(default_prompts("wan-tiny"))) == trained_on
     assert len(set(read_prompts(default_prompts("some/model")))) >= 28
     assert default_lora_config("some/model").exists()
-
-
-def test_a_lora_changes_the_fingerprint(distil, tmp_path):
-    distil("--source", "clip")
-    lora = {str(tmp_path / "out" / "lora"): 1.0}
-    half = dict.fromkeys(lora, 0.5)
-    prints = {WanBackbone(loras=loras).fingerprint() for loras in (None, lora, half)}
-    assert len(prints) == 3
 
 
 def test_help_names_the_commands(capsys):
