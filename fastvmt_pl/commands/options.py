@@ -98,11 +98,15 @@ def locked(folder: Path) -> Iterator[None]:
         InUseError: If another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout as error:
         raise InUseError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _refuse_foreign(folder: Path, needed: Path) -> None:

@@ -72,10 +72,8 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequ
     module: MotionTransfer = cli.model
     data = cli.datamodule.with_prompts(prompts, seed)
     trainer: Any = cli.instantiate_trainer()
-    trainer.callbacks += [
-        TransferProgress(),
-        *callbacks,
-    ]  # as defaults of the CLI, each trainer would get them once more
+    # As defaults of the CLI, each trainer would get them once more.
+    trainer.callbacks += [TransferProgress(), *callbacks]
     trainer.fit(module, data)
     result = module.result
     assert result is not None
