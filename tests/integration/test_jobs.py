@@ -214,11 +214,12 @@ def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):
 
 
 @pytest.mark.processes
-def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(whole, tmp_path):
+@pytest.mark.parametrize("num_kills", [10, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(whole, tmp_path, num_kills):
     path, reference = whole
     context, draw, num_killed, num_lists = get_context("forkserver"), random.Random(0), 0, 0
     context.set_forkserver_preload(["fastvmt_pl.cli"])
-    while num_killed < 20:
+    while num_killed < num_kills:
         output = tmp_path / str(num_lists)
         args = ["transfer", "--jobs", path, "--output", str(output), "--batch-size=2", *FAST]
         num_lists += 1

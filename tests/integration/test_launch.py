@@ -88,9 +88,9 @@ def started(tmp_path):
     ("script", "args"),
     [
         ("torchrun", ["2"]),
-        ("fabric", ["4"]),
+        ("fabric", ["2"]),
         pytest.param("torchrun", ["4"], marks=pytest.mark.slow),
-        pytest.param("fabric", ["2"], marks=pytest.mark.slow),
+        pytest.param("fabric", ["4"], marks=pytest.mark.slow),
         pytest.param("plain", ["2"], marks=pytest.mark.slow),
         pytest.param("srun", [], marks=pytest.mark.slow),
     ],

@@ -84,11 +84,13 @@ def test_memory_is_what_real_tensors_take():
 
 
 def test_an_offloaded_autoencoder_counts_only_where_it_works():
-    plans = [plan(MotionTransfer(WanBackbone(offload=on), negative_prompt=""), workload()) for on in (False, True)]
-    peaks = [{step.name: step.reading.peak for step in found.steps} for found in plans]
-    saved = {name: peak - peaks[1][name] for name, peak in peaks[0].items()}
-    (_, idle) = plans[0].sizes["autoencoder"]
-    assert list(saved.values()) == [0, 0, idle, idle, idle, 0]
+    found = plan(MotionTransfer(WanBackbone(offload=True), negative_prompt=""), workload())
+    before = [
+        step.reading.before for step in found.steps[1:]
+    ]  # an encoding, its motion, a gradient, denoising, decoding
+    idle = found.sizes["autoencoder"].num_bytes
+    assert [before[0] - each for each in before[1:4]] == pytest.approx([idle] * 3, rel=0.05)
+    assert before[4] == pytest.approx(before[0], rel=0.05)
 
 
 @pytest.mark.slow
