@@ -12,7 +12,10 @@ from torch.nn.functional import cosine_similarity
 from fastvmt_pl.motion_transfer import MotionTransfer
 
 SMOOTHING = 0.5
-"""Share of the newest measurement in the running estimate of how fast a gradient turns."""
+"""Share of the newest measurement in the running estimate of how fast a gradient drifts."""
+
+LEAST_COSINE = 0.01
+"""What a lower cosine counts as: the two gradients have nothing in common, however many inner steps lie in between."""
 
 
 @dataclass
@@ -21,14 +24,14 @@ class JobState:
 
     Attributes:
         age: Inner steps that the last gradient has served, the one it was computed for included; 0 if there is none.
-        turning: Running estimate of how far the gradient turns from one inner step to the next, in degrees; ``None``
-            until two gradients have been compared.
+        drift: Running estimate of how fast the gradient drifts: an inner step multiplies the cosine similarity to what
+            the gradient was by ``exp(-drift)``; ``None`` until two gradients have been compared.
         num_computed: Gradients computed.
         num_reused: Inner steps that reused one.
     """
 
     age: int = 0
-    turning: float | None = None
+    drift: float | None = None
     num_computed: int = 0
     num_reused: int = 0
 
@@ -40,21 +43,23 @@ class GradientCache(Callback):
     which all jobs reuse one runs no transformer. It touches the module through ``cached_gradients`` alone, and captures
     gradients as they are before clipping.
 
-    With a budget, reuse is adaptive: each job's fresh gradients tell how fast its gradient turns, and one is reused
-    until it may have turned by more than the budget, for at most ``interval`` steps. So a job whose gradient keeps its
-    direction computes fewer than one whose gradient does not.
+    With a budget, reuse is adaptive: each job's fresh gradients tell how fast its gradient drifts, and one is reused
+    until it may have lost more than the budget of its cosine similarity to a fresh one, for at most ``interval`` steps.
+    So a job whose gradient keeps its direction computes fewer than one whose gradient does not, and one whose gradients
+    have nothing in common reuses none. The similarity is taken to fall by the same factor with every inner step.
 
     Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
     between a fresh gradient and the one before it in the same guided step (near 1, reusing loses little), and
-    ``gradients/turning``, the estimate in degrees an inner step; all averaged over jobs.
+    ``gradients/drift``, the share of it that an inner step is estimated to cost; all averaged over jobs.
 
     Args:
         interval: Inner steps from one fresh gradient to the next, or with a budget at most; 1 reuses none.
-        budget: Degrees by which a gradient may have turned before a fresh one is computed; ``None`` fixes the interval.
+        budget: Share of its cosine similarity that a gradient may lose before a fresh one is computed, between 0 and
+            1; ``None`` fixes the interval.
         carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
 
     Raises:
-        ValueError: If the interval is below 1 or the budget no angle between 0 and 180 degrees.
+        ValueError: If the interval is below 1, the budget not between 0 and 1, or there is a budget without reuse.
 
     Example:
         .. code-block:: yaml
@@ -69,10 +74,14 @@ class GradientCache(Callback):
     def __init__(self, interval: int = 3, budget: float | None = None, carry_over: bool = False) -> None:
         if interval < 1:
             raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
-        if budget is not None and not 0 < budget < 180:
+        if budget is not None and not 0 < budget < 1:
             raise ValueError(
-                f"budget is {budget}; use more than 0 and less than 180 degrees (unrelated gradients are 90 apart), or "
-                "null for a fixed interval"
+                f"budget is {budget}; use a share of the cosine similarity, more than 0 and less than 1, or null for a "
+                "fixed interval"
+            )
+        if budget is not None and interval == 1:
+            raise ValueError(
+                "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or leave it out"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over
         self._restart()
@@ -104,9 +113,9 @@ class GradientCache(Callback):
 
     def may_reuse(self, job: JobState) -> bool:
         """Return whether a job's gradient may serve another inner step."""
-        if self.budget is None or self.interval == 1:
-            return job.age < self.interval
-        return job.turning is not None and job.age < self.interval and job.age * job.turning <= self.budget
+        if job.age >= self.interval:
+            return False
+        return self.budget is None or (job.drift is not None and math.exp(-job.drift * job.age) >= 1 - self.budget)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -121,13 +130,13 @@ class GradientCache(Callback):
         for number in pl_module.cached_gradients:
             self.jobs[number].num_reused += 1
             self.jobs[number].age += 1
-        if fresh and last is not None:
+        if fresh and last is not None and pl_module.inner_step > 0:
             cosine = cosine_similarity(gradient[fresh].flatten(1), last.to(gradient.device)[fresh].flatten(1))
             pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(fresh))
             for number, value in zip(fresh, cosine.tolist(), strict=True):
                 self._measure(self.jobs[number], value)
-            turning = [job.turning for job in self.jobs if job.turning is not None]
-            pl_module.log("gradients/turning", sum(turning) / len(turning), batch_size=len(gradient))
+            lost = [1 - math.exp(-job.drift) for job in self.jobs if job.drift is not None]
+            pl_module.log("gradients/drift", sum(lost) / len(lost), batch_size=len(gradient))
         for number in fresh:
             self.jobs[number].num_computed += 1
             self.jobs[number].age = 1
@@ -136,9 +145,9 @@ class GradientCache(Callback):
 
     @staticmethod
     def _measure(job: JobState, cosine: float) -> None:
-        """Update the estimate of how fast a job's gradient turns: the angle, by the steps that lie in between."""
-        found = math.degrees(math.acos(max(-1.0, min(1.0, cosine)))) / job.age
-        job.turning = found if job.turning is None else SMOOTHING * found + (1 - SMOOTHING) * job.turning
+        """Update the estimate of how fast a job's gradient drifts, from two that lie some inner steps apart."""
+        found = -math.log(min(1.0, max(LEAST_COSINE, cosine))) / job.age
+        job.drift = found if job.drift is None else SMOOTHING * found + (1 - SMOOTHING) * job.drift
 
     @property
     def num_computed(self) -> float:

@@ -123,7 +123,7 @@ class LoraPreviews(Callback):
                 if not isinstance(trainer.strategy, ModelParallelStrategy):  # which the early exit would confuse
                     found, wanted = (motion_of(backbone, x, self.motion) for x in (latents, clip.latents[None]))
                     scores["relative_attention_flow_error"] = float(relative_attention_flow_error(found, wanted).mean())
-            leaks = [appearance_leak(made, x, self.clip_frames) for made, x in zip(shown, self.plain, strict=True)]
+            leaks = [appearance_leak(self.clip_frames, made, x) for made, x in zip(shown, self.plain, strict=True)]
             scores["leak"] = sum(leaks) / len(leaks)
             pl_module.log_dict({f"preview/{name}": value for name, value in scores.items()})
             said = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores.items())

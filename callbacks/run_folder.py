@@ -67,6 +67,7 @@ class RunFolder(Callback):
         result, data, backbone = pl_module.result, trainer.datamodule, pl_module.backbone
         if result is None or self.folder is None:
             return
+        costs = _costs(trainer, len(data.jobs.prompts))  # first, since the clock may still run
         read = {id(clip): to_frames(clip.to_video(data.size))[0] for clip in data.clips}  # one clip may serve many jobs
         reference = [read[id(clip)] for clip in data.clips]
         settings = data.motion
@@ -86,7 +87,7 @@ class RunFolder(Callback):
                 job["baseline_attention_flow_error"] = _flow_error(
                     baseline_flow.flow[number], reference_flow.flow[number]
                 )
-            jobs.append({**job, **_gradients(trainer, pl_module, number), **_costs(trainer, num_jobs)})
+            jobs.append({**job, **_gradients(trainer, pl_module, number), **costs})
             if (folder / METRICS).exists():  # of a batch that was killed while it wrote
                 continue
             videos = {"reference": reference[number]}

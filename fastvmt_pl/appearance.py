@@ -22,21 +22,21 @@ def colour_histogram(frames: Frames) -> Float[Tensor, "colours"]:
     return counts / counts.sum()
 
 
-def appearance_leak(frames: Frames, baseline: Frames | None, reference: Frames) -> float:
+def appearance_leak(reference: Frames, output: Frames, baseline: Frames | None = None) -> float:
     """Return how much nearer a video's colours are to a reference's than those of a baseline are.
 
     Nearness is the overlap of two colour histograms (Swain and Ballard, Color Indexing, 1991). 0 is no nearer than the
     baseline, 1 the reference's own colours.
 
     Args:
-        frames: The video.
+        reference: The reference clip.
+        output: The video.
         baseline: A video of the same prompt that knows nothing of the reference; without one, what the prompt and the
             reference have in common counts as leaked.
-        reference: The reference clip.
     """
     wanted = colour_histogram(reference)
     overlap, before = (
         0.0 if video is None else float(torch.minimum(colour_histogram(video), wanted).sum())
-        for video in (frames, baseline)
+        for video in (output, baseline)
     )
     return max(0.0, (overlap - before) / max(1 - before, 1e-6))

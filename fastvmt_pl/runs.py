@@ -1,11 +1,13 @@
 """Read what a transfer has written: see :class:`~fastvmt_pl.callbacks.RunFolder`."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+SCORES = "scores.json"
+"""What a run of a sweep also has: a row for each job, with its scores and what it cost."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +29,43 @@ class Run:
         return [self.folder] if len(jobs) == 1 else [self.folder / f"{number:03d}" for number in range(len(jobs))]
 
     @property
+    def scores(self) -> list[dict[str, float | None]] | None:
+        """What a sweep found of each job; ``None`` if the run is of no sweep."""
+        path = self.folder / SCORES
+        if not path.exists():
+            return None
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [{name: x for name, x in row.items() if x is None or isinstance(x, float | int)} for row in rows]
+
+    @property
     def logs(self) -> Path:
         """The folder of its logs, which jobs of a list that ran side by side have in common."""
         return Path(self.folder / self.metrics.get("logs", "."))
 
 
-def find_runs(folder: Path) -> list[Run]:
-    """Return the finished runs in a folder and its sub-folders; what cannot be read is named in a warning.
+def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Return the finished runs in some folders and their sub-folders, each once, and what is wrong with others."""
+    found, problems = dict[Path, Run](), []
+    for folder in folders:
+        paths = sorted(folder.rglob("metrics.json"))
+        runs = []
+        for path in paths:
+            try:
+                runs += _run(path)
+            except (OSError, ValueError) as error:
+                problems.append(f"{path} cannot be read ({error})")
+        if not runs:
+            problems.append(f"{folder} holds no finished run of fastvmt transfer")
+        found |= {run.folder.resolve(): run for run in runs}
+    return list(found.values()), problems
 
-    Raises:
-        ValueError: If there are none.
-    """
-    found, problems = [], []
-    for path in sorted(folder.rglob("metrics.json")):
-        try:
-            metrics = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            problems.append(f"{path} cannot be read ({error})")
-            continue
-        if isinstance(metrics, dict) and isinstance(metrics.get("jobs"), list):
-            found.append(Run(path.parent, metrics))
-    if not found:
-        raise ValueError("; ".join([f"{folder} holds no finished run of fastvmt transfer", *problems]))
-    for problem in problems:
-        rank_zero_warn(f"left out: {problem}")
-    return found
+
+def _run(path: Path) -> list[Run]:
+    """Return the run of a ``metrics.json``; none if that is of something else."""
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    jobs = metrics.get("jobs") if isinstance(metrics, dict) else None
+    if not isinstance(jobs, list):
+        return []
+    if not all(isinstance(job, dict) and {"prompt", "seed"} <= set(job) for job in jobs):
+        raise ValueError("a job has no prompt or no seed")
+    return [Run(path.parent, metrics)]

@@ -1,7 +1,7 @@
 """Draw what a sweep found: a score of every setting over what it costs, and compare curves where they cost the same.
 
 Usage: ``python scripts/plot_sweep.py runs/reuse/results.csv docs/reuse.png``. Settings whose names begin with the same
-word are one curve: ``every 2nd`` and ``every 3rd``, ``adaptive, 75 degrees`` and ``adaptive, 90 degrees``.
+word are one curve: ``every 2nd`` and ``every 3rd``, ``adaptive, 0.5`` and ``adaptive, 0.9``.
 """
 
 import csv

@@ -8,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.progress import Progress
 
+from fastvmt_pl.commands.options import locked_file
 from fastvmt_pl.commands.pairs import PairFiles, find_pairs
 from fastvmt_pl.datamodules import check_file, read_pair
 from fastvmt_pl.files import written_whole
@@ -20,7 +22,7 @@ from fastvmt_pl.tracking import DenseFlow, LucasKanade, Tracker
 from fastvmt_pl.tracking.cotracker import CoTracker
 
 Result = dict[str, Any]
-VERSION = 1
+VERSION = 2
 """Part of every file: raised when a score changes its meaning."""
 
 
@@ -52,17 +54,19 @@ def evaluate(
         ValueError: If the inputs or settings cannot be used.
         RuntimeError: If some pairs could not be scored; the others are.
     """
-    pairs = find_pairs(inputs)
+    pairs, problems = find_pairs(inputs)
+    follow = _tracker(tracker, cotracker_checkpoint, device)
+    clip = None if clip_model is None else ClipEmbedder(clip_model, device)
+    if device != "cpu" and clip is None and tracker != "cotracker":
+        rank_zero_warn(f"device {device} has no effect: {tracker} runs on the CPU")
+    weights = cotracker_checkpoint if tracker == "cotracker" else None
     settings = {
         "version": VERSION,
         "tracker": tracker,
-        "cotracker_checkpoint": None if cotracker_checkpoint is None else _content_hash(cotracker_checkpoint),
+        "cotracker_checkpoint": None if weights is None else _content_hash(weights),
         "clip_model": clip_model,
         "reconstruction": reconstruction,
     }
-    held = _read(output, settings)
-    follow = _tracker(tracker, cotracker_checkpoint, device)
-    clip = None if clip_model is None else ClipEmbedder(clip_model, device)
 
     def score(pair: PairFiles) -> dict[str, float]:
         both = read_pair(pair.reference, pair.output)
@@ -79,20 +83,21 @@ def evaluate(
 
     results: list[Result] = []
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with locked_file(output), progress:
+        kept = _read(output, settings)
         for pair in progress.track(pairs, description="scoring"):
-            results.append(_result(pair, held, score))
-            keys = {one["key"] for one in results}
-            others = [one for key, one in held.items() if key not in keys]
-            with written_whole(output) as path:
-                content = {"settings": settings, "pairs": [*results, *others]}
-                path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            result = _result(pair, kept, score)
+            results.append(result)
+            if kept.get(result["key"]) != result:
+                kept[result["key"]] = result
+                _write(output, settings, kept)
+        _write(output, settings, kept)  # without the errors of another time
     print(table(results))
     print(f"\nthe scores lie in {output}")
-    failed = [one for one in results if "error" in one]
-    if failed:
-        reasons = "; ".join(one["error"] for one in failed[:3])
-        raise RuntimeError(f"{len(failed)} of {len(results)} pairs could not be scored: {reasons}; all are in {output}")
+    problems += [one["error"] for one in results if "error" in one]
+    if problems:
+        raise RuntimeError(f"{len(problems)} pairs or tables could not be scored: {'; '.join(problems[:3])}")
     return results
 
 
@@ -131,22 +136,28 @@ def _read(output: Path, settings: dict[str, Any]) -> dict[str, Result]:
         return {}
     try:
         content = json.loads(output.read_text(encoding="utf-8"))
-        held = {one["key"]: one for one in content["pairs"] if "scores" in one}
+        kept = {one["key"]: one for one in content["pairs"] if "scores" in one}
         same = content["settings"] == settings
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{output} is in use and holds no evaluation; choose another --output") from error
     if not same:
         raise ValueError(f"{output} holds scores by other settings; choose another --output")
-    return held
+    return kept
 
 
-def _result(pair: PairFiles, held: dict[str, Result], score: Callable[[PairFiles], dict[str, float]]) -> Result:
+def _write(output: Path, settings: dict[str, Any], kept: dict[str, Result]) -> None:
+    with written_whole(output) as path:
+        content = {"settings": settings, "pairs": list(kept.values())}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _result(pair: PairFiles, kept: dict[str, Result], score: Callable[[PairFiles], dict[str, float]]) -> Result:
     """Return a pair's scores, or why it has none."""
     result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
     try:
         key = _key(pair)
-        if key in held:
-            return {**result, "key": key, "scores": held[key]["scores"]}
+        if key in kept:
+            return {**result, "key": key, "scores": kept[key]["scores"]}
         scores = {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
         return {**result, "key": key, "scores": scores}
     except (OSError, RuntimeError, ValueError) as error:  # a file, or a GPU's memory: the other pairs go on

@@ -98,15 +98,33 @@ def locked(folder: Path) -> Iterator[None]:
         InUseError: If another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    with _held(folder / LOCK, folder):
+        yield
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Keep other processes from writing a file meanwhile; a hidden file beside it is the lock.
+
+    Raises:
+        InUseError: If another process is at work on the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.with_name(f".{path.name}{LOCK}"), path):
+        yield
+
+
+@contextmanager
+def _held(lock: Path, place: Path) -> Iterator[None]:
+    held = FileLock(lock)
     try:
-        lock.acquire(timeout=0)
+        held.acquire(timeout=0)
     except Timeout as error:
-        raise InUseError(f"another process is at work in {folder}; wait for it to end, or stop it") from error
+        raise InUseError(f"another process is at work in {place}; wait for it to end, or stop it") from error
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 def _refuse_foreign(folder: Path, needed: Path) -> None:

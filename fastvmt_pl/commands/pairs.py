@@ -9,6 +9,8 @@ from typing import Any
 
 from fastvmt_pl.runs import find_runs
 
+TABLES = (".csv", ".jsonl")
+
 
 @dataclass(frozen=True)
 class PairFiles:
@@ -27,46 +29,56 @@ class PairFiles:
     prompt: str | None = None
 
 
-def find_pairs(inputs: Sequence[str]) -> list[PairFiles]:
-    """Return the pairs that some arguments stand for: a reference and a video, or run folders and tables.
+def find_pairs(inputs: Sequence[str]) -> tuple[list[PairFiles], list[str]]:
+    """Return the pairs that some arguments stand for, each once: a reference and a video, or run folders and tables.
+
+    Returns:
+        The pairs, and what is wrong with tables, their rows and folders.
 
     Raises:
-        ValueError: If one of them is none of that.
+        ValueError: If an argument is none of that, or no pair is found.
     """
     paths = [Path(path) for path in inputs]
-    if len(paths) == 2 and not any(path.is_dir() or path.suffix in (".csv", ".jsonl") for path in paths):
-        return [PairFiles(paths[0], paths[1])]
-    pairs = []
+    if len(paths) == 2 and not any(path.is_dir() or path.suffix in TABLES for path in paths):
+        return [PairFiles(paths[0], paths[1])], []
     for path in paths:
-        if path.suffix in (".csv", ".jsonl"):
-            pairs += _pairs_of_table(path)
-        elif path.is_dir():
-            pairs += _pairs_of_runs(path)
-        else:
+        if path.suffix not in TABLES and not path.is_dir():
             raise ValueError(f"{path} is no folder and no table; give a reference and a video, run folders, or tables")
-    return pairs
+    pairs, problems = list[PairFiles](), list[str]()
+    for path in paths:
+        found, wrong = _pairs_of_table(path) if path.suffix in TABLES else _pairs_of_runs(path)
+        pairs += found
+        problems += wrong
+    if not pairs:
+        raise ValueError("; ".join(problems))
+    return list(dict.fromkeys(pairs)), problems
 
 
-def _pairs_of_runs(folder: Path) -> list[PairFiles]:
+def _pairs_of_runs(folder: Path) -> tuple[list[PairFiles], list[str]]:
+    runs, problems = find_runs([folder])
     pairs = []
-    for run in find_runs(folder):
+    for run in runs:
         for job, place in zip(run.metrics["jobs"], run.job_folders, strict=True):
             baseline = place / "baseline.mp4"
             files = place / "reference.mp4", place / "output.mp4"
             pairs.append(PairFiles(*files, baseline if baseline.exists() else None, job["prompt"]))
-    return pairs
+    return pairs, problems
 
 
-def _pairs_of_table(path: Path) -> list[PairFiles]:
+def _pairs_of_table(path: Path) -> tuple[list[PairFiles], list[str]]:
     """Read a table; its paths are relative to its own folder."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(x) for x in file if x.strip()]
     except (OSError, ValueError) as error:
-        raise ValueError(f"table {path} cannot be read ({error})") from error
-    if not rows:
-        raise ValueError(f"table {path} is empty; give a row a pair")
-    return [_pair_of_row(path, number, row) for number, row in enumerate(rows, 1)]
+        return [], [f"table {path} cannot be read ({error})"]
+    pairs, problems = list[PairFiles](), [] if rows else [f"table {path} is empty; give a row a pair"]
+    for number, row in enumerate(rows, 1):
+        try:
+            pairs.append(_pair_of_row(path, number, row))
+        except ValueError as error:
+            problems.append(str(error))
+    return pairs, problems
 
 
 def _pair_of_row(path: Path, number: int, row: Any) -> PairFiles:

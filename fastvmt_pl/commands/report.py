@@ -20,11 +20,12 @@ def report(runs: list[Path], output: Path = Path("report.html"), title: str = "M
         The file.
 
     Raises:
-        ValueError: If a folder holds no finished run, or no job's videos can be read.
-        RuntimeError: If those of some jobs cannot be read; the others are on the page.
+        ValueError: If no job can be read.
+        RuntimeError: If some cannot be; the others are on the page.
     """
-    found = {run.folder.resolve(): run for folder in runs for run in find_runs(folder)}
-    jobs, problems = collect(list(found.values()))
+    found, problems = find_runs(runs)
+    jobs, unread = collect(found)
+    problems += unread
     if not jobs:
         raise ValueError(f"no job can be shown: {'; '.join(problems[:3])}")
     page = render(jobs, title)
@@ -32,5 +33,5 @@ def report(runs: list[Path], output: Path = Path("report.html"), title: str = "M
         path.write_text(page, encoding="utf-8")
     print(f"the report lies in {output}")
     if problems:
-        raise RuntimeError(f"{len(problems)} jobs are left out of {output}: {'; '.join(problems[:3])}")
+        raise RuntimeError(f"{len(problems)} jobs or runs are left out of {output}: {'; '.join(problems[:3])}")
     return output

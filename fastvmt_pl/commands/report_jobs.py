@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
+from rich.progress import Progress
 
 from fastvmt_pl.datamodules import read_pair
 from fastvmt_pl.metrics.scores import score_video
@@ -31,12 +33,24 @@ MEASURES = (
 
 def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
     """Read and score every job of some runs; return the jobs, and why others are not among them."""
-    jobs, problems = list[Job](), list[str]()
-    for run, own in zip(runs, differing([_settings(run.folder) for run in runs]), strict=True):
-        for number, folder in enumerate(run.job_folders):
+    jobs, problems, settings = list[Job](), list[str](), list[dict[str, str]]()
+    for run in runs:
+        try:
+            settings.append(_settings(run.folder))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            problems.append(f"{run.folder}/config.yaml cannot be read ({error})")
+            settings.append({})
+    places = [
+        (run, number, folder, own)
+        for run, own in zip(runs, differing(settings), strict=True)
+        for number, folder in enumerate(run.job_folders)
+    ]
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for run, number, folder, own in progress.track(places, description="reading"):
             try:
                 jobs.append(_job(run, number, folder, own))
-            except (OSError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 problems.append(str(error))
     return jobs, problems
 
@@ -49,13 +63,19 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:
     pairs = {name: read_pair(files["reference"], file) for name, file in files.items()}
     pair, baseline = pairs["output"], pairs.get("baseline")
     own = run.metrics["jobs"][number]
-    scores = score_video(pair.reference, pair.output, LucasKanade(), None if baseline is None else baseline.output)
+    scores: dict[str, float | None]
+    if run.scores is not None:
+        scores = {name: value for name, value in run.scores[number].items() if name not in (*MEASURES, "seed")}
+    else:
+        plain = None if baseline is None else baseline.output
+        scores = {**score_video(pair.reference, pair.output, LucasKanade(), plain)}
     measured = {name: float(own[name]) for name in MEASURES if own.get(name) is not None}
     return Job(
         name=str(folder),
         prompt=own["prompt"],
+        clip=Path(str(own.get("clip", ""))).name,
         settings={**settings, "seed": str(own["seed"])},
-        scores={name: value for name, value in {**scores, **measured}.items() if math.isfinite(value)},
+        scores={name: x for name, x in {**scores, **measured}.items() if x is not None and math.isfinite(x)},
         videos={name: _data_url(file) for name, file in files.items()},
         overlays={name: motion_overlay(pair.output) for name, pair in pairs.items()},
         curves=_curves(run.logs),
@@ -96,13 +116,22 @@ def flattened(config: Any, prefix: str = "") -> dict[str, str]:
 
 
 def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return of each run's settings those that are not the same in all of them; not what is true of each job by itself.
+    """Return of each run's settings those that are not the same in all of them.
+
+    Without what is true of each job by itself, and what follows from another setting.
 
     >>> differing([{"a": "1", "b": "2"}, {"a": "1", "b": "3"}])
     [{'b': '2'}, {'b': '3'}]
     """
     names = list(dict.fromkeys(name for one in settings for name in one))
-    own = ("data.clips", "data.prompts", "data.seed", "trainer.logger", "trainer.default_root_dir")
+    own = (
+        "data.clips",
+        "data.prompts",
+        "data.seed",
+        "trainer.logger",
+        "trainer.default_root_dir",
+        "trainer.max_epochs",
+    )
     changed = [name for name in names if not name.startswith(own) and len({one.get(name) for one in settings}) > 1]
     return [{name: one.get(name, "") for name in changed} for one in settings]
 
@@ -117,6 +146,7 @@ def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
-                    if value and name.startswith(("loss", "gradients/cosine", "gradients/turning")):
+                    shown = value and name.startswith(("loss", "gradients/cosine", "gradients/drift"))
+                    if shown and math.isfinite(float(value)):
                         found.setdefault(name, {})[int(row["step"])] = float(value)
     return {name: sorted(values.items()) for name, values in found.items()}

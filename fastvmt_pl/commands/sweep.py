@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -34,10 +34,10 @@ from fastvmt_pl.datamodules.toy_tracker import SHARES
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
+from fastvmt_pl.runs import SCORES
 from fastvmt_pl.tracking import LucasKanade
 
 Row = dict[str, Any]
-SCORES = "scores.json"
 
 
 def sweep(experiment: Path, output: Path) -> list[Row]:
@@ -85,22 +85,35 @@ def _check_toy(cli: TransferCLI, plan: Experiment) -> None:
 
 
 def _run_all(plan: Experiment, config: Path, jobs: Sequence[SweepJob], output: Path) -> tuple[list[Row], list[str]]:
-    """Run every setting on every batch of jobs; return the rows, and what failed."""
-    rows, failures = list[Row](), list[str]()
+    """Run every setting on every batch of jobs; return all rows that there are then, and what failed."""
+    failures = list[str]()
     console = Console(stderr=True)
-    for name, overrides in plan.all_settings.items():
-        for start in range(0, len(jobs), plan.batch_size):
-            batch = jobs[start : start + plan.batch_size]
-            folder = output / "runs" / _folder_of(name, overrides) / f"{start:03d}-{len(batch)}"
-            console.print(f"{name}: jobs {start} to {start + len(batch) - 1}", highlight=False)
-            try:
-                scored = _scored(folder, partial(_compose, plan, config, jobs, overrides, start), batch)
-            except RuntimeError as error:
-                failures.append(f"{name}, jobs from {start}: {error}")
-                continue
-            rows += [{"setting": name, "job": start + i, **one} for i, one in enumerate(scored)]
-            _write_csv(output / "results.csv", rows)
+    parts = {start: jobs[start : start + plan.batch_size] for start in range(0, len(jobs), plan.batch_size)}
+    batches = {
+        (name, start): output / "runs" / _folder_of(name, overrides) / f"{start:03d}-{len(batch)}"
+        for name, overrides in plan.all_settings.items()
+        for start, batch in parts.items()
+    }
+    for (name, start), folder in batches.items():
+        batch = parts[start]
+        console.print(f"{name}: jobs {start} to {start + len(batch) - 1}", highlight=False)
+        try:
+            _score(folder, partial(_compose, plan, config, jobs, plan.all_settings[name], start), batch)
+        except (OSError, RuntimeError, ValueError) as error:
+            failures.append(f"{name}, jobs from {start}: {error}")
+        rows = _rows(batches)
+        _write_csv(output / "results.csv", rows)
     return rows, failures
+
+
+def _rows(batches: Mapping[tuple[str, int], Path]) -> list[Row]:
+    """Return the scores of all batches that are finished."""
+    return [
+        {"setting": name, "job": start + number, **row}
+        for (name, start), folder in batches.items()
+        if (folder / SCORES).exists()
+        for number, row in enumerate(json.loads((folder / SCORES).read_text(encoding="utf-8")))
+    ]
 
 
 def _folder_of(name: str, overrides: Overrides) -> str:
@@ -133,11 +146,10 @@ def _compose(
     return TransferCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
 
 
-def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob]) -> list[Row]:
-    """Return the scores of a batch of jobs, which runs unless it is finished."""
+def _score(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob]) -> None:
+    """Run a batch of jobs and write its scores, unless they are there."""
     if (folder / SCORES).exists():
-        done: list[Row] = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-        return done
+        return
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
     callbacks = [Costs(profile_cpu=True), RunFolder(folder)]
     cli = compose(trainer={"callbacks": callbacks, "logger": run_loggers(folder)})
@@ -157,7 +169,6 @@ def _scored(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob
         rows.append({**found, **judged})
     with written_whole(folder / SCORES) as path:
         path.write_text(json.dumps(rows, indent=1) + "\n")
-    return rows
 
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:

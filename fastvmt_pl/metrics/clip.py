@@ -46,6 +46,16 @@ class ClipEmbedder:
         return features.cpu()
 
 
+def text_similarity(pictures: Float[Tensor, "frames dim"], text: Float[Tensor, "1 dim"]) -> float:
+    """Return the cosine of each frame and the prompt, averaged over frames: the text similarity of the papers."""
+    return float(cosine_similarity(pictures, text).mean())
+
+
+def frame_similarity(pictures: Float[Tensor, "frames dim"]) -> float:
+    """Return the cosine of each frame and the next, averaged over frames: the temporal consistency of the papers."""
+    return float(cosine_similarity(pictures[:-1], pictures[1:]).mean())
+
+
 class ClipMetric(VideoMetric):
     """A score by CLIP.
 
@@ -62,18 +72,16 @@ class ClipMetric(VideoMetric):
 
 
 class ClipTextSimilarity(ClipMetric):
-    """Cosine of each frame and the prompt, averaged over frames: the text similarity of the papers."""
+    """Likeness of frames to a prompt, see :func:`text_similarity`."""
 
     def update(self, output: Frames, prompt: str) -> None:
         """Add a video."""
-        similarity = cosine_similarity(self.embedder.pictures(output), self.embedder.text(prompt))
-        self.add(float(similarity.mean()))
+        self.add(text_similarity(self.embedder.pictures(output), self.embedder.text(prompt)))
 
 
 class ClipFrameSimilarity(ClipMetric):
-    """Cosine of each frame and the next, averaged over frames: the temporal consistency of the papers."""
+    """Likeness of consecutive frames, see :func:`frame_similarity`."""
 
     def update(self, output: Frames) -> None:
         """Add a video."""
-        embedded = self.embedder.pictures(output)
-        self.add(float(cosine_similarity(embedded[:-1], embedded[1:]).mean()))
+        self.add(frame_similarity(self.embedder.pictures(output)))

@@ -17,6 +17,9 @@ from fastvmt_pl.tracking.tracks import Frames, Tracks
 STILL = 0.1
 """Distance in pixels below which a displacement may be the tracker's noise."""
 
+LEAST_MOTION = 1e-3
+"""Flow in pixels beyond :data:`STILL`, averaged over a video, below which it may be the noise of a camera."""
+
 
 def motion_fidelity(reference: Tracks, output: Tracks, reach: float = math.inf) -> float:
     r"""Return how well the tracks of two videos agree, both ways: 1 if they are the same, less the less they agree.
@@ -133,8 +136,9 @@ def published_motion_fidelity(
 def flow_endpoint_error(reference: Frames, output: Frames) -> tuple[float, float]:
     """Return the end-point error of the output's dense flow, in pixels and as a share of the reference's.
 
-    The share is the sum of error times length over the sum of squared length, of the reference's flow at each pixel: 1
-    for a still video; what the reference leaves still, such as a background, does not count.
+    The share is the sum of errors over the sum of lengths, of the reference's flow, each pixel weighing as much as its
+    flow is longer than :data:`STILL`: 1 for a still video. What the reference leaves still, such as a background, does
+    not count, and if less than :data:`LEAST_MOTION` is left on average, the reference stands still.
 
     Args:
         reference: The reference.
@@ -149,8 +153,9 @@ def flow_endpoint_error(reference: Frames, output: Frames) -> tuple[float, float
     check_pair(reference, output)
     wanted, made = dense_flow(reference), dense_flow(output)
     length, error = wanted.norm(dim=-1), (made - wanted).norm(dim=-1)
-    moves = float(length.amax()) > STILL
-    return float(error.mean()), float((error * length).sum() / length.pow(2).sum()) if moves else math.nan
+    weight = (length - STILL).clamp(min=0.0)
+    moves = float(weight.mean()) > LEAST_MOTION
+    return float(error.mean()), float((error * weight).sum() / (length * weight).sum()) if moves else math.nan
 
 
 def check_pair(reference: Tensor, output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""All scores of a video at once, each point tracked and each picture embedded no more than it has to be."""
+"""All scores of a video at once."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from einops import rearrange
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from fastvmt_pl.appearance import appearance_leak
-from fastvmt_pl.metrics.clip import ClipEmbedder, ClipFrameSimilarity, ClipTextSimilarity
+from fastvmt_pl.metrics.clip import ClipEmbedder, frame_similarity, text_similarity
 from fastvmt_pl.metrics.functional import (
     flow_endpoint_error,
     motion_fidelity,
@@ -68,13 +68,14 @@ def score_video(
         scores["published_motion_fidelity"] = published_motion_fidelity(tracks.points, made.points)
     scores["flow_error"], scores["relative_flow_error"] = flow_endpoint_error(reference, output)
     scores["temporal_consistency"] = temporal_consistency(output)
-    scores["appearance_leak"] = appearance_leak(output, baseline, reference)
+    scores["appearance_leak"] = appearance_leak(reference, output, baseline)
     if reconstruction:
         wanted, shown = (rearrange(frames, "f h w c -> f c h w").to(torch.float32) for frames in (reference, output))
         scores["psnr"] = float(peak_signal_noise_ratio(shown, wanted, data_range=255.0))
         scores["ssim"] = float(structural_similarity_index_measure(shown, wanted, data_range=255.0))  # type: ignore[arg-type]
     if clip is not None:
+        pictures = clip.pictures(output)
         if prompt is not None:
-            scores["clip_text"] = float(ClipTextSimilarity(clip)(output, prompt))
-        scores["clip_frames"] = float(ClipFrameSimilarity(clip)(output))
+            scores["clip_text"] = text_similarity(pictures, clip.text(prompt))
+        scores["clip_frames"] = frame_similarity(pictures)
     return scores

@@ -4,6 +4,7 @@ Videos are pictures of 0 to 255 on the CPU, where the trackers work. A reference
 many frames and one size.
 """
 
+from itertools import count
 from typing import Any
 
 import torch
@@ -16,19 +17,27 @@ from fastvmt_pl.metrics.functional import check_pair, flow_endpoint_error, motio
 from fastvmt_pl.tracking import LucasKanade, Tracker
 from fastvmt_pl.tracking.tracks import Frames
 
+_NUMBERS = count()
+
 
 class VideoMetric(Metric):
-    """The mean of a score over videos, without those whose score is not a number: that have no point to follow."""
+    """The mean of a score over videos, without those whose score is not a number: that have no point to follow.
+
+    A metric has a number of its own in its state, lest a ``MetricCollection`` takes two metrics that gave the first
+    video the same score for one.
+    """
 
     is_differentiable = False
     full_state_update = False
     total: Tensor
     count: Tensor
+    number: Tensor
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("number", torch.tensor(next(_NUMBERS)), dist_reduce_fx="max")
 
     def add(self, score: float) -> None:
         """Add a video's score."""
@@ -98,4 +107,4 @@ class AppearanceLeak(VideoMetric):
 
     def update(self, reference: Frames, output: Frames, baseline: Frames | None = None) -> None:
         """Add a video, with one of the same prompt that knows nothing of the reference, if there is one."""
-        self.add(appearance_leak(output, baseline, reference))
+        self.add(appearance_leak(reference, output, baseline))

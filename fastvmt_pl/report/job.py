@@ -11,6 +11,7 @@ class Job:
     Attributes:
         name: Its folder.
         prompt: What it is to show.
+        clip: File name of its reference.
         settings: Settings in which the runs of the report differ, by their dotted names.
         scores: Its scores, and what it cost.
         videos: Each video as a data URL.
@@ -21,6 +22,7 @@ class Job:
 
     name: str
     prompt: str
+    clip: str
     settings: dict[str, str]
     scores: dict[str, float | None]
     videos: dict[str, str]

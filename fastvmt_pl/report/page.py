@@ -44,7 +44,7 @@ def render(jobs: Sequence[Job], title: str) -> str:
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(page)
     settings = list(dict.fromkeys(name for job in jobs for name in job.settings))
     scores = list(dict.fromkeys(name for job in jobs for name in job.scores))
-    columns = [Column("prompt"), *(Column(name, name != "seed") for name in settings)]
+    columns = [Column("prompt"), Column("clip"), Column("run"), *(Column(name, name != "seed") for name in settings)]
     columns += [Column(name, False, *ARROWS.get(BETTER.get(name, ""), ("", ""))) for name in scores]
     data = [{"fps": job.fps, "numFrames": _num_frames(job), "overlays": job.overlays} for job in jobs]
     return template.render(
@@ -75,7 +75,7 @@ def _num_frames(job: Job) -> int:
 
 
 def _cells(job: Job, settings: Sequence[str], scores: Sequence[str]) -> list[Cell]:
-    cells = [Cell(job.prompt)]
+    cells = [Cell(job.prompt), Cell(job.clip), Cell(job.name)]
     for name in settings:
         value = job.settings.get(name, "")
         cells.append(Cell(value, _number(value), name != "seed"))

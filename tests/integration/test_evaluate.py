@@ -5,6 +5,7 @@ import pytest
 
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import evaluate as command
+from fastvmt_pl.commands.options import locked_file
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.video import write_video
 
@@ -45,7 +46,7 @@ def test_a_table_is_scored_as_far_as_it_can_be_read_and_resumes(succeed, refused
     rows = ["reference,output,prompt", "a.mp4,b.mp4,a dog", "a.mp4,missing.mp4,", "a.mp4,slow.mp4,"]
     (clips / "pairs.csv").write_text("\n".join(rows) + "\n")
     line = refused("evaluate", clips / "pairs.csv", code=1)
-    assert "1 of 3 pairs" in line
+    assert "1 pairs" in line
     assert "missing.mp4 does not exist" in line
     first, second, third = scores()
     assert second is None
@@ -62,15 +63,30 @@ def test_a_table_is_scored_as_far_as_it_can_be_read_and_resumes(succeed, refused
     (clips / "missing.mp4").unlink()
 
 
+def test_one_bad_row_or_run_does_not_stop_the_others(refused, clips, tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    rows = ["reference,output", f"{clips / 'a.mp4'},", f"{clips / 'a.mp4'},{clips / 'b.mp4'}"]
+    (tmp_path / "pairs.csv").write_text("\n".join([*rows, rows[-1]]) + "\n")
+    line = refused("evaluate", "pairs.csv", "unfinished", code=1)
+    assert "row 1 of pairs.csv" in line
+    assert "unfinished holds no finished run" in line
+    assert len(scores()) == 1  # what is named twice counts once
+
+
+def test_two_evaluations_do_not_write_one_file_at_a_time(refused, clips, tmp_path):
+    with locked_file(tmp_path / "evaluation.json"):
+        assert "another process is at work" in refused("evaluate", clips / "a.mp4", clips / "b.mp4")
+
+
 def test_an_interrupted_evaluation_loses_nothing(succeed, clips, monkeypatch):
     rows = ["reference,output", "a.mp4,b.mp4", "a.mp4,slow.mp4", "a.mp4,large.mp4"]
     (clips / "three.csv").write_bytes("\ufeff".encode() + "\n".join(rows).encode())  # as spreadsheets write it
     result = command._result
 
-    def stopped_at_the_second(pair, held, score):
+    def stopped_at_the_second(pair, kept, score):
         if pair.output.name == "slow.mp4":
             raise KeyboardInterrupt
-        return result(pair, held, score)
+        return result(pair, kept, score)
 
     for num_kept in (1, 3):  # a first run, and one that finds all scores there
         monkeypatch.setattr(command, "_result", stopped_at_the_second)

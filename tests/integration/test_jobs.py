@@ -86,7 +86,8 @@ class TestAListOfGoodJobs:
 
     def test_the_tools_for_runs_take_the_folder(self, whole, succeed):
         assert "job5" in succeed("evaluate", whole[1]).out
-        (run,) = find_runs(whole[1] / "jobs" / "job5")
+        (run,), problems = find_runs([whole[1] / "jobs" / "job5"])
+        assert problems == []
         assert list(run.logs.glob("logs/**/metrics.csv"))
 
     def test_prompts_of_one_clip_run_as_a_batch_that_reads_it_once(self, whole):

@@ -71,7 +71,7 @@ def test_a_list_is_planned_by_its_settings(succeed, config, tmp_path):
         (None, 30),
         (GradientCache(3), 12),
         (GradientCache(3, carry_over=True), 10),
-        (GradientCache(3, budget=10.0), 30),
+        (GradientCache(3, budget=0.3), 30),
     ],
 )
 def test_gradients_are_counted_as_the_cache_computes_them(cache, expected):

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -33,8 +34,26 @@ def test_a_job_without_its_videos_is_left_out(page, refused, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(page.parent / "runs", runs)
     (runs / "1" / "output.mp4").unlink()
-    assert "1 jobs are left out" in refused("report", "runs", code=1)
+    (runs / "3").mkdir()
+    (runs / "3" / "metrics.json").write_text("{")
+    (runs / "2" / "config.yaml").write_text("a: [")
+    line = refused("report", "runs", code=1)
+    assert "3 jobs or runs are left out" in line
+    assert "output.mp4" in line
+    assert "3/metrics.json cannot be read" in line
+    assert "2/config.yaml cannot be read" in line
     assert Path("report.html").read_text().count("data:video/mp4;base64,") == 3
+
+
+def test_what_a_sweep_has_scored_is_not_scored_again(page, succeed, tmp_path):
+    shutil.copytree(page.parent / "runs" / "1", tmp_path / "run")
+    row = {"motion_fidelity": 0.125, "path_error": 0.375, "prompt": "a red cross", "seconds": 3.0, "ssim": None}
+    (tmp_path / "run" / "scores.json").write_text(json.dumps([row]))
+    succeed("report", "run")
+    content = Path("report.html").read_text()
+    assert "0.125" in content
+    assert "path_error" in content
+    assert "ssim" not in content
 
 
 def test_a_folder_without_runs_is_refused(refused, tmp_path):

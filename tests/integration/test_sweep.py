@@ -13,7 +13,7 @@ from fastvmt_pl.motion_transfer import NonFiniteError
 from fastvmt_pl.video import write_video
 
 SHORT = {"model.num_steps": 3, "model.num_inner_steps": 2}
-CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 40.0}}
+CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 0.2}}
 PLAN = {
     "jobs": {"num_jobs": 3, "split": "tuning"},
     "common": SHORT,
@@ -82,14 +82,14 @@ def test_toy_jobs_are_judged_by_their_true_paths(succeed):
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch):
-    original = command._scored
+    original = command._score
 
     def failing(folder, compose, jobs):
         if folder.parent.name.startswith("guided"):
             raise NonFiniteError("the loss is nan")
-        return original(folder, compose, jobs)
+        original(folder, compose, jobs)
 
-    monkeypatch.setattr(command, "_scored", failing)
+    monkeypatch.setattr(command, "_score", failing)
     settings = {"guided": {"model.num_guided_steps": 1}, "unguided": {"model.num_guided_steps": 0}}
     plan = written("plan.yaml", jobs={"num_jobs": 1}, settings=settings)
     line = refused("sweep", plan, "out", code=1)

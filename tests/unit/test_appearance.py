@@ -18,13 +18,13 @@ def test_a_histogram_counts_each_pixel_once():
 
 def test_only_what_comes_nearer_to_the_reference_leaks():
     red, blue, green = plain((255, 0, 0)), plain((0, 0, 255)), plain((0, 255, 0))
-    assert appearance_leak(red, blue, red) == 1
-    assert appearance_leak(blue, blue, red) == 0
-    assert appearance_leak(green, blue, red) == 0
-    assert appearance_leak(blue, red, red) == 0  # less of it than without
+    assert appearance_leak(red, red, blue) == 1
+    assert appearance_leak(red, blue, blue) == 0
+    assert appearance_leak(red, green, blue) == 0
+    assert appearance_leak(red, blue, red) == 0  # less of it than without
     assert appearance_leak(red, red, red) == 0  # the prompt asks for these colours anyway
     half = torch.cat([red[:1], blue[:1]])
-    assert appearance_leak(half, blue, red) == 0.5
+    assert appearance_leak(red, half, blue) == 0.5
 
 
 def test_a_clip_of_other_colours_leaks_less_than_the_clip_itself():
@@ -32,5 +32,5 @@ def test_a_clip_of_other_colours_leaks_less_than_the_clip_itself():
     clip = world[0]
     others = [one for one in (world[n] for n in range(1, 30)) if one.background != clip.background]
     made, baseline = others[0].frames, others[1].frames
-    assert appearance_leak(made, baseline, clip.frames) < 0.2
-    assert appearance_leak(clip.frames, baseline, clip.frames) == 1
+    assert appearance_leak(clip.frames, made, baseline) < 0.2
+    assert appearance_leak(clip.frames, clip.frames, baseline) == 1

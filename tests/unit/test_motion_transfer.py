@@ -127,7 +127,7 @@ def test_clipping_is_per_job(fit):
     [
         (None, {"optimizer": ADAMW}),
         (
-            60.0,
+            0.5,
             {"optimizer": partial(NormalizedGradientDescent, lr=0.02, momentum=0.5), "clips": 2, "prompts": PROMPTS},
         ),
     ],

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from lightning import Callback
@@ -36,28 +38,52 @@ def test_counts_and_the_cosine_between_fresh_gradients_are_logged(fit):
 @pytest.mark.parametrize(
     ("job", "reused"),
     [
-        (JobState(age=1, turning=None), False),  # nothing is known yet: measure
-        (JobState(age=1, turning=10.0), True),
-        (JobState(age=2, turning=10.0), True),
-        (JobState(age=3, turning=10.0), False),  # 30 degrees may exceed 25
-        (JobState(age=1, turning=40.0), False),
-        (JobState(age=3, turning=0.0), True),
-        (JobState(age=4, turning=0.0), False),  # the interval is the most
+        (JobState(age=1, drift=None), False),  # nothing is known yet: measure
+        (JobState(age=1, drift=0.1), True),
+        (JobState(age=2, drift=0.1), True),
+        (JobState(age=3, drift=0.1), False),  # a similarity of 0.74, less than 0.75
+        (JobState(age=1, drift=0.3), False),
+        (JobState(age=3, drift=0.0), True),
+        (JobState(age=4, drift=0.0), False),  # the interval is the most
     ],
 )
 def test_a_gradient_is_reused_within_the_budget_and_the_interval(job, reused):
-    assert GradientCache(interval=4, budget=25.0).may_reuse(job) == reused
+    assert GradientCache(interval=4, budget=0.25).may_reuse(job) == reused
 
 
-def test_turning_is_the_angle_by_the_steps_in_between():
+def test_drift_is_the_rate_at_which_the_similarity_falls():
     job = JobState(age=3)
-    GradientCache._measure(job, 0.0)
-    assert job.turning == pytest.approx(30.0)
+    GradientCache._measure(job, 0.5)
+    assert math.exp(-3 * job.drift) == pytest.approx(0.5)
     job.age = 1
     GradientCache._measure(job, 0.5)
-    assert job.turning == pytest.approx(45.0)
+    assert job.drift == pytest.approx((math.log(2) / 3 + math.log(2)) / 2)
     GradientCache._measure(job, 1.0000001)  # rounding
-    assert job.turning == pytest.approx(22.5)
+    assert job.drift == pytest.approx((math.log(2) / 3 + math.log(2)) / 4)
+
+
+def served(cache, cosine, num_steps=60):
+    """Return how many inner steps each gradient serves, if fresh ones ``n`` steps apart are ``cosine(n)`` alike."""
+    job, found = JobState(age=1), []
+    for _ in range(num_steps):
+        if cache.may_reuse(job):
+            job.age += 1
+        else:
+            found.append(job.age)
+            cache._measure(job, cosine(job.age))
+            job.age = 1
+    return found
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("cosine", [0.0, -0.8])
+def test_gradients_with_nothing_in_common_are_not_reused(budget, cosine):
+    assert set(served(GradientCache(6, budget), lambda age: cosine)) == {1}
+
+
+def test_the_slower_a_gradient_drifts_the_longer_it_serves_and_no_longer_than_the_interval():
+    cache = GradientCache(6, budget=0.3)
+    assert [served(cache, lambda age, kept=kept: kept**age)[-1] for kept in (0.6, 0.8, 0.9, 0.99)] == [1, 2, 4, 6]
 
 
 class Decide(GradientCache):
@@ -107,7 +133,7 @@ def test_what_one_job_computes_does_not_depend_on_the_others(fit):
 
 
 def test_a_budget_reuses_less_than_its_interval_and_a_tiny_one_never(fit):
-    plain, adaptive, tiny = GradientCache(interval=3), GradientCache(3, budget=120.0), GradientCache(3, budget=1e-6)
+    plain, adaptive, tiny = GradientCache(interval=3), GradientCache(3, budget=0.9), GradientCache(3, budget=1e-6)
     for cache in (plain, adaptive, tiny):
         fit([cache], num_guided_steps=2, num_inner_steps=6)
     assert (plain.num_computed, plain.num_reused) == (4, 8)
@@ -122,7 +148,23 @@ def test_gradients_of_two_guided_steps_are_not_compared(fit):
     assert not any("gradients/cosine" in logged for logged in record.logged)
 
 
-@pytest.mark.parametrize("budget", [0.0, -1.0, 180.0])
-def test_a_budget_is_an_angle(budget):
-    with pytest.raises(ValueError, match="less than 180 degrees"):
+@pytest.mark.parametrize("carry_over", [False, True])
+@pytest.mark.parametrize("budget", [None, 0.9])
+def test_gradients_carried_over_are_not_compared_either(fit, carry_over, budget):
+    record, cache = Record(), GradientCache(8, budget, carry_over=carry_over)
+    fit([cache, record], num_guided_steps=2)
+    assert cache.num_computed + cache.num_reused == 8
+    if budget is None:
+        assert cache.num_computed == (1 if carry_over else 2)
+        assert not any("gradients/cosine" in logged for logged in record.logged)
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, 1.0])
+def test_a_budget_is_a_share(budget):
+    with pytest.raises(ValueError, match="more than 0 and less than 1"):
         GradientCache(budget=budget)
+
+
+def test_a_budget_without_reuse_is_refused():
+    with pytest.raises(ValueError, match="has no effect"):
+        GradientCache(1, budget=0.5)

@@ -20,7 +20,13 @@ def test_classes_go_by_their_names():
 
 def test_only_settings_that_are_not_the_same_everywhere_differ():
     runs = [
-        {"model.num_steps": "5", "model.shift": "3", "data.clips": '["a"]', "data.motion.window": "5"},
+        {
+            "model.num_steps": "5",
+            "trainer.max_epochs": "3",
+            "model.shift": "3",
+            "data.clips": '["a"]',
+            "data.motion.window": "5",
+        },
         {"model.num_steps": "6", "model.shift": "3", "data.clips": '["b"]'},
     ]
     assert differing(runs) == [
@@ -31,7 +37,7 @@ def test_only_settings_that_are_not_the_same_everywhere_differ():
 
 
 def test_curves_of_a_resumed_run_count_what_was_done_again_once(tmp_path):
-    for number, rows in ((2, ["0,4.0", "1,3.0", "2,2.5"]), (10, ["2,2.0", "3,1.0"])):
+    for number, rows in ((2, ["0,4.0", "1,3.0", "2,2.5"]), (10, ["2,2.0", "3,1.0", "4,nan", "5,inf"])):
         path = tmp_path / "logs" / f"version_{number}" / "metrics.csv"
         path.parent.mkdir(parents=True)
         path.write_text("\n".join(["step,loss", *rows]) + "\n")

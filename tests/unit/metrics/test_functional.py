@@ -3,6 +3,7 @@ import random
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 from torchmetrics.functional import spearman_corrcoef
 
 from fastvmt_pl.datamodules import Clip, ToyWorld, align
@@ -219,6 +220,9 @@ def test_a_reference_that_stands_still_has_no_share_of_flow():
     error, share = flow_endpoint_error(still, clip)
     assert error > 0
     assert math.isnan(share)
+    textured = 3 + 240 * interpolate(torch.rand(1, 3, 16, 16), size=(128, 128), mode="bilinear")[0].movedim(0, -1)
+    noisy = (textured + torch.randint(-8, 9, (4, 128, 128, 3))).clamp(0, 255).to(torch.uint8)  # as a camera's
+    assert math.isnan(flow_endpoint_error(noisy, noisy.roll(3, 2))[1])
 
 
 def test_videos_that_cannot_be_compared_are_refused():

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
 from fastvmt_pl.appearance import appearance_leak
 from fastvmt_pl.datamodules import ToyWorld
@@ -28,7 +29,7 @@ def fidelity(tracker, reach):
         (MotionFidelity(DenseFlow(), reach=12.0), fidelity(DenseFlow(), 12.0)),
         (FlowEndpointError(), lambda *pair: flow_endpoint_error(*pair)[1]),
         (FlowEndpointError(relative=False), lambda *pair: flow_endpoint_error(*pair)[0]),
-        (AppearanceLeak(), lambda reference, output: appearance_leak(output, None, reference)),
+        (AppearanceLeak(), lambda reference, output: appearance_leak(reference, output)),
     ],
 )
 def test_a_metric_averages_its_function_over_pairs(videos, metric, function):
@@ -55,6 +56,29 @@ def test_what_has_no_score_is_left_out():
     metric.update(plain, plain)
     assert metric.count == 0
     assert metric.compute().isnan()
+
+
+def test_metrics_of_a_collection_stay_apart_even_if_the_first_video_scores_alike(videos):
+    metrics = {"all": MotionFidelity(), "near": MotionFidelity(reach=1.0), "leak": AppearanceLeak()}
+    together = MetricCollection(metrics)
+    alone = {name: metric.clone() for name, metric in metrics.items()}
+    for pair in [(videos[0], videos[0]), (videos[0], videos[1])]:  # a clip against itself scores 1 by all
+        together.update(*pair)
+        for metric in alone.values():
+            metric.update(*pair)
+    assert together.compute() == {name: metric.compute() for name, metric in alone.items()}
+    assert len(set(together.compute().values())) == 3
+
+
+def test_two_processes_average_over_the_videos_of_both(videos):
+    def other(state, group):
+        """What the other process has, gathered beside one's own: two videos that score 0."""
+        return [state, theirs.pop(0)]
+
+    metric = AppearanceLeak(dist_sync_fn=other, distributed_available_fn=lambda: True)
+    theirs = [torch.tensor(0.0), torch.tensor(2), torch.tensor(7)]  # total, count, number
+    metric.update(videos[0], videos[0])
+    assert float(metric.compute()) == pytest.approx(1 / 3)
 
 
 def test_the_true_path_of_a_toy_clip_has_no_error():

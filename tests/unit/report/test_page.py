@@ -14,6 +14,7 @@ def job(prompt="a dog", **settings):
     return Job(
         name="runs/a",
         prompt=prompt,
+        clip="dog.mp4",
         settings={**settings, "seed": "3"},
         scores={"motion_fidelity": 0.5, "seconds": 2.0},
         videos={"reference": "data:video/mp4;base64,AAAA", "output": "data:video/mp4;base64,BBBB"},
@@ -44,6 +45,7 @@ def test_what_users_wrote_is_text():
 
 def test_settings_that_differ_are_marked():
     page = render([job(window="5"), job(window="7")], "Title")
+    assert "dog.mp4" in page
     assert "<mark>5</mark>" in page
     assert "<mark>7</mark>" in page
     assert "<mark>3</mark>" not in page  # a seed is no setting
