@@ -44,10 +44,18 @@ class Setting:
 
 
 def read(results: Path, score: str, cost: str) -> list[Setting]:
-    """Return the settings of a sweep in order of their costs."""
+    """Return the settings of a sweep in order of their costs.
+
+    Raises:
+        ValueError: If a column is not there.
+    """
     found: dict[str, Setting] = {}
     with results.open(newline="") as file:
-        for row in csv.DictReader(file):
+        rows = csv.DictReader(file)
+        columns = rows.fieldnames or []
+        if not {score, cost} <= set(columns):
+            raise ValueError(f"{results} has no {score} or no {cost}; use two of {', '.join(columns)}")
+        for row in rows:
             if row[score] and row[cost]:
                 setting = found.setdefault(row["setting"], Setting(row["setting"]))
                 setting.costs[row["job"]], setting.scores[row["job"]] = float(row[cost]), float(row[score])
@@ -66,7 +74,7 @@ def less_than_curve(setting: Setting, curve: list[Setting]) -> list[float] | Non
     """
     for low, high in pairwise(curve):
         if low.cost <= setting.cost <= high.cost:
-            share = (setting.cost - low.cost) / (high.cost - low.cost)
+            share = (setting.cost - low.cost) / (high.cost - low.cost) if high.cost > low.cost else 0.5
             jobs = setting.scores.keys() & low.scores.keys() & high.scores.keys()
             between = {job: (1 - share) * low.scores[job] + share * high.scores[job] for job in jobs}
             return [setting.scores[job] - between[job] for job in sorted(jobs)]
@@ -110,12 +118,18 @@ def main(
         score: Column of the score.
         cost: Column of the cost.
         compare_with: Curve that settings of the others are compared with; none if left out.
+
+    Raises:
+        ValueError: If a column or the curve is not there.
     """
     settings = read(results, score, cost)
     draw(settings, output, score, cost)
     if compare_with is None:
         return
     curve = [setting for setting in settings if setting.curve == compare_with]
+    if not curve:
+        names = ", ".join(dict.fromkeys(setting.curve for setting in settings))
+        raise ValueError(f"there is no curve {compare_with!r}; use one of {names}")
     print(f"| setting | {cost} | {score} | less that of {compare_with!r} at equal {cost} |\n| --- | --- | --- | --- |")
     for setting in settings:
         less = None if setting in curve else less_than_curve(setting, curve)
