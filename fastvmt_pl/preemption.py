@@ -14,7 +14,7 @@ REQUEUE_CODE = 75
 
 
 class Preempted(RuntimeError):  # it is no error: the run goes on when it is started again
-    """The run was asked to stop, and has, behind a checkpoint."""
+    """The run was asked to stop, and has, after a checkpoint."""
 
 
 class StopRequest:
@@ -39,12 +39,13 @@ class StopRequest:
     def check(self) -> None:
         """Raise :class:`Preempted` if this process was asked to stop."""
         if self.received is not None:
-            raise Preempted(f"stopped by {self.received.name}; start the same command again to go on")
+            again = "start the same command again to go on (fit and train: with --ckpt_path)"
+            raise Preempted(f"stopped by {self.received.name}; {again}")
 
 
 @contextmanager
 def listening(request: StopRequest) -> Iterator[None]:
-    """Within the block, note SIGTERM and SIGUSR1; behind it they do what they did before."""
+    """Within the block, note SIGTERM and SIGUSR1; after it they do what they did before."""
     before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     request.listen()
     try:

@@ -6,4 +6,4 @@ extras=dev,cluster
 ruff check .
 ruff format --check .
 mypy
-pytest "$@"
+OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile "$@" # threads that share a core wait for each other

@@ -110,7 +110,7 @@ def distill(
     previewed = (listed[num_prompts:] or listed)[:NUM_PREVIEWS]
     folder = output or Path("runs") / slug("lora", Path(clip).stem, str(seed))
     if (folder / "lora" / "README.md").exists():
-        raise ValueError(f"{folder} holds a finished run; choose another --output, or delete this one")
+        raise ValueError(f"{folder} holds a finished run; choose another output, or delete this one")
     request = StopRequest()
     shared = {
         "model.backbone.init_args.model": model,

@@ -69,7 +69,7 @@ def encode(
         origins = [f"{tar.resolve()}, {model}, {_described(frames, shape, fps)}" for tar in tars]
         for name, origin in zip(names, origins, strict=True):
             if done.get(name, origin) != origin:
-                raise ValueError(f"{output / name} was made of {done[name]}; choose another --output for {origin}")
+                raise ValueError(f"{output / name} was made of {done[name]}; choose another output for {origin}")
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if name in done:
                 continue

@@ -139,9 +139,9 @@ def _read(output: Path, settings: dict[str, Any]) -> dict[str, Result]:
         kept = {one["key"]: one for one in content["pairs"] if "scores" in one}
         same = content["settings"] == settings
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{output} is in use and holds no evaluation; choose another --output") from error
+        raise ValueError(f"{output} is in use and holds no evaluation; choose another output") from error
     if not same:
-        raise ValueError(f"{output} holds scores by other settings; choose another --output")
+        raise ValueError(f"{output} holds scores by other settings; choose another output")
     return kept
 
 

@@ -30,7 +30,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         ValueError: If the checkpoint is none of a LoRA, or the folder is in use.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} is in use; choose another --output")
+        raise ValueError(f"{output} is in use; choose another output")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:

@@ -20,6 +20,8 @@ from fastvmt_pl.files import written_whole
 Kind = TypeVar("Kind")
 OWN = ("name", "clip", "prompt", "prompts", "seed")
 """Columns that are not settings."""
+BATCH_SIZE = 4
+"""The most prompts of a clip that run side by side, unless told otherwise."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import yaml
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.job_check import Verdict, check_jobs, cut
-from fastvmt_pl.commands.job_list import Job, Refusal, read_jobs
+from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
 from fastvmt_pl.commands.job_queue import FAILED, Batch, JobQueue, make_batches
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import as_words, slug
@@ -51,7 +51,7 @@ class Outcome:
 def transfer_jobs(
     jobs: Path,
     output: Path | None = None,
-    batch_size: int = 4,
+    batch_size: int = BATCH_SIZE,
     devices: int | None = None,
     check: bool = False,
     **options: Unpack[TransferOptions],
@@ -63,8 +63,8 @@ def transfer_jobs(
 
     Args:
         jobs: CSV, JSONL or YAML file with a row a job, or a tar file of clips (NAME.mp4) and prompts (NAME.txt). A row
-            has clip and prompt (or prompts, a list), and may have name, seed, and any option of fastvmt transfer or
-            dotted setting of its config, which then hold for it alone.
+            has clip and prompt (or prompts, a list), and may have name, seed, and any option of fastvmt transfer but
+            device and output, or dotted setting of its config, which then hold for it alone.
         output: Folder for the results; runs/ and the list's name if left out.
         batch_size: The most prompts of a clip that run side by side; each takes memory.
         devices: Processes to start, a device each; as many as the config's trainer.devices if left out.
@@ -89,7 +89,7 @@ def transfer_jobs(
         take_own_gpu(rank)
         runner = JobRunner(folder, rank, request)
         if folder.exists() and not (folder / "jobs").exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is in use and holds no list of jobs; choose another --output")
+            raise ValueError(f"{folder} is in use and holds no list of jobs; choose another output")
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
         listed, refused = read_jobs(jobs, options, folder / "clips")
         verdicts = check_jobs(listed, folder, runner.compose, request)

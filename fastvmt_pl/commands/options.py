@@ -75,7 +75,7 @@ def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
     """
     files = {folder / f"{name}.yaml": content for name, content in settings.items()}
     if any(path.exists() and path.read_text() != content for path, content in files.items()):
-        raise ValueError(f"{folder} holds a run with other settings; choose another --output")
+        raise ValueError(f"{folder} holds a run with other settings; choose another output")
     if not (folder / LOCK).exists():
         _refuse_foreign(folder, next(iter(files)))
     first = getattr(rank_zero_only, "rank", 0) == 0
@@ -132,7 +132,7 @@ def _refuse_foreign(folder: Path, needed: Path) -> None:
     if needed.exists() or not folder.exists():
         return
     if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}:
-        raise ValueError(f"{folder} is in use and holds no run; choose another --output")
+        raise ValueError(f"{folder} is in use and holds no run; choose another output")
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:

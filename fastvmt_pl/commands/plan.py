@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning import Callback, Trainer
 
 from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.commands.job_list import read_jobs
+from fastvmt_pl.commands.job_list import BATCH_SIZE, read_jobs
 from fastvmt_pl.commands.options import as_arguments
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of, settings_of
 from fastvmt_pl.datamodules import MotionDataModule
@@ -43,7 +43,7 @@ class Share:
 
 def plan(
     num_jobs: int = 1,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     jobs: Path | None = None,
     memory: float | None = None,
     calibrated: bool = True,
@@ -53,7 +53,7 @@ def plan(
 
     Args:
         num_jobs: Prompts to which the motion of a clip is transferred.
-        batch_size: How many of them are optimised side by side.
+        batch_size: How many of them are optimised side by side; 1 if left out, or 4 of a list, as in transfer.
         jobs: List of jobs, as fastvmt transfer --jobs takes it, in place of num_jobs; jobs with the same settings are
             planned together. Its clips are not opened.
         memory: GiB of memory to fit into, such as those of a GPU elsewhere; this device's if left out.
@@ -67,6 +67,8 @@ def plan(
         ValueError: If a setting or the model cannot be used, or the device is not there.
         RuntimeError: If the run does not fit.
     """
+    if batch_size is None:
+        batch_size = 1 if jobs is None else BATCH_SIZE
     if num_jobs < 1 or batch_size < 1:
         raise ValueError(f"num_jobs is {num_jobs} and batch_size {batch_size}; use at least 1")
     one_clip = Share(options, {}, {Path(): [PROMPT] * num_jobs})

@@ -100,7 +100,7 @@ def sample(
     folder = output or Path("runs") / slug("sample", prompt, str(seed))
     video = folder / "output.mp4"
     if video.exists():
-        raise ValueError(f"{folder} holds a finished run; choose another --output")
+        raise ValueError(f"{folder} holds a finished run; choose another output")
     fps = (8.0 if backbone.name in BUNDLED else 16.0) if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}

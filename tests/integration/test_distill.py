@@ -191,7 +191,7 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     assert "three: no txt" in said
     assert "two: its caption is empty" in said
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
-    assert "choose another --output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
+    assert "choose another output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
     assert "shorter than 5 s" in refused("encode", "b.tar", "slow", *size, "--fps", "1")
     assert torch.equal(_read(video, 5, 8.0).frames, read_clip(clip, 17).frames[:5])
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]

@@ -139,7 +139,7 @@ class TestBadInput:
         assert len(scores()) == 2
         assert "other settings" in refused("evaluate", a, a, "--tracker", "dense_flow")
         (tmp_path / "evaluation.json").write_text("[]")
-        assert "choose another --output" in refused("evaluate", a, a)
+        assert "choose another output" in refused("evaluate", a, a)
 
     def test_what_a_tracker_or_a_model_lacks_is_said(self, refused, clips):
         pair = [clips / "a.mp4", clips / "b.mp4"]
