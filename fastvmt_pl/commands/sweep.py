@@ -62,7 +62,8 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
         for overrides, start in itertools.product(plan.all_settings.values(), starts):
             _check_toy(_compose(plan, config, jobs, overrides, start), plan)
         described = [{"sha256": sha256(job.clip.read_bytes()).hexdigest(), "prompt": job.prompt} for job in jobs]
-    same = {"config": config.read_text(encoding="utf-8"), "common": yaml.safe_dump(plan.common)}
+    base = yaml.safe_load(config.read_text(encoding="utf-8"))  # without its comments
+    same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common)}
     with claimed_folder(output, **same, jobs=yaml.safe_dump(described)):  # other settings have other folders
         rows, failures = _run_all(plan, config, make_jobs(plan, experiment, output / "clips"), output)
     summary = summarise(rows, plan.reference)
