@@ -44,9 +44,10 @@ class GradientCache(Callback):
     gradients as they are before clipping.
 
     With a budget, reuse is adaptive: each job's fresh gradients tell how fast its gradient drifts, and one is reused
-    until it may have lost more than the budget of its cosine similarity to a fresh one, for at most ``interval`` steps.
-    So a job whose gradient keeps its direction computes fewer than one whose gradient does not, and one whose gradients
-    have nothing in common reuses none. The similarity is taken to fall by the same factor with every inner step.
+    until it may have lost more than the budget of its cosine similarity to a fresh one, for at most ``interval`` steps,
+    and for one less than there are in a guided step, so that each guided step compares two. So a job whose gradient
+    keeps its direction computes fewer than one whose gradient does not, and one whose gradients have nothing in common
+    reuses none. The similarity is taken to fall by the same factor with every inner step.
 
     Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
     between a fresh gradient and the one before it in the same guided step (near 1, reusing loses little), and
@@ -84,6 +85,7 @@ class GradientCache(Callback):
                 "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or leave it out"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over
+        self.longest = interval
         self._restart()
 
     def _restart(self) -> None:
@@ -92,6 +94,9 @@ class GradientCache(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint is loaded after this."""
+        assert isinstance(pl_module, MotionTransfer)
+        if self.budget is not None:
+            self.longest = min(self.interval, max(1, pl_module.num_inner_steps - 1))
         self._restart()
 
     def on_train_batch_start(
@@ -113,7 +118,7 @@ class GradientCache(Callback):
 
     def may_reuse(self, job: JobState) -> bool:
         """Return whether a job's gradient may serve another inner step."""
-        if job.age >= self.interval:
+        if job.age >= self.longest:
             return False
         return self.budget is None or (job.drift is not None and math.exp(-job.drift * job.age) >= 1 - self.budget)
 

@@ -142,6 +142,14 @@ def test_a_budget_reuses_less_than_its_interval_and_a_tiny_one_never(fit):
     assert adaptive.num_computed + adaptive.num_reused == 12
 
 
+def test_every_guided_step_measures_anew(fit):
+    """A gradient that once kept its direction may not serve for good."""
+    cache = GradientCache(6, budget=0.99)
+    fit([cache], num_guided_steps=3, num_inner_steps=4)
+    assert cache.longest == 3
+    assert cache.num_computed >= 6  # two in each
+
+
 def test_gradients_of_two_guided_steps_are_not_compared(fit):
     record = Record()
     fit([GradientCache(4), record], num_guided_steps=2)  # one gradient in each
