@@ -42,7 +42,9 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
     frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
     frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
     with written_whole(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options={"crf": "12"})
+        # x264's macroblock tree, on pictures of a few blocks, makes another file each time.
+        options = {"crf": "12", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames.numpy():

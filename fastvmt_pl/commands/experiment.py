@@ -164,6 +164,11 @@ class SweepJob:
     prompt: str
     toy: ToyJob | None = None
 
+    @property
+    def content(self) -> bytes:
+        """The content of its file; of a toy clip the frames, which another version of an encoder writes otherwise."""
+        return self.clip.read_bytes() if self.toy is None else self.toy.clip.frames.numpy().tobytes()
+
 
 def make_jobs(experiment: Experiment, path: Path, folder: Path) -> list[SweepJob]:
     """Return the jobs of an experiment; toy clips are written to a folder."""

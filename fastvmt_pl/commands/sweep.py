@@ -61,7 +61,7 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
         starts = range(0, len(jobs), plan.batch_size)
         for overrides, start in itertools.product(plan.all_settings.values(), starts):
             _check_toy(_compose(plan, config, jobs, overrides, start), plan)
-        described = [{"sha256": sha256(job.clip.read_bytes()).hexdigest(), "prompt": job.prompt} for job in jobs]
+        described = [{"sha256": sha256(job.content).hexdigest(), "prompt": job.prompt} for job in jobs]
     base = yaml.safe_load(config.read_text(encoding="utf-8"))  # without its comments
     same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common)}
     with claimed_folder(output, **same, jobs=yaml.safe_dump(described)):  # other settings have other folders

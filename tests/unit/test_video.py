@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastvmt_pl.datamodules.toy_jobs import toy_jobs
 from fastvmt_pl.video import MIN_SIDE, enlarge, flow_picture, side_by_side, write_picture, write_video
 
 
@@ -41,6 +42,16 @@ def full_disk():
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_the_same_pictures_make_the_same_file(tmp_path):
+    frames = toy_jobs(15, "tuning")[14].clip.frames  # of which x264 with its default settings makes several
+    contents = set()
+    for number in range(12):
+        write_video(tmp_path / f"{number}.mp4", frames, 8.0)
+        contents.add((tmp_path / f"{number}.mp4").read_bytes())
+        torch.rand(3, 48 * (number + 1), 48)  # what lies in memory changes meanwhile
+    assert len(contents) == 1
 
 
 def test_a_disk_that_fills_up_leaves_no_video(tmp_path):
