@@ -1,5 +1,6 @@
 """How much memory tensors take, on a GPU and on a CPU."""
 
+import gc
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class PeakMemory:
         self.num_bytes = 0
 
     def __enter__(self) -> "PeakMemory":
+        gc.collect()  # what was left lying about must not be taken off when it goes
         if self.device.type == "cuda":
             self.before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)

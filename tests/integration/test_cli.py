@@ -207,9 +207,9 @@ class TestOtherBadInput:
     def test_an_output_folder_in_use(self, refused, clip, tmp_path):
         (tmp_path / "holiday").mkdir()
         (tmp_path / "holiday" / "photo.jpg").touch()
-        assert "--output" in refused("transfer", clip, PROMPT, "--output", "holiday")
+        assert "choose another output" in refused("transfer", clip, PROMPT, "--output", "holiday")
         (tmp_path / "file").touch()
-        assert "--output" in refused("transfer", clip, PROMPT, "--output", "file")
+        assert "choose another output" in refused("transfer", clip, PROMPT, "--output", "file")
 
     def test_fit_without_what_it_needs(self, refused, clip):
         assert "data.clips" in refused("fit")

@@ -1,3 +1,5 @@
+import gc
+
 import torch
 
 from fastvmt_pl.memory import PeakMemory
@@ -19,3 +21,18 @@ def test_what_backward_keeps_counts():
     with PeakMemory("cpu") as peak:
         (weight.exp().exp()).sum().backward()
     assert peak.num_bytes >= 3 * 1_000_000  # both results are kept, and there is a gradient
+
+
+def test_what_earlier_work_left_lying_about_is_not_taken_off():
+    gc.disable()
+    try:
+        with PeakMemory("cpu"):
+            ring = [torch.zeros(2**22)]
+            ring.append(ring)
+        del ring
+        with PeakMemory("cpu") as peak:
+            gc.collect()
+            torch.zeros(2**20)
+    finally:
+        gc.enable()
+    assert peak.num_bytes == 4 * 2**20
