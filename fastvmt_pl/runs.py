@@ -47,9 +47,8 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """Return the finished runs in some folders and their sub-folders, each once, and what is wrong with others."""
     found, problems = dict[Path, Run](), []
     for folder in folders:
-        paths = sorted(folder.rglob("metrics.json"))
         runs = []
-        for path in paths:
+        for path in sorted(folder.rglob("metrics.json")):
             try:
                 runs += _run(path)
             except (OSError, ValueError) as error:

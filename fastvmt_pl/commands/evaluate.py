@@ -95,9 +95,11 @@ def evaluate(
         _write(output, settings, kept)  # without the errors of another time
     print(table(results))
     print(f"\nthe scores lie in {output}")
+    num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
     problems += [one["error"] for one in results if "error" in one]
     if problems:
-        raise RuntimeError(f"{len(problems)} pairs or tables could not be scored: {'; '.join(problems[:3])}")
+        reasons = "; ".join(problems[:3])
+        raise RuntimeError(f"{len(problems)} of {num_pairs} pairs could not be scored: {reasons}")
     return results
 
 

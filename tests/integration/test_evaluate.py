@@ -46,7 +46,7 @@ def test_a_table_is_scored_as_far_as_it_can_be_read_and_resumes(succeed, refused
     rows = ["reference,output,prompt", "a.mp4,b.mp4,a dog", "a.mp4,missing.mp4,", "a.mp4,slow.mp4,"]
     (clips / "pairs.csv").write_text("\n".join(rows) + "\n")
     line = refused("evaluate", clips / "pairs.csv", code=1)
-    assert "1 pairs" in line
+    assert "1 of 3 pairs" in line
     assert "missing.mp4 does not exist" in line
     first, second, third = scores()
     assert second is None
@@ -68,6 +68,7 @@ def test_one_bad_row_or_run_does_not_stop_the_others(refused, clips, tmp_path):
     rows = ["reference,output", f"{clips / 'a.mp4'},", f"{clips / 'a.mp4'},{clips / 'b.mp4'}"]
     (tmp_path / "pairs.csv").write_text("\n".join([*rows, rows[-1]]) + "\n")
     line = refused("evaluate", "pairs.csv", "unfinished", code=1)
+    assert "2 of 3 pairs" in line
     assert "row 1 of pairs.csv" in line
     assert "unfinished holds no finished run" in line
     assert len(scores()) == 1  # what is named twice counts once
