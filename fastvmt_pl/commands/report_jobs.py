@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
         except (OSError, ValueError, yaml.YAMLError) as error:
             problems.append(f"{run.folder}/config.yaml cannot be read ({error})")
             settings.append({})
+    root = os.path.commonpath([run.folder.parent.resolve() for run in runs] or [Path()])
     places = [
         (run, number, folder, own)
         for run, own in zip(runs, differing(settings), strict=True)
@@ -49,13 +51,13 @@ def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for run, number, folder, own in progress.track(places, description="reading"):
             try:
-                jobs.append(_job(run, number, folder, own))
+                jobs.append(_job(run, number, folder, own, os.path.relpath(folder.resolve(), root)))
             except (OSError, RuntimeError, ValueError) as error:
                 problems.append(str(error))
     return jobs, problems
 
 
-def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:
+def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: str) -> Job:
     files = {name: folder / f"{name}.mp4" for name in VIDEOS if (folder / f"{name}.mp4").exists()}
     for name in ("reference", "output"):
         if name not in files:
@@ -71,7 +73,7 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str]) -> Job:
         scores = {**score_video(pair.reference, pair.output, LucasKanade(), plain)}
     measured = {name: float(own[name]) for name in MEASURES if own.get(name) is not None}
     return Job(
-        name=str(folder),
+        name=place,
         prompt=own["prompt"],
         clip=Path(str(own.get("clip", ""))).name,
         settings={**settings, "seed": str(own["seed"])},

@@ -9,7 +9,7 @@ class Job:
     """A video of a report.
 
     Attributes:
-        name: Its folder.
+        name: Its folder, below the one that holds all runs of the report.
         prompt: What it is to show.
         clip: File name of its reference.
         settings: Settings in which the runs of the report differ, by their dotted names.

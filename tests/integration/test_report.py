@@ -28,6 +28,8 @@ def test_a_report_is_one_file_with_all_videos_and_what_differs(page):
     assert "a red cross on a navy background" in content
     assert "loss/motion_flow" in content
     assert "http" not in content
+    assert str(page.parent) not in content  # a page to pass on tells no path of the machine
+    assert '<p class="note">2</p>' in content
 
 
 def test_a_job_without_its_videos_is_left_out(page, refused, tmp_path):
