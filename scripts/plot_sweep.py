@@ -84,6 +84,7 @@ def less_than_curve(setting: Setting, curve: list[Setting]) -> list[float] | Non
 def draw(settings: list[Setting], output: Path, score: str, cost: str) -> None:
     """Draw the means with their 95 % bootstrap intervals."""
     figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
+    axes.margins(x=0.1)  # room for names
     for name in dict.fromkeys(setting.curve for setting in settings):
         curve = [setting for setting in settings if setting.curve == name]
         means, lows, highs = zip(*(interval_of_mean(list(each.scores.values())) for each in curve), strict=True)
