@@ -132,7 +132,8 @@ fastvmt evaluate runs/a runs/b --output scores.json
     "sweep": Command(
         "Run the same jobs under many settings and compare them.",
         """Writes a folder a run, results.csv with a row for each job of each setting, and summary.md with means,
-bootstrap intervals and paired differences. What is finished is not done again. Example:
+bootstrap intervals and paired differences. What is finished is not done again. Processes of --devices, or of any
+launcher, share the runs. Example:
 fastvmt sweep configs/experiment/reuse.yaml runs/reuse
 """,
         sweep,

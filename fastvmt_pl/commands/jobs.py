@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-import yaml
-
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.job_check import Verdict, check_jobs, cut
@@ -28,7 +26,7 @@ from fastvmt_pl.commands.transfer_options import (
 )
 from fastvmt_pl.files import remove_unfinished, written_whole
 from fastvmt_pl.preemption import StopRequest, listening
-from fastvmt_pl.ranks import Rank, alone, read_rank, start_ranks, take_own_gpu
+from fastvmt_pl.ranks import Rank, alone, num_to_start, read_rank, start_ranks, take_own_gpu
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,10 @@ def transfer_jobs(
         RuntimeError: If jobs failed or were refused; the others are done.
         Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
     """
-    if batch_size < 1 or (devices is not None and devices < 1):
-        raise ValueError(f"batch_size is {batch_size} and devices {devices}; use at least 1 of each")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; use at least 1")
     folder, rank, request = output or Path("runs") / slug(jobs.stem), read_rank(), StopRequest()
-    if devices is not None and devices > 1 and rank.launched:
-        raise ValueError(f"devices is {devices}, but a launcher has started this process; leave one of them out")
-    devices = 1 if rank.launched else devices or _devices_of(config_of(options))
+    num_processes = num_to_start(rank, devices, config_of(options))
     with listening(request), alone(), _quiet():
         take_own_gpu(rank)
         runner = JobRunner(folder, rank, request)
@@ -101,22 +97,16 @@ def transfer_jobs(
         batches = make_batches(able, verdicts, batch_size)
         queue = JobQueue(folder / "jobs", batches, runner.run, runner.is_begun, request)
         runner.prompts = sorted({job.prompt for job in able if not queue.is_done(job)})
-        if devices > 1:
+        if num_processes > 1:
             given = {"jobs": jobs, "output": folder, "batch-size": batch_size}
             given |= {name.replace("_", "-"): value for name, value in options.items()}
-            start_ranks(["transfer", *as_words(given)], devices, request)
+            start_ranks(["transfer", *as_words(given)], num_processes, request)
         queue.work(to_the_end=rank.number == 0)
     outcomes = [_outcome(queue, job, verdicts[job.group]) for job in able]
     if rank.number:  # the first is there to the end, and says how it went
         return outcomes
     _write_table(folder / "results.csv", [*outcomes, *map(_refused, refused)])
     return _concluded(outcomes, refused, f"the videos lie in {folder / 'jobs'}")
-
-
-def _devices_of(config: Path) -> int:
-    """Return how many devices a config asks for; a list's processes have one each."""
-    found = ((yaml.safe_load(config.read_text()) or {}).get("trainer") or {}).get("devices")
-    return found if isinstance(found, int) and found > 1 else 1
 
 
 @dataclass

@@ -24,6 +24,8 @@ class InUseError(ValueError):
 
 LOCK = ".lock"
 """File of a run folder that is locked while a process is at work in it."""
+PATIENCE = 60.0
+"""Seconds to wait for what another process does in a moment."""
 
 
 def default_config(model: str) -> Path:
@@ -73,58 +75,91 @@ def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
         InUseError: If another process is at work in the folder.
         ValueError: If it holds something else.
     """
-    files = {folder / f"{name}.yaml": content for name, content in settings.items()}
-    if any(path.exists() and path.read_text() != content for path, content in files.items()):
-        raise ValueError(f"{folder} holds a run with other settings; choose another output")
-    if not (folder / LOCK).exists():
-        _refuse_foreign(folder, next(iter(files)))
+    files = _settings_files(folder, settings)
     first = getattr(rank_zero_only, "rank", 0) == 0
     with locked(folder) if first else nullcontext():
         if first:
             remove_unfinished(folder)
-        _refuse_foreign(folder, next(iter(files)))
-        for path, content in files.items():
-            if not path.exists():
-                with written_whole(path) as temporary:
-                    temporary.write_text(content)
+        _settle(folder, files)
         yield
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def shared_folder(folder: Path, **settings: str) -> Iterator[None]:
+    """As :func:`claimed_folder`, for a run that many processes work on: others wait for the end of the block."""
+    files = _settings_files(folder, settings)
+    with locked(folder, PATIENCE):
+        _settle(folder, files)
+        yield
+
+
+def _settings_files(folder: Path, settings: dict[str, str]) -> dict[Path, str]:
+    """Return what a run's files of settings contain; refuse other runs' folders before anything is written there."""
+    files = {folder / f"{name}.yaml": content for name, content in settings.items()}
+    _refuse_other_settings(folder, files)
+    if not (folder / LOCK).exists():
+        _refuse_foreign(folder, next(iter(files)))
+    return files
+
+
+def _settle(folder: Path, files: dict[Path, str]) -> None:
+    """Write those files of settings that are not there, into a folder that is locked."""
+    _refuse_other_settings(folder, files)  # which may have come meanwhile
+    _refuse_foreign(folder, next(iter(files)))
+    for path, content in files.items():
+        if not path.exists():
+            with written_whole(path) as temporary:
+                temporary.write_text(content)
+
+
+@contextmanager
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Make a folder, and keep other processes out of it meanwhile; the kernel ends the lock when a process dies.
+
+    Args:
+        folder: The folder.
+        patience: Seconds to wait for a process that is at work in it.
 
     Raises:
         InUseError: If another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder / LOCK, folder):
+    with _held(folder / LOCK, folder, patience):
         yield
 
 
 @contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Keep other processes from writing a file meanwhile; a hidden file beside it is the lock.
+def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes from writing a file, or a folder, meanwhile; a hidden file beside it is the lock.
+
+    Args:
+        path: The file or folder; it need not exist.
+        patience: Seconds to wait for a process that is at work on it.
 
     Raises:
         InUseError: If another process is at work on the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path.with_name(f".{path.name}{LOCK}"), path):
+    with _held(path.with_name(f".{path.name}{LOCK}"), path, patience):
         yield
 
 
 @contextmanager
-def _held(lock: Path, place: Path) -> Iterator[None]:
+def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
     held = FileLock(lock)
     try:
-        held.acquire(timeout=0)
+        held.acquire(timeout=patience)
     except Timeout as error:
         raise InUseError(f"another process is at work in {place}; wait for it to end, or stop it") from error
     try:
         yield
     finally:
         held.release()
+
+
+def _refuse_other_settings(folder: Path, files: dict[Path, str]) -> None:
+    if any(path.exists() and path.read_text() != content for path, content in files.items()):
+        raise ValueError(f"{folder} holds a run with other settings; choose another output")
 
 
 def _refuse_foreign(folder: Path, needed: Path) -> None:

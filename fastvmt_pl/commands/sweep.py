@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from fastvmt_pl.bootstrap import interval_of_mean
-from fastvmt_pl.callbacks import Costs, RunFolder
+from fastvmt_pl.callbacks import Costs, Preemption, RunFolder
 from fastvmt_pl.commands.experiment import (
     Experiment,
     Overrides,
@@ -27,25 +28,39 @@ from fastvmt_pl.commands.experiment import (
     make_jobs,
     read_experiment,
 )
+from fastvmt_pl.commands.job_queue import BROKEN
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_arguments, claimed_folder, run_loggers, slug
+from fastvmt_pl.commands.options import (
+    PATIENCE,
+    InUseError,
+    as_arguments,
+    locked_file,
+    run_loggers,
+    shared_folder,
+    slug,
+)
 from fastvmt_pl.datamodules import Clip, align
 from fastvmt_pl.datamodules.toy_tracker import SHARES
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
+from fastvmt_pl.preemption import Preempted, StopRequest, listening
+from fastvmt_pl.ranks import alone, num_to_start, read_rank, start_ranks, take_own_gpu
 from fastvmt_pl.runs import SCORES
 from fastvmt_pl.tracking import LucasKanade
 
 Row = dict[str, Any]
 
 
-def sweep(experiment: Path, output: Path) -> list[Row]:
+def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Row]:
     """Run the same jobs under many settings and compare them.
+
+    Any number of processes may work on a sweep, started as those of a list of transfers are; each run is one's.
 
     Args:
         experiment: YAML file of settings and jobs, such as configs/experiment/reuse.yaml.
         output: Folder for all runs and the results; what is finished there is not done again.
+        devices: Processes to start, a device each; as many as the config's trainer.devices if left out.
 
     Returns:
         A row for each job of each setting, as in results.csv.
@@ -53,19 +68,24 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
     Raises:
         ValueError: If the experiment, a setting or a clip cannot be used; nothing has run then.
         RuntimeError: If some runs failed; the others are done.
+        Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
     """
     plan = read_experiment(experiment)
     config = config_of(plan, experiment)
-    with tempfile.TemporaryDirectory() as scratch:  # the folder is not touched before all can be used
-        jobs = make_jobs(plan, experiment, Path(scratch))
-        starts = range(0, len(jobs), plan.batch_size)
-        for overrides, start in itertools.product(plan.all_settings.values(), starts):
-            _check_toy(_compose(plan, config, jobs, overrides, start), plan)
-        described = [{"sha256": sha256(job.content).hexdigest(), "prompt": job.prompt} for job in jobs]
-    base = yaml.safe_load(config.read_text(encoding="utf-8"))  # without its comments
-    same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common)}
-    with claimed_folder(output, **same, jobs=yaml.safe_dump(described)):  # other settings have other folders
-        rows, failures = _run_all(plan, config, make_jobs(plan, experiment, output / "clips"), output)
+    rank, request = read_rank(), StopRequest()
+    num_processes = num_to_start(rank, devices, config)
+    with listening(request), alone():
+        take_own_gpu(rank)
+        described = _checked(plan, experiment, config, request)
+        base = yaml.safe_load(config.read_text(encoding="utf-8"))  # without its comments
+        same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common), "jobs": described}
+        with shared_folder(output, **same):  # other settings have other folders
+            jobs = make_jobs(plan, experiment, output / "clips")
+        if num_processes > 1:
+            start_ranks(["sweep", str(experiment), str(output)], num_processes, request)
+        rows, failures = _run_all(plan, config, jobs, output, request, to_the_end=rank.number == 0)
+    if rank.number:  # the first is there to the end, and says how it went
+        return rows
     summary = summarise(rows, plan.reference)
     with written_whole(output / "summary.md") as path:
         path.write_text(summary + "\n", encoding="utf-8")
@@ -73,6 +93,20 @@ def sweep(experiment: Path, output: Path) -> list[Row]:
     if failures:
         raise RuntimeError(f"{len(failures)} runs failed: {'; '.join(failures[:3])}")
     return rows
+
+
+def _checked(plan: Experiment, experiment: Path, config: Path, request: StopRequest) -> str:
+    """Look at every job under every setting before anything is run or written; return, as YAML, which jobs they are."""
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = make_jobs(plan, experiment, Path(scratch))
+        starts = range(0, len(jobs), plan.batch_size)
+        for overrides, start in itertools.product(plan.all_settings.values(), starts):
+            request.check()
+            _check_toy(_compose(plan, config, jobs, overrides, start), plan)
+        described: str = yaml.safe_dump(
+            [{"sha256": sha256(job.content).hexdigest(), "prompt": job.prompt} for job in jobs]
+        )
+    return described
 
 
 def _check_toy(cli: TransferCLI, plan: Experiment) -> None:
@@ -85,26 +119,68 @@ def _check_toy(cli: TransferCLI, plan: Experiment) -> None:
         )
 
 
-def _run_all(plan: Experiment, config: Path, jobs: Sequence[SweepJob], output: Path) -> tuple[list[Row], list[str]]:
-    """Run every setting on every batch of jobs; return all rows that there are then, and what failed."""
-    failures = list[str]()
-    console = Console(stderr=True)
+def _run_all(
+    plan: Experiment,
+    config: Path,
+    jobs: Sequence[SweepJob],
+    output: Path,
+    request: StopRequest,
+    to_the_end: bool,
+) -> tuple[list[Row], list[str]]:
+    """Run every setting on every batch of jobs, as far as nobody else does.
+
+    Args:
+        plan: The experiment.
+        config: File of the transfers' settings.
+        jobs: All jobs.
+        output: The sweep's folder.
+        request: Whether this process was asked to stop.
+        to_the_end: Wait for what others are at, and take over what they leave when they fail or die.
+
+    Returns:
+        All rows that there are then, and what failed here.
+    """
+    failures = dict[Path, str]()
+    console = Console(stderr=True, markup=False, highlight=False)
     parts = {start: jobs[start : start + plan.batch_size] for start in range(0, len(jobs), plan.batch_size)}
     batches = {
         (name, start): output / "runs" / _folder_of(name, overrides) / f"{start:03d}-{len(batch)}"
         for name, overrides in plan.all_settings.items()
         for start, batch in parts.items()
     }
-    for (name, start), folder in batches.items():
-        batch = parts[start]
-        console.print(f"{name}: jobs {start} to {start + len(batch) - 1}", highlight=False)
-        try:
-            _score(folder, partial(_compose, plan, config, jobs, plan.all_settings[name], start), batch)
-        except (OSError, RuntimeError, ValueError) as error:
-            failures.append(f"{name}, jobs from {start}: {error}")
+    while True:
+        taken = False
+        for (name, start), folder in batches.items():
+            request.check()
+            if folder in failures or (folder / SCORES).exists():
+                continue
+            batch = parts[start]
+            compose = partial(_compose, plan, config, jobs, plan.all_settings[name], start)
+            try:
+                with locked_file(folder):
+                    if not (folder / SCORES).exists():  # another process may have finished it meanwhile
+                        console.print(f"{name}: jobs {start} to {start + len(batch) - 1}")
+                        _score(folder, compose, batch, request)
+            except InUseError:
+                taken = True
+            except (Preempted, BROKEN):  # a broken device is no fault of the setting: others take it
+                raise
+            except (OSError, RuntimeError, ValueError) as error:
+                failures[folder] = f"{name}, jobs from {start}: {error}"
+                console.print(f"failed: {failures[folder]}")
+            else:
+                _collect(batches, output / "results.csv")
+        if not (taken and to_the_end):
+            return _collect(batches, output / "results.csv"), list(failures.values())
+        time.sleep(0.5)
+
+
+def _collect(batches: Mapping[tuple[str, int], Path], table: Path) -> list[Row]:
+    """Write and return the scores of all batches that are finished."""
+    with locked_file(table, PATIENCE):  # so that a process which has seen less does not write last
         rows = _rows(batches)
-        _write_csv(output / "results.csv", rows)
-    return rows, failures
+        _write_csv(table, rows)
+    return rows
 
 
 def _rows(batches: Mapping[tuple[str, int], Path]) -> list[Row]:
@@ -132,7 +208,7 @@ def _compose(
 ) -> TransferCLI:
     """Return a batch's trainer, module and datamodule."""
     batch = jobs[start : start + plan.batch_size]
-    options = {"model.baseline": False, **plan.common, **overrides}
+    options = {"model.baseline": False, "trainer.devices": 1, "trainer.num_nodes": 1, **plan.common, **overrides}
     options |= {"data.clips": [str(job.clip) for job in batch], "data.prompts": [job.prompt for job in batch]}
     options["data.seed"] = start
     nulls = [f"--{name}=null" for name, value in options.items() if value is None]  # which as_arguments leaves out
@@ -147,12 +223,10 @@ def _compose(
     return TransferCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
 
 
-def _score(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob]) -> None:
-    """Run a batch of jobs and write its scores, unless they are there."""
-    if (folder / SCORES).exists():
-        return
+def _score(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob], request: StopRequest) -> None:
+    """Run a batch of jobs and write its scores."""
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
-    callbacks = [Costs(profile_cpu=True), RunFolder(folder)]
+    callbacks = [Costs(profile_cpu=True), RunFolder(folder), Preemption(request)]
     cli = compose(trainer={"callbacks": callbacks, "logger": run_loggers(folder)})
     with written_whole(folder / "config.yaml") as path:
         path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))

@@ -1,13 +1,19 @@
 import csv
 import json
+import os
+import shutil
+import signal
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from fastvmt_pl.cli import main
 from fastvmt_pl.commands import sweep as command
 from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, read_experiment
-from fastvmt_pl.commands.options import CONFIGS
+from fastvmt_pl.commands.options import CONFIGS, locked_file
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.motion_transfer import NonFiniteError
 from fastvmt_pl.video import write_video
@@ -84,10 +90,10 @@ def test_toy_jobs_are_judged_by_their_true_paths(succeed):
 def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch):
     original = command._score
 
-    def failing(folder, compose, jobs):
+    def failing(folder, *args):
         if folder.parent.name.startswith("guided"):
             raise NonFiniteError("the loss is nan")
-        original(folder, compose, jobs)
+        original(folder, *args)
 
     monkeypatch.setattr(command, "_score", failing)
     settings = {"guided": {"model.num_guided_steps": 1}, "unguided": {"model.num_guided_steps": 0}}
@@ -95,6 +101,52 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch)
     line = refused("sweep", plan, "out", code=1)
     assert "guided, jobs from 0: the loss is nan" in line
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
+
+
+TWO = {"jobs": {"num_jobs": 1}, "settings": {name: PLAN["settings"][name] for name in ("guided", "unguided")}}
+
+
+@pytest.mark.processes
+def test_processes_share_the_runs(succeed, monkeypatch):
+    monkeypatch.setattr(command, "_score", lambda *args: pytest.fail("nobody else has run it"))
+    succeed("sweep", written("plan.yaml", **TWO), "out", "--devices", "2")
+    assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
+    assert "| unguided | " in Path("out/summary.md").read_text()
+    assert len(list(Path("out/runs").glob("*/*/logs/version_*"))) == 2  # each ran once
+
+
+def test_what_another_process_is_at_is_left_to_it_unless_it_dies(succeed, monkeypatch):
+    unguided = {"unguided": TWO["settings"]["unguided"]}
+    succeed("sweep", written("plan.yaml", **{**TWO, "settings": unguided}), "out")
+    shutil.rmtree("out/runs")
+    plan = written("plan.yaml", **TWO)
+    other = ExitStack()
+    folder = Path("out/runs") / command._folder_of("guided", TWO["settings"]["guided"]) / "000-1"
+    other.enter_context(locked_file(folder))
+    Path("out/summary.md").unlink()
+    with monkeypatch.context() as patch:
+        patch.setenv("RANK", "1")
+        succeed("sweep", plan, "out")
+    assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
+    assert not Path("out/summary.md").exists()  # which the first process writes
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=lambda seconds: other.close()))
+    assert "| guided | " in succeed("sweep", plan, "out").out
+    assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
+
+
+def test_a_sweep_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(succeed, monkeypatch):
+    plan, original = written("plan.yaml", **TWO), command._score
+
+    def preempted(*args):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "_score", preempted)
+        assert main(["sweep", plan, "out"]) == 75
+    assert not list(Path("out").rglob("scores.json"))
+    succeed("sweep", plan, "out")
+    assert len(rows_of("out/results.csv")) == 2
 
 
 @pytest.mark.usefixtures("no_weights")

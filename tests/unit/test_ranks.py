@@ -5,7 +5,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
-from fastvmt_pl.ranks import Rank, alone, read_rank, take_own_gpu
+from fastvmt_pl.ranks import Rank, alone, num_to_start, read_rank, take_own_gpu
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,28 @@ from fastvmt_pl.ranks import Rank, alone, read_rank, take_own_gpu
 )
 def test_the_number_of_a_process_is_read_off_its_launcher(environment, rank):
     assert read_rank(environment) == rank
+
+
+@pytest.mark.parametrize(
+    ("trainer", "devices", "launched", "number"),
+    [
+        ("{}", None, False, 1),
+        ("{devices: 4}", None, False, 4),
+        ("{devices: 4}", 2, False, 2),
+        ("{devices: [3]}", None, False, 1),  # one device, by its index
+        ("{devices: 4}", None, True, 1),
+        ("{}", 1, True, 1),
+    ],
+)
+def test_as_many_processes_start_as_are_asked_for(tmp_path, trainer, devices, launched, number):
+    (tmp_path / "config.yaml").write_text(f"trainer: {trainer}")
+    assert num_to_start(Rank(0, 0, launched), devices, tmp_path / "config.yaml") == number
+
+
+@pytest.mark.parametrize(("devices", "says"), [(0, "at least 1"), (2, "a launcher has started")])
+def test_no_processes_start_beside_those_of_a_launcher(tmp_path, devices, says):
+    with pytest.raises(ValueError, match=says):
+        num_to_start(Rank(0, 0, True), devices, tmp_path / "config.yaml")
 
 
 def test_lightning_sees_a_process_of_a_group_as_a_single_one(monkeypatch):
