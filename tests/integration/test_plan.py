@@ -35,7 +35,7 @@ def test_a_run_that_fits_is_shown_with_its_time(succeed, config):
     assert "3 latent frames of 12 x 12 tokens, 432 tokens a job" in said
     assert "weights of the transformer" in said
     row = next(line for line in said.splitlines() if line.startswith("| guide"))
-    assert row.split("|")[3].strip() == "60"  # two batches of 15 guided steps of 2 gradients
+    assert row.split("|")[3].strip() == "80"  # two batches of 20 guided steps of 2 gradients
     assert "time, estimated" in said
     assert "it fits" in said
 
