@@ -15,7 +15,7 @@ SMOOTHING = 0.5
 """Share of the newest measurement in the running estimate of how fast a gradient drifts."""
 
 LEAST_COSINE = 0.01
-"""What a lower cosine counts as: the two gradients have nothing in common, however many inner steps lie in between."""
+"""What a lower cosine counts as: the two gradients have nothing in common, however long the way between them."""
 
 
 @dataclass
@@ -24,13 +24,15 @@ class JobState:
 
     Attributes:
         age: Inner steps that the last gradient has served, the one it was computed for included; 0 if there is none.
-        drift: Running estimate of how fast the gradient drifts: an inner step multiplies the cosine similarity to what
-            the gradient was by ``exp(-drift)``; ``None`` until two gradients have been compared.
+        way: How far these steps have led, each as long as its learning rate is of the first inner step's.
+        drift: Running estimate of how fast the gradient drifts: a step of the first one's length multiplies the cosine
+            similarity to what the gradient was by ``exp(-drift)``; ``None`` until two gradients have been compared.
         num_computed: Gradients computed.
         num_reused: Inner steps that reused one.
     """
 
     age: int = 0
+    way: float = 0.0
     drift: float | None = None
     num_computed: int = 0
     num_reused: int = 0
@@ -43,20 +45,21 @@ class GradientCache(Callback):
     which all jobs reuse one runs no transformer. It touches the module through ``cached_gradients`` alone, and captures
     gradients as they are before clipping.
 
-    With a budget, reuse is adaptive: each job's fresh gradients tell how fast its gradient drifts, and one is reused
-    until it may have lost more than the budget of its cosine similarity to a fresh one, for at most ``interval`` steps,
-    and for one less than there are in a guided step, so that each guided step compares two. So a job whose gradient
-    keeps its direction computes fewer than one whose gradient does not, and one whose gradients have nothing in common
-    reuses none. The similarity is taken to fall by the same factor with every inner step.
+    With a budget, reuse is adaptive: in each guided step, the first two gradients of a job and further fresh ones tell
+    how fast its gradient drifts as the latents move, and the last is reused, for at most ``interval`` steps, as long as
+    a step is estimated to go astray by no more than the budget: the share of its cosine similarity to a fresh one that
+    the gradient has lost by then, times the length of the step, as its learning rate is a share of the first inner
+    step's. So a job whose gradient keeps its direction computes fewer than one whose gradient does not, and they are
+    computed where steps are long. The similarity is taken to fall exponentially with the way.
 
     Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
     between a fresh gradient and the one before it in the same guided step (near 1, reusing loses little), and
-    ``gradients/drift``, the share of it that an inner step is estimated to cost; all averaged over jobs.
+    ``gradients/drift``, the share of it that a step of full length is estimated to cost; all averaged over jobs.
 
     Args:
         interval: Inner steps from one fresh gradient to the next, or with a budget at most; 1 reuses none.
-        budget: Share of its cosine similarity that a gradient may lose before a fresh one is computed, between 0 and
-            1; ``None`` fixes the interval.
+        budget: How far a step may go astray by a reused gradient, as a share of the first step's length, between
+            0 and 1; ``None`` fixes the interval.
         carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
 
     Raises:
@@ -77,15 +80,14 @@ class GradientCache(Callback):
             raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
         if budget is not None and not 0 < budget < 1:
             raise ValueError(
-                f"budget is {budget}; use a share of the cosine similarity, more than 0 and less than 1, or null for a "
-                "fixed interval"
+                f"budget is {budget}; use a share of a step's length, more than 0 and less than 1, or null for a fixed "
+                "interval"
             )
         if budget is not None and interval == 1:
             raise ValueError(
                 "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or leave it out"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over
-        self.longest = interval
         self._restart()
 
     def _restart(self) -> None:
@@ -94,9 +96,6 @@ class GradientCache(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit; a checkpoint is loaded after this."""
-        assert isinstance(pl_module, MotionTransfer)
-        if self.budget is not None:
-            self.longest = min(self.interval, max(1, pl_module.num_inner_steps - 1))
         self._restart()
 
     def on_train_batch_start(
@@ -110,17 +109,21 @@ class GradientCache(Callback):
         assert isinstance(pl_module, MotionTransfer)
         if pl_module.inner_step == 0 and not self.carry_over:
             self.gradient = None  # of another noise level, so not to be reused nor compared with
+            for job in self.jobs:
+                job.drift = None
         pl_module.cached_gradients = {}
         if self.gradient is not None:
-            kept = self.gradient.to(pl_module.latents.device)
-            reused = [number for number, job in enumerate(self.jobs) if self.may_reuse(job)]
+            kept, rate = self.gradient.to(pl_module.latents.device), pl_module.relative_rate
+            reused = [number for number, job in enumerate(self.jobs) if self.may_reuse(job, rate)]
             pl_module.cached_gradients = {number: kept[number] for number in reused}
 
-    def may_reuse(self, job: JobState) -> bool:
-        """Return whether a job's gradient may serve another inner step."""
-        if job.age >= self.longest:
+    def may_reuse(self, job: JobState, rate: float) -> bool:
+        """Return whether a job's gradient may serve another inner step, of a learning rate relative to the first's."""
+        if job.age >= self.interval:
             return False
-        return self.budget is None or (job.drift is not None and math.exp(-job.drift * job.age) >= 1 - self.budget)
+        return self.budget is None or (
+            job.drift is not None and rate * (1 - math.exp(-job.drift * job.way)) <= self.budget
+        )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -132,26 +135,30 @@ class GradientCache(Callback):
         last, self.gradient = self.gradient, gradient
         self.jobs = self.jobs or [JobState() for _ in gradient]
         fresh = [number for number in range(len(gradient)) if number not in pl_module.cached_gradients]
-        for number in pl_module.cached_gradients:
-            self.jobs[number].num_reused += 1
-            self.jobs[number].age += 1
-        if fresh and last is not None and pl_module.inner_step > 0:
-            cosine = cosine_similarity(gradient[fresh].flatten(1), last.to(gradient.device)[fresh].flatten(1))
-            pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(fresh))
-            for number, value in zip(fresh, cosine.tolist(), strict=True):
+        renewed = [number for number in fresh if 0 < self.jobs[number].age <= pl_module.inner_step]
+        if renewed:  # both gradients are of this guided step
+            assert last is not None
+            cosine = cosine_similarity(gradient[renewed].flatten(1), last.to(gradient.device)[renewed].flatten(1))
+            pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(renewed))
+            for number, value in zip(renewed, cosine.tolist(), strict=True):
                 self._measure(self.jobs[number], value)
             lost = [1 - math.exp(-job.drift) for job in self.jobs if job.drift is not None]
             pl_module.log("gradients/drift", sum(lost) / len(lost), batch_size=len(gradient))
         for number in fresh:
             self.jobs[number].num_computed += 1
-            self.jobs[number].age = 1
+            self.jobs[number].age, self.jobs[number].way = 0, 0.0
+        for number in pl_module.cached_gradients:
+            self.jobs[number].num_reused += 1
+        for job in self.jobs:
+            job.age += 1
+            job.way += pl_module.relative_rate
         counts = {"gradients/computed": self.num_computed, "gradients/reused": self.num_reused}
         pl_module.log_dict(counts, batch_size=len(gradient))
 
     @staticmethod
     def _measure(job: JobState, cosine: float) -> None:
-        """Update the estimate of how fast a job's gradient drifts, from two that lie some inner steps apart."""
-        found = -math.log(min(1.0, max(LEAST_COSINE, cosine))) / job.age
+        """Update the estimate of how fast a job's gradient drifts, from two that lie some way apart."""
+        found = -math.log(min(1.0, max(LEAST_COSINE, cosine))) / job.way
         job.drift = found if job.drift is None else SMOOTHING * found + (1 - SMOOTHING) * job.drift
 
     @property

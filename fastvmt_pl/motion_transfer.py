@@ -189,6 +189,12 @@ class MotionTransfer(LightningModule):
         noise = job_noise(tuple(reference.shape[1:]), list(jobs.seeds)).to(reference.device)
         return add_noise(reference, noise, float(self.sigmas[0]))
 
+    @property
+    def relative_rate(self) -> float:
+        """The learning rate of this inner step, as a share of the first one's."""
+        progress = self.inner_step / max(1, self.num_inner_steps - 1)
+        return 1 + progress * (self.final_rate - 1)
+
     def timestep(self, step: int) -> float:
         """Return the noise level before a denoising step, times 1000."""
         return 1000 * float(self.sigmas[step])
@@ -220,9 +226,8 @@ class MotionTransfer(LightningModule):
 
     def on_train_batch_start(self, batch: MotionTarget, batch_index: int) -> None:
         """Set the learning rate of this inner step."""
-        progress = self.inner_step / max(1, self.num_inner_steps - 1)
         for group in self.latents_optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * (1 + progress * (self.final_rate - 1))
+            group["lr"] = group["initial_lr"] * self.relative_rate
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take an inner step, and count it at once, so that any checkpoint has latents and position in step."""

@@ -36,26 +36,28 @@ def test_counts_and_the_cosine_between_fresh_gradients_are_logged(fit):
 
 
 @pytest.mark.parametrize(
-    ("job", "reused"),
+    ("job", "rate", "reused"),
     [
-        (JobState(age=1, drift=None), False),  # nothing is known yet: measure
-        (JobState(age=1, drift=0.1), True),
-        (JobState(age=2, drift=0.1), True),
-        (JobState(age=3, drift=0.1), False),  # a similarity of 0.74, less than 0.75
-        (JobState(age=1, drift=0.3), False),
-        (JobState(age=3, drift=0.0), True),
-        (JobState(age=4, drift=0.0), False),  # the interval is the most
+        (JobState(age=1, way=1.0, drift=None), 1.0, False),  # nothing is known yet: measure
+        (JobState(age=1, way=1.0, drift=0.1), 1.0, True),
+        (JobState(age=2, way=2.0, drift=0.1), 1.0, True),
+        (JobState(age=3, way=3.0, drift=0.1), 1.0, False),  # a similarity of 0.74, less than 0.75
+        (JobState(age=3, way=2.0, drift=0.1), 1.0, True),  # on a shorter way
+        (JobState(age=3, way=3.0, drift=0.1), 0.5, True),  # in a shorter step
+        (JobState(age=1, way=1.0, drift=0.3), 1.0, False),
+        (JobState(age=3, way=3.0, drift=0.0), 1.0, True),
+        (JobState(age=4, way=4.0, drift=0.0), 1.0, False),  # the interval is the most
     ],
 )
-def test_a_gradient_is_reused_within_the_budget_and_the_interval(job, reused):
-    assert GradientCache(interval=4, budget=0.25).may_reuse(job) == reused
+def test_a_gradient_is_reused_within_the_budget_and_the_interval(job, rate, reused):
+    assert GradientCache(interval=4, budget=0.25).may_reuse(job, rate) == reused
 
 
-def test_drift_is_the_rate_at_which_the_similarity_falls():
-    job = JobState(age=3)
+def test_drift_is_the_rate_at_which_the_similarity_falls_on_the_way():
+    job = JobState(way=3.0)
     GradientCache._measure(job, 0.5)
     assert math.exp(-3 * job.drift) == pytest.approx(0.5)
-    job.age = 1
+    job.way = 1.0
     GradientCache._measure(job, 0.5)
     assert job.drift == pytest.approx((math.log(2) / 3 + math.log(2)) / 2)
     GradientCache._measure(job, 1.0000001)  # rounding
@@ -64,14 +66,14 @@ def test_drift_is_the_rate_at_which_the_similarity_falls():
 
 def served(cache, cosine, num_steps=60):
     """Return how many inner steps each gradient serves, if fresh ones ``n`` steps apart are ``cosine(n)`` alike."""
-    job, found = JobState(age=1), []
+    job, found = JobState(age=1, way=1.0), []
     for _ in range(num_steps):
-        if cache.may_reuse(job):
-            job.age += 1
-        else:
+        if not cache.may_reuse(job, 1.0):
             found.append(job.age)
             cache._measure(job, cosine(job.age))
-            job.age = 1
+            job.age, job.way = 0, 0.0
+        job.age += 1
+        job.way += 1.0
     return found
 
 
@@ -97,7 +99,7 @@ class Decide(GradientCache):
         self.decisions = list(self.table[pl_module.inner_step])
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
-    def may_reuse(self, job):
+    def may_reuse(self, job, rate):
         return self.decisions.pop(0)
 
 
@@ -142,12 +144,30 @@ def test_a_budget_reuses_less_than_its_interval_and_a_tiny_one_never(fit):
     assert adaptive.num_computed + adaptive.num_reused == 12
 
 
+def test_the_way_is_as_long_as_the_learning_rates_say(fit):
+    ways = []
+
+    class Record(GradientCache):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            ways.append(self.jobs[0].way)
+
+    fit([Record(3)], num_guided_steps=2, num_inner_steps=5, final_rate=0.2)
+    assert ways == pytest.approx(2 * [1.0, 1.8, 2.4, 0.4, 0.6])
+
+
 def test_every_guided_step_measures_anew(fit):
     """A gradient that once kept its direction may not serve for good."""
-    cache = GradientCache(6, budget=0.99)
-    fit([cache], num_guided_steps=3, num_inner_steps=4)
-    assert cache.longest == 3
-    assert cache.num_computed >= 6  # two in each
+    computed = []
+
+    class Record(GradientCache):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            super().on_before_optimizer_step(trainer, pl_module, optimizer)
+            computed.append(self.num_computed)
+            self.jobs[0].drift = self.jobs[0].drift and 0.0  # as if the gradient kept its direction
+
+    fit([Record(8, budget=0.5)], num_guided_steps=3, num_inner_steps=4)
+    assert computed == [1, 2, 2, 2, 3, 4, 4, 4, 5, 6, 6, 6]
 
 
 def test_gradients_of_two_guided_steps_are_not_compared(fit):
@@ -156,15 +176,16 @@ def test_gradients_of_two_guided_steps_are_not_compared(fit):
     assert not any("gradients/cosine" in logged for logged in record.logged)
 
 
-@pytest.mark.parametrize("carry_over", [False, True])
-@pytest.mark.parametrize("budget", [None, 0.9])
-def test_gradients_carried_over_are_not_compared_either(fit, carry_over, budget):
-    record, cache = Record(), GradientCache(8, budget, carry_over=carry_over)
-    fit([cache, record], num_guided_steps=2)
-    assert cache.num_computed + cache.num_reused == 8
-    if budget is None:
-        assert cache.num_computed == (1 if carry_over else 2)
-        assert not any("gradients/cosine" in logged for logged in record.logged)
+def test_gradients_carried_over_are_not_compared_either(fit):
+    record, cache = Record(), GradientCache(3, carry_over=True)
+    fit([cache, record], num_guided_steps=2, num_inner_steps=2)  # the second gradient is that of the last inner step
+    assert cache.num_computed == 2
+    assert not any("gradients/cosine" in logged for logged in record.logged)
+    fit([cache, record], num_guided_steps=2)  # the second is that of inner step 3, the third of the second guided step
+    cosines = [logged.get("gradients/cosine") for logged in record.logged[4:]]
+    assert cache.num_computed == 3
+    assert cosines[:3] == [None] * 3
+    assert len(set(cosines[3:])) == 1
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, 1.0])
