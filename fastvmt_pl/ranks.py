@@ -7,11 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from fastvmt_pl.preemption import REQUEUE_CODE, SIGNALS, StopRequest
@@ -53,13 +51,13 @@ def read_rank(environment: Mapping[str, str] = os.environ) -> Rank:
     return Rank(number, local, found is not None)
 
 
-def num_to_start(rank: Rank, devices: int | None, config: Path) -> int:
+def num_to_start(rank: Rank, devices: int | None, config: Mapping[str, Any]) -> int:
     """Return how many processes are to work side by side on this machine, a device each; 1 is this one.
 
     Args:
         rank: Which process this is; one that a launcher has started starts no others.
         devices: How many the user asks for; as many devices as the config's trainer has if left out.
-        config: YAML file of a transfer's settings.
+        config: A transfer's settings.
 
     Raises:
         ValueError: If they are fewer than one, or a launcher has started others.
@@ -68,7 +66,7 @@ def num_to_start(rank: Rank, devices: int | None, config: Path) -> int:
         raise ValueError(f"devices is {devices}; use at least 1")
     if devices is not None and devices > 1 and rank.launched:
         raise ValueError(f"devices is {devices}, but a launcher has started this process; leave one of them out")
-    found = ((yaml.safe_load(config.read_text()) or {}).get("trainer") or {}).get("devices")
+    found = (config.get("trainer") or {}).get("devices")
     usual = found if isinstance(found, int) and found > 1 else 1
     return 1 if rank.launched else devices or usual
 

@@ -19,6 +19,7 @@ from fastvmt_pl.commands.options import (
     default_prompts,
     parse_device,
     parse_size,
+    read_config,
     read_prompts,
     run_loggers,
     slug,
@@ -206,10 +207,7 @@ def distill(
 
 def _learned(config: Path, source: Source | None, objective: Objective | None) -> tuple[Source, Objective]:
     """Return the source and the objective: as given, else the config's, else the usual ones."""
-    try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"config {config} cannot be read ({error}); give a YAML file") from error
+    settings = read_config(config)
     data, model = (settings.get(name) or {} for name in ("data", "model"))
     return source or data.get("source", "mix"), objective or model.get("objective", "flow_matching")
 

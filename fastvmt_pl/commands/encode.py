@@ -4,12 +4,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
 from lightning import Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.commands.options import default_config, locked, parse_device, parse_size
+from fastvmt_pl.commands.options import default_config, locked, parse_device, parse_size, read_config
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 
@@ -57,7 +56,7 @@ def encode(
     names = [f"videos-{tar.stem}.tar" for tar in tars]
     if len(set(names)) < len(names):
         raise ValueError("two tar files have the same name; rename one of them")
-    usual = yaml.safe_load(default_config(model).read_text())["data"]
+    usual = read_config(default_config(model))["data"]
     frames, shape = num_frames or usual["num_frames"], tuple(usual["size"] if size is None else parse_size(size))
     backbone = WanBackbone(model, dtype)
     backbone.check_geometry(frames, *shape)

@@ -83,7 +83,7 @@ class Experiment:
         self.all_settings = {**self.settings, **combined}
         if not self.all_settings:
             raise ValueError("the experiment has no settings; give settings or a grid")
-        if not (self.jobs.num_jobs if isinstance(self.jobs, ToyJobs) else self.jobs):
+        if (self.jobs.num_jobs if isinstance(self.jobs, ToyJobs) else len(self.jobs)) < 1:
             raise ValueError("the experiment has no jobs; give clips with prompts, or a number of toy jobs")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; use at least 1")

@@ -1,28 +1,19 @@
 """Deal jobs out to any number of processes that share nothing but a folder."""
 
-import json
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 
-import torch
-
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.commands.job_check import Verdict, cut
 from fastvmt_pl.commands.job_list import Job, stamp_of
-from fastvmt_pl.commands.options import InUseError, claimed_folder, one_line
-from fastvmt_pl.files import written_whole
-from fastvmt_pl.preemption import Preempted, StopRequest
-
-FAILED = "failed.json"
-"""Why a job failed; in the job's folder."""
-BROKEN = getattr(torch, "AcceleratorError", Preempted)  # which torch has since 2.8
-"""What a GPU raises from its first failure on, whatever it is to do."""
+from fastvmt_pl.commands.options import InUseError, claimed_folder
+from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share
+from fastvmt_pl.preemption import StopRequest
 
 
 @dataclass(frozen=True)
@@ -77,9 +68,6 @@ class JobQueue:
         run: Runs a batch.
         is_begun: Whether a batch has a checkpoint.
         request: Whether this process was asked to stop.
-
-    Attributes:
-        failures: Why each job failed that did, in this process.
     """
 
     folder: Path
@@ -87,12 +75,10 @@ class JobQueue:
     run: Callable[[Batch], None]
     is_begun: Callable[[Batch], bool]
     request: StopRequest
-    failures: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Note when this process began, by the clock of the folder's file system."""
-        with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-            self.begun = Path(file.name).stat().st_mtime_ns
+        """Note when this process began."""
+        self.failures = Failures(self.folder)
 
     def is_done(self, job: Job) -> bool:
         """Return whether a job is finished."""
@@ -100,10 +86,7 @@ class JobQueue:
 
     def failure(self, job: Job) -> str | None:
         """Return why a job failed, here or elsewhere since this process began."""
-        path = self.folder / job.name / FAILED
-        if job.name not in self.failures and path.exists() and path.stat().st_mtime_ns >= self.begun:
-            self.failures[job.name] = json.loads(path.read_text(encoding="utf-8"))["reason"]
-        return self.failures.get(job.name)
+        return self.failures.reason(self.folder / job.name)
 
     def work(self, to_the_end: bool) -> None:
         """Run what nobody has taken, until there is nothing left.
@@ -114,18 +97,16 @@ class JobQueue:
         Raises:
             Preempted: If this process was asked to stop.
         """
-        while True:
-            taken = False
-            for batch in self.batches:
-                self.request.check()
-                if self._open(batch):
-                    with self._claimed(batch) as claimed:
-                        if claimed:
-                            self._run(batch)
-                        taken = taken or not claimed
-            if not (taken and to_the_end):
-                return
-            time.sleep(0.5)
+        share(self.batches, self._attempt, self.request, to_the_end=to_the_end)
+
+    def _attempt(self, batch: Batch) -> bool:
+        """Run a batch that is open; return whether another process is at it."""
+        if not self._open(batch):
+            return False
+        with self._claimed(batch) as claimed:
+            if claimed:
+                self._run(batch)
+            return not claimed
 
     def _open(self, batch: Batch) -> bool:
         """Return whether a batch has a job that is neither finished nor failed."""
@@ -152,13 +133,9 @@ class JobQueue:
             return
         reason = None
         if len(batch.jobs) == 1 or self._is_whole(batch):
-            try:
-                self.run(batch)
+            reason = failure_of(partial(self.run, batch))
+            if reason is None:
                 return
-            except (Preempted, BROKEN):  # a broken device is no fault of the job: others take it
-                raise
-            except Exception as error:
-                reason = one_line(str(error)) or type(error).__name__
         if len(batch.jobs) == 1:
             self._record(batch.jobs[0], str(reason))
         else:
@@ -174,7 +151,5 @@ class JobQueue:
         return not failed and (self.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
 
     def _record(self, job: Job, reason: str) -> None:
-        self.failures[job.name] = reason
         print(f"failed: {job.name}: {reason}", flush=True)
-        with suppress(OSError), written_whole(self.folder / job.name / FAILED) as path:  # the disk may be full
-            path.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")
+        self.failures.record(self.folder / job.name, reason)

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 
-from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.job_check import Verdict, check_jobs, cut
 from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
-from fastvmt_pl.commands.job_queue import FAILED, Batch, JobQueue, make_batches
+from fastvmt_pl.commands.job_queue import Batch, JobQueue, make_batches
+from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_words, slug
+from fastvmt_pl.commands.options import as_words, read_config, slug
+from fastvmt_pl.commands.sharing import FAILED
 from fastvmt_pl.commands.transfer_options import (
     TransferOptions,
     checkpoint_of,
@@ -80,7 +81,7 @@ def transfer_jobs(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; use at least 1")
     folder, rank, request = output or Path("runs") / slug(jobs.stem), read_rank(), StopRequest()
-    num_processes = num_to_start(rank, devices, config_of(options))
+    num_processes = num_to_start(rank, devices, read_config(config_of(options)))
     with listening(request), alone(), _quiet():
         take_own_gpu(rank)
         runner = JobRunner(folder, rank, request)
@@ -96,7 +97,7 @@ def transfer_jobs(
             return _concluded([Outcome(job.name, "open") for job in able], refused, "nothing has run")
         batches = make_batches(able, verdicts, batch_size)
         queue = JobQueue(folder / "jobs", batches, runner.run, runner.is_begun, request)
-        runner.prompts = sorted({job.prompt for job in able if not queue.is_done(job)})
+        runner.kept.prompts = sorted({job.prompt for job in able if not queue.is_done(job)})
         if num_processes > 1:
             given = {"jobs": jobs, "output": folder, "batch-size": batch_size}
             given |= {name.replace("_", "-"): value for name, value in options.items()}
@@ -117,15 +118,15 @@ class JobRunner:
         folder: The run's folder.
         rank: Which process this is.
         request: Whether it was asked to stop.
-        prompts: All prompts of the list, so that the text encoder is read once.
     """
 
     folder: Path
     rank: Rank
     request: StopRequest
-    prompts: Sequence[str] = ()
-    backbone: Backbone | None = None
-    backbone_config: Any = None
+
+    def __post_init__(self) -> None:
+        """Keep no backbone yet."""
+        self.kept = KeptBackbone((), self.request)
 
     def compose(self, jobs: Sequence[Job], folder: Path | None = None) -> TransferCLI:
         """Return the transfer of some jobs of one group."""
@@ -153,13 +154,7 @@ class JobRunner:
         folder = self._folder_of(batch)
         remove_unfinished(folder)
         cli = self.compose(batch.jobs, folder)
-        if self.backbone is None or cli.config["model"]["backbone"] != self.backbone_config:
-            self.backbone, self.backbone_config = cli.model.backbone, cli.config["model"]["backbone"]
-            self.backbone.to(cli.trainer.strategy.root_device)
-            for prompt in ("", *self.prompts, cli.model.negative_prompt):
-                self.request.check()
-                self.backbone.embed_prompts([prompt])
-        cli.model.backbone = self.backbone
+        self.kept.lend(cli)
         config = cli.parser.dump(cli.config, skip_link_targets=False)
         for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
             with written_whole(path / "config.yaml") as temporary:

@@ -9,11 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
-from fastvmt_pl.files import remove_unfinished, written_whole
+from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 
@@ -34,6 +35,22 @@ def default_config(model: str) -> Path:
         return CONFIGS / f"{model.replace('-', '_')}.yaml"
     num_layers = read_json(resolve_model(model, weights=False) / "transformer" / "config.json").get("num_layers")
     return CONFIGS / ("wan2.1_14b.yaml" if num_layers == 40 else "wan2.1_1.3b.yaml")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
+    groups = [content.get(name) or {} for name in ("model", "data", "trainer")] if isinstance(content, dict) else [None]
+    if not all(isinstance(group, dict) for group in groups):
+        raise ValueError(f"config {path} is no mapping of settings; give a YAML file with model, data and trainer")
+    return content
 
 
 def default_lora_config(model: str) -> Path:
@@ -166,7 +183,7 @@ def _refuse_foreign(folder: Path, needed: Path) -> None:
     """Raise ``ValueError`` if a folder is there, and is neither empty nor a run's."""
     if needed.exists() or not folder.exists():
         return
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {LOCK}:
+    if not folder.is_dir() or any(path.name != LOCK and not path.name.startswith(PREFIX) for path in folder.iterdir()):
         raise ValueError(f"{folder} is in use and holds no run; choose another output")
 
 

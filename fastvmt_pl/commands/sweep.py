@@ -1,23 +1,20 @@
 """``fastvmt sweep``: the same jobs under many settings, and what each setting is worth."""
 
-import csv
 import itertools
 import json
 import math
 import shutil
+import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
-from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.callbacks import Costs, Preemption, RunFolder
 from fastvmt_pl.commands.experiment import (
     Experiment,
@@ -28,28 +25,31 @@ from fastvmt_pl.commands.experiment import (
     make_jobs,
     read_experiment,
 )
-from fastvmt_pl.commands.job_queue import BROKEN
+from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     PATIENCE,
     InUseError,
     as_arguments,
     locked_file,
+    read_config,
     run_loggers,
     shared_folder,
     slug,
 )
+from fastvmt_pl.commands.sharing import Failures, failure_of, share
+from fastvmt_pl.commands.sweep_table import Row, summarise, write_csv
 from fastvmt_pl.datamodules import Clip, align
-from fastvmt_pl.datamodules.toy_tracker import SHARES
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
-from fastvmt_pl.preemption import Preempted, StopRequest, listening
+from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import alone, num_to_start, read_rank, start_ranks, take_own_gpu
 from fastvmt_pl.runs import SCORES
 from fastvmt_pl.tracking import LucasKanade
 
-Row = dict[str, Any]
+VERSION = 2
+"""Part of the name of every run's folder: raised when a setting or a score changes its meaning."""
 
 
 def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Row]:
@@ -73,25 +73,28 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
     plan = read_experiment(experiment)
     config = config_of(plan, experiment)
     rank, request = read_rank(), StopRequest()
-    num_processes = num_to_start(rank, devices, config)
+    base = read_config(config)
+    num_processes = num_to_start(rank, devices, base)
     with listening(request), alone():
         take_own_gpu(rank)
         described = _checked(plan, experiment, config, request)
-        base = yaml.safe_load(config.read_text(encoding="utf-8"))  # without its comments
         same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common), "jobs": described}
         with shared_folder(output, **same):  # other settings have other folders
             jobs = make_jobs(plan, experiment, output / "clips")
+        runs = Runs(plan, config, jobs, output, request)
         if num_processes > 1:
             start_ranks(["sweep", str(experiment), str(output)], num_processes, request)
-        rows, failures = _run_all(plan, config, jobs, output, request, to_the_end=rank.number == 0)
+        runs.work(to_the_end=rank.number == 0)
+    rows = runs.collect()
     if rank.number:  # the first is there to the end, and says how it went
         return rows
     summary = summarise(rows, plan.reference)
     with written_whole(output / "summary.md") as path:
         path.write_text(summary + "\n", encoding="utf-8")
     print(f"{summary}\n\nthe results lie in {output}")
-    if failures:
-        raise RuntimeError(f"{len(failures)} runs failed: {'; '.join(failures[:3])}")
+    failed = runs.failed()
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed[:3])}")
     return rows
 
 
@@ -119,15 +122,9 @@ def _check_toy(cli: TransferCLI, plan: Experiment) -> None:
         )
 
 
-def _run_all(
-    plan: Experiment,
-    config: Path,
-    jobs: Sequence[SweepJob],
-    output: Path,
-    request: StopRequest,
-    to_the_end: bool,
-) -> tuple[list[Row], list[str]]:
-    """Run every setting on every batch of jobs, as far as nobody else does.
+@dataclass
+class Runs:
+    """Every setting on every batch of jobs, for one of the processes that work on a sweep.
 
     Args:
         plan: The experiment.
@@ -135,67 +132,91 @@ def _run_all(
         jobs: All jobs.
         output: The sweep's folder.
         request: Whether this process was asked to stop.
-        to_the_end: Wait for what others are at, and take over what they leave when they fail or die.
-
-    Returns:
-        All rows that there are then, and what failed here.
     """
-    failures = dict[Path, str]()
-    console = Console(stderr=True, markup=False, highlight=False)
-    parts = {start: jobs[start : start + plan.batch_size] for start in range(0, len(jobs), plan.batch_size)}
-    batches = {
-        (name, start): output / "runs" / _folder_of(name, overrides) / f"{start:03d}-{len(batch)}"
-        for name, overrides in plan.all_settings.items()
-        for start, batch in parts.items()
-    }
-    while True:
-        taken = False
-        for (name, start), folder in batches.items():
-            request.check()
-            if folder in failures or (folder / SCORES).exists():
-                continue
-            batch = parts[start]
-            compose = partial(_compose, plan, config, jobs, plan.all_settings[name], start)
-            try:
-                with locked_file(folder):
-                    if not (folder / SCORES).exists():  # another process may have finished it meanwhile
-                        console.print(f"{name}: jobs {start} to {start + len(batch) - 1}")
-                        _score(folder, compose, batch, request)
-            except InUseError:
-                taken = True
-            except (Preempted, BROKEN):  # a broken device is no fault of the setting: others take it
-                raise
-            except (OSError, RuntimeError, ValueError) as error:
-                failures[folder] = f"{name}, jobs from {start}: {error}"
-                console.print(f"failed: {failures[folder]}")
-            else:
-                _collect(batches, output / "results.csv")
-        if not (taken and to_the_end):
-            return _collect(batches, output / "results.csv"), list(failures.values())
-        time.sleep(0.5)
+
+    plan: Experiment
+    config: Path
+    jobs: Sequence[SweepJob]
+    output: Path
+    request: StopRequest
+
+    def __post_init__(self) -> None:
+        """Name the folder of each run, and note when this process began."""
+        self.failures = Failures(self.output)
+        self.backbone = KeptBackbone([job.prompt for job in self.jobs], self.request)
+        self.folders = {
+            (name, start): self.output / "runs" / _folder_of(name, overrides) / f"{start:03d}-{len(self._batch(start))}"
+            for name, overrides in self.plan.all_settings.items()
+            for start in range(0, len(self.jobs), self.plan.batch_size)
+        }
+
+    def _batch(self, start: int) -> Sequence[SweepJob]:
+        return self.jobs[start : start + self.plan.batch_size]
+
+    def work(self, to_the_end: bool) -> None:
+        """Do the runs that nobody else is at.
+
+        Args:
+            to_the_end: Wait for what others are at, and take over what they leave when they die.
+
+        Raises:
+            Preempted: If this process was asked to stop.
+        """
+        share(self.folders, self._attempt, self.request, to_the_end=to_the_end)
+
+    def _attempt(self, run: tuple[str, int]) -> bool:
+        """Do a run, if it is open; return whether another process is at it."""
+        folder, (name, start) = self.folders[run], run
+        if not self._is_open(folder):
+            return False
+        try:
+            with locked_file(folder):
+                if self._is_open(folder):  # another process may have done it meanwhile
+                    _say(f"{name}: jobs {start} to {start + len(self._batch(start)) - 1}")
+                    compose = partial(_compose, self.plan, self.config, self.jobs, self.plan.all_settings[name], start)
+                    reason = failure_of(
+                        partial(_score, folder, compose, self._batch(start), self.backbone, self.request)
+                    )
+                    if reason is not None:
+                        _say(f"failed: {name}, jobs from {start}: {reason}")
+                        self.failures.record(folder, reason)
+        except InUseError:
+            return True
+        self.collect()
+        return False
+
+    def _is_open(self, folder: Path) -> bool:
+        return not (folder / SCORES).exists() and self.failures.reason(folder) is None
+
+    def collect(self) -> list[Row]:
+        """Write and return the rows of all runs that are finished."""
+        table = self.output / "results.csv"
+        with locked_file(table, PATIENCE):  # so that a process which has seen less does not write last
+            rows = [
+                {"setting": name, "job": start + number, **row}
+                for (name, start), folder in self.folders.items()
+                if (folder / SCORES).exists()
+                for number, row in enumerate(json.loads((folder / SCORES).read_text(encoding="utf-8")))
+            ]
+            write_csv(table, rows)
+        return rows
+
+    def failed(self) -> list[str]:
+        """Return which runs failed, and why."""
+        reasons = {
+            run: self.failures.reason(folder) for run, folder in self.folders.items() if not (folder / SCORES).exists()
+        }
+        return [f"{name}, jobs from {start}: {reason}" for (name, start), reason in reasons.items() if reason]
 
 
-def _collect(batches: Mapping[tuple[str, int], Path], table: Path) -> list[Row]:
-    """Write and return the scores of all batches that are finished."""
-    with locked_file(table, PATIENCE):  # so that a process which has seen less does not write last
-        rows = _rows(batches)
-        _write_csv(table, rows)
-    return rows
-
-
-def _rows(batches: Mapping[tuple[str, int], Path]) -> list[Row]:
-    """Return the scores of all batches that are finished."""
-    return [
-        {"setting": name, "job": start + number, **row}
-        for (name, start), folder in batches.items()
-        if (folder / SCORES).exists()
-        for number, row in enumerate(json.loads((folder / SCORES).read_text(encoding="utf-8")))
-    ]
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _folder_of(name: str, overrides: Overrides) -> str:
     """Return the name of a setting's folder, which says what it overrides, so that a changed setting is another one."""
-    return f"{slug(name)}-{sha256(json.dumps(overrides, sort_keys=True).encode()).hexdigest()[:6]}"
+    described = json.dumps([VERSION, overrides], sort_keys=True)
+    return f"{slug(name)}-{sha256(described.encode()).hexdigest()[:6]}"
 
 
 def _compose(
@@ -220,14 +241,23 @@ def _compose(
         **(trainer or {}),
     }
     args = [*as_arguments(config, options), *nulls]
-    return TransferCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
+    cli = TransferCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
+    cli.model.check_trainer(cli.trainer)
+    return cli
 
 
-def _score(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob], request: StopRequest) -> None:
+def _score(
+    folder: Path,
+    compose: partial[TransferCLI],
+    jobs: Sequence[SweepJob],
+    backbone: KeptBackbone,
+    request: StopRequest,
+) -> None:
     """Run a batch of jobs and write its scores."""
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
     callbacks = [Costs(profile_cpu=True), RunFolder(folder), Preemption(request)]
     cli = compose(trainer={"callbacks": callbacks, "logger": run_loggers(folder)})
+    backbone.lend(cli)
     with written_whole(folder / "config.yaml") as path:
         path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))
     cli.trainer.fit(cli.model, cli.datamodule)
@@ -244,54 +274,3 @@ def _score(folder: Path, compose: partial[TransferCLI], jobs: Sequence[SweepJob]
         rows.append({**found, **judged})
     with written_whole(folder / SCORES) as path:
         path.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def summarise(rows: Sequence[Row], reference: str) -> str:
-    """Return a Markdown table: each setting's means with their 95 % bootstrap intervals, and paired differences.
-
-    Args:
-        rows: A row for each job of each setting.
-        reference: The setting that the others are compared with, job by job, by the path error where it is known and by
-            the local motion fidelity elsewhere.
-    """
-    known = any(row.get("path_error") is not None for row in rows)
-    judged = "path_error" if known else "local_motion_fidelity"
-    shown = [
-        judged,
-        *(name for name in (*SHARES, "motion_fidelity", "relative_flow_error") if name in (rows or [{}])[0]),
-    ]
-    costs = ("gradients_computed", "seconds", "gradient_peak_mib")
-    head = ["setting", *shown, *costs, f"{judged} less that of {reference}"]
-    lines = [head, ["---"] * len(head)]
-    by_setting: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        by_setting.setdefault(row["setting"], {})[row["job"]] = row
-    for name, found in by_setting.items():
-        cells = [_mean([row[score] for row in found.values()], score in SHARES) for score in shown]
-        cells += [_plain([row[cost] for row in found.values()]) for cost in costs]
-        others = by_setting.get(reference, {})
-        pairs = [(found[job][judged], others[job][judged]) for job in found if job in others]
-        less = [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
-        lines.append([name, *cells, "" if name == reference else _mean(less, False)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _mean(values: Sequence[float | int | None], percent: bool) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < 2:  # too few for an interval
-        return (f"{known[0]:.1%}" if percent else f"{known[0]:.3f}") if known else ""
-    form = "{:.1%} [{:.1%}, {:.1%}]" if percent else "{:.3f} [{:.3f}, {:.3f}]"
-    return form.format(*interval_of_mean(known))
-
-
-def _plain(values: Sequence[float | int | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.1f}" if known else ""

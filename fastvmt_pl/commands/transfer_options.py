@@ -5,7 +5,6 @@ from pickle import UnpicklingError
 from typing import Any, TypedDict
 
 import torch
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -18,6 +17,7 @@ from fastvmt_pl.commands.options import (
     parse_device,
     parse_loras,
     parse_size,
+    read_config,
     run_loggers,
 )
 from fastvmt_pl.preemption import StopRequest
@@ -171,6 +171,6 @@ def _is_readable(checkpoint: Path) -> bool:
 
 def _guided_share(config: Path, num_steps: int) -> int:
     """Return as large a share of the steps as the config guides."""
-    model = (yaml.safe_load(config.read_text()) or {}).get("model", {})
+    model = read_config(config).get("model") or {}
     share: float = model.get("num_guided_steps", 10) / model.get("num_steps", 50)
     return min(num_steps, round(share * num_steps))

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from fastvmt_pl.cli import main
+from fastvmt_pl.commands import sharing
 from fastvmt_pl.commands import sweep as command
 from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, read_experiment
 from fastvmt_pl.commands.options import CONFIGS, locked_file
+from fastvmt_pl.commands.sharing import Failures
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.motion_transfer import NonFiniteError
 from fastvmt_pl.video import write_video
@@ -107,12 +109,35 @@ TWO = {"jobs": {"num_jobs": 1}, "settings": {name: PLAN["settings"][name] for na
 
 
 @pytest.mark.processes
-def test_processes_share_the_runs(succeed, monkeypatch):
+def test_processes_share_the_runs_and_what_they_know_of_failures(monkeypatch, capfd):
     monkeypatch.setattr(command, "_score", lambda *args: pytest.fail("nobody else has run it"))
-    succeed("sweep", written("plan.yaml", **TWO), "out", "--devices", "2")
+    hot = {"hot": {**TWO["settings"]["guided"], "model.optimizer.init_args.lr": 1e38}}
+    plan = written("plan.yaml", **{**TWO, "settings": {**hot, **TWO["settings"]}})
+    assert main(["sweep", plan, "out", "--devices", "2"]) == 1
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
     assert "| unguided | " in Path("out/summary.md").read_text()
-    assert len(list(Path("out/runs").glob("*/*/logs/version_*"))) == 2  # each ran once
+    said = capfd.readouterr().err.splitlines()
+    begun = sorted(line for line in said if line.endswith(": jobs 0 to 0"))
+    assert begun == [f"{name}: jobs 0 to 0" for name in ("guided", "hot", "unguided")]  # each once
+    assert said[-1].startswith("fastvmt: error: 1 runs failed: hot, jobs from 0: ")
+
+
+def test_a_run_that_failed_elsewhere_and_was_done_since_has_not_failed(succeed, monkeypatch):
+    plan = written("plan.yaml", **TWO)
+    folder = Path("out/runs") / command._folder_of("guided", TWO["settings"]["guided"]) / "000-1"
+    work = command.Runs.work
+
+    def after_others(self, to_the_end):
+        Failures(self.output).record(folder, "no memory")
+        assert [row["setting"] for row in self.collect()] == []
+        work(self, to_the_end)
+        assert self.failed() == ["guided, jobs from 0: no memory"]
+        self.failures = Failures(self.output)  # as another process that begins later
+        work(self, to_the_end)
+
+    monkeypatch.setattr(command.Runs, "work", after_others)
+    succeed("sweep", plan, "out")
+    assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
 
 
 def test_what_another_process_is_at_is_left_to_it_unless_it_dies(succeed, monkeypatch):
@@ -129,7 +154,7 @@ def test_what_another_process_is_at_is_left_to_it_unless_it_dies(succeed, monkey
         succeed("sweep", plan, "out")
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
     assert not Path("out/summary.md").exists()  # which the first process writes
-    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=lambda seconds: other.close()))
+    monkeypatch.setattr(sharing, "time", SimpleNamespace(sleep=lambda seconds: other.close()))
     assert "| guided | " in succeed("sweep", plan, "out").out
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
 
@@ -163,6 +188,7 @@ class TestBadExperiments:
             ({"settings": {"a": {"model.num_guided_steps": 1, "data.motion.block": 99}}}, "block"),
             ({"jobs": []}, "has no jobs"),
             ({"jobs": {"num_jobs": 0}}, "has no jobs"),
+            ({"jobs": {"num_jobs": -3}}, "has no jobs"),
             ({"jobs": [{"clip": "missing.mp4", "prompt": "a dog"}]}, "does not exist"),
             ({"jobs": {"split": "training"}}, "jobs"),
             ({"compare_with": "nothing"}, "use one of guided, unguided, adaptive"),
@@ -170,11 +196,16 @@ class TestBadExperiments:
             ({"batch_size": 0}, "at least 1"),
             ({"common": {**SHORT, "data.num_frames": 5}}, "leave data.num_frames and data.size alone"),
             ({"common": {"data.seed": 5}}, "which are its jobs'"),
+            ({"common": {**SHORT, "trainer.precision": "bf16-mixed"}}, "leave it at 32-true"),
+            ({"config": "broken.yaml"}, "config broken.yaml cannot be read"),
+            ({"config": "list.yaml"}, "config list.yaml is no mapping"),
             ({"settings": {0: {}}}, "put it in quotes"),
             ({"unknown": 1}, "unknown"),
         ],
     )
     def test_it_is_refused_before_anything_runs_or_is_written(self, refused, changes, says):
+        Path("broken.yaml").write_text("a: [")
+        Path("list.yaml").write_text("- 1")
         assert says in refused("sweep", written("plan.yaml", **changes), "out")
         assert not Path("out").exists()
 

@@ -26,25 +26,25 @@ def test_the_number_of_a_process_is_read_off_its_launcher(environment, rank):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "devices", "launched", "number"),
+    ("config", "devices", "launched", "number"),
     [
-        ("{}", None, False, 1),
-        ("{devices: 4}", None, False, 4),
-        ("{devices: 4}", 2, False, 2),
-        ("{devices: [3]}", None, False, 1),  # one device, by its index
-        ("{devices: 4}", None, True, 1),
-        ("{}", 1, True, 1),
+        ({}, None, False, 1),
+        ({"trainer": None}, None, False, 1),
+        ({"trainer": {"devices": 4}}, None, False, 4),
+        ({"trainer": {"devices": 4}}, 2, False, 2),
+        ({"trainer": {"devices": [3]}}, None, False, 1),  # one device, by its index
+        ({"trainer": {"devices": 4}}, None, True, 1),
+        ({}, 1, True, 1),
     ],
 )
-def test_as_many_processes_start_as_are_asked_for(tmp_path, trainer, devices, launched, number):
-    (tmp_path / "config.yaml").write_text(f"trainer: {trainer}")
-    assert num_to_start(Rank(0, 0, launched), devices, tmp_path / "config.yaml") == number
+def test_as_many_processes_start_as_are_asked_for(config, devices, launched, number):
+    assert num_to_start(Rank(0, 0, launched), devices, config) == number
 
 
 @pytest.mark.parametrize(("devices", "says"), [(0, "at least 1"), (2, "a launcher has started")])
-def test_no_processes_start_beside_those_of_a_launcher(tmp_path, devices, says):
+def test_no_processes_start_beside_those_of_a_launcher(devices, says):
     with pytest.raises(ValueError, match=says):
-        num_to_start(Rank(0, 0, True), devices, tmp_path / "config.yaml")
+        num_to_start(Rank(0, 0, True), devices, {})
 
 
 def test_lightning_sees_a_process_of_a_group_as_a_single_one(monkeypatch):

@@ -1,0 +1,89 @@
+"""Share work among any number of processes that have nothing in common but a folder."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fastvmt_pl.commands.options import one_line
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.preemption import Preempted, StopRequest
+
+FAILED = "failed.json"
+"""Why a piece of work failed; in its folder."""
+BROKEN = getattr(torch, "AcceleratorError", Preempted)  # which torch has since 2.8
+"""What a GPU raises from its first failure on, whatever it is to do."""
+
+Piece = TypeVar("Piece")
+
+
+def share(pieces: Iterable[Piece], attempt: Callable[[Piece], bool], request: StopRequest, *, to_the_end: bool) -> None:
+    """Do what nobody else is at, until there is nothing left.
+
+    Args:
+        pieces: All pieces of work, the same in all processes.
+        attempt: Does a piece, unless it is done or has failed; returns whether another process is at it.
+        request: Whether this process was asked to stop.
+        to_the_end: Wait for what others are at, and take over what they leave when they die.
+
+    Raises:
+        Preempted: If this process was asked to stop.
+    """
+    while True:
+        taken = False
+        for piece in pieces:
+            request.check()
+            taken = attempt(piece) or taken
+        if not (taken and to_the_end):
+            return
+        time.sleep(0.5)
+
+
+def failure_of(work: Callable[[], Any]) -> str | None:
+    """Do some work; return why it failed, or ``None`` if it did not.
+
+    Raises:
+        Preempted: If this process was asked to stop.
+        torch.AcceleratorError: If the device is broken, which is no fault of the work: others are to take it.
+    """
+    try:
+        work()
+    except (Preempted, BROKEN):
+        raise
+    except Exception as error:
+        return one_line(str(error)) or type(error).__name__
+    return None
+
+
+class Failures:
+    """Why pieces of work failed, here or in another process since this one began.
+
+    Args:
+        folder: A folder of the work, by the clock of whose file system this process begins.
+
+    Attributes:
+        reasons: Why, by the folder of each piece, as far as this process has heard of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.reasons: dict[Path, str] = {}
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            self.begun = Path(file.name).stat().st_mtime_ns
+
+    def record(self, folder: Path, reason: str) -> None:
+        """Tell all processes why the work of a folder failed."""
+        self.reasons[folder] = reason
+        with suppress(OSError), written_whole(folder / FAILED) as path:  # the disk may be full
+            path.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")
+
+    def reason(self, folder: Path) -> str | None:
+        """Return why the work of a folder failed, or ``None`` if it did not."""
+        path = folder / FAILED
+        if folder not in self.reasons and path.exists() and path.stat().st_mtime_ns >= self.begun:
+            self.reasons[folder] = json.loads(path.read_text(encoding="utf-8"))["reason"]
+        return self.reasons.get(folder)
