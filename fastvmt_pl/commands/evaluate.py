@@ -3,16 +3,20 @@
 import hashlib
 import json
 import math
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.progress import Progress
+from torch.backends import mps
 
-from fastvmt_pl.commands.options import locked_file
+from fastvmt_pl.commands.options import locked_file, one_line
 from fastvmt_pl.commands.pairs import PairFiles, find_pairs
 from fastvmt_pl.datamodules import check_file, read_pair
 from fastvmt_pl.files import written_whole
@@ -22,6 +26,7 @@ from fastvmt_pl.tracking import DenseFlow, LucasKanade, Tracker
 from fastvmt_pl.tracking.cotracker import CoTracker
 
 Result = dict[str, Any]
+Pairs = dict[PairFiles, Result]
 VERSION = 2
 """Part of every file: raised when a score changes its meaning."""
 
@@ -45,7 +50,7 @@ def evaluate(
         cotracker_checkpoint: File of CoTracker's weights.
         clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
         reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
-        device: Where CoTracker and CLIP run.
+        device: Where CoTracker and CLIP run: cpu, cuda, cuda:1 or mps.
 
     Returns:
         The files of each pair with its scores, or with why it has none.
@@ -54,6 +59,7 @@ def evaluate(
         ValueError: If the inputs or settings cannot be used.
         RuntimeError: If some pairs could not be scored; the others are.
     """
+    _check_device(device)
     pairs, problems = find_pairs(inputs)
     follow = _tracker(tracker, cotracker_checkpoint, device)
     clip = None if clip_model is None else ClipEmbedder(clip_model, device)
@@ -89,14 +95,16 @@ def evaluate(
         for pair in progress.track(pairs, description="scoring"):
             result = _result(pair, kept, score)
             results.append(result)
-            if kept.get(result["key"]) != result:
-                kept[result["key"]] = result
-                _write(output, settings, kept)
-        _write(output, settings, kept)  # without the errors of another time
+            if kept.get(pair) != result:
+                kept[pair] = result
+                _write(output, settings, kept, problems)
+        _write(output, settings, kept, problems)  # without the errors of another time
     print(table(results))
     print(f"\nthe scores lie in {output}")
     num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
     problems += [one["error"] for one in results if "error" in one]
+    for problem in problems:
+        print(f"left out: {one_line(problem)}", file=sys.stderr)
     if problems:
         reasons = "; ".join(problems[:3])
         raise RuntimeError(f"{len(problems)} of {num_pairs} pairs could not be scored: {reasons}")
@@ -108,10 +116,11 @@ def table(results: Sequence[Result]) -> str:
     scored = [one["scores"] for one in results if "scores" in one]
     names = [name for name in BETTER if any(name in scores for scores in scored)]
     arrows = {"higher": "↑", "lower": "↓"}
-    head = ["video", *(f"{name} {arrows[BETTER[name]]}" for name in names)]
-    rows = [[one["output"], *_cells(one.get("scores", {}), names)] for one in results]
+    videos = ["reference", "output"] if len({one["reference"] for one in results}) > 1 else ["output"]
+    head = [*videos, *(f"{name} {arrows[BETTER[name]]}" for name in names)]
+    rows = [[*(one[video] for video in videos), *_cells(one.get("scores", {}), names)] for one in results]
     means = {name: _mean([scores[name] for scores in scored if scores.get(name) is not None]) for name in names}
-    rows += [["mean", *_cells(means, names)]] if len(rows) > 1 else []
+    rows += [["mean", *[""] * (len(videos) - 1), *_cells(means, names)]] if len(rows) > 1 else []
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
@@ -132,13 +141,21 @@ def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
     return LucasKanade() if name == "lucas_kanade" else DenseFlow()
 
 
-def _read(output: Path, settings: dict[str, Any]) -> dict[str, Result]:
-    """Return the scores that a file holds already, by their keys."""
+def _check_device(device: str) -> None:
+    """Raise ``ValueError`` unless CoTracker and CLIP can run there."""
+    places = ("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if mps.is_available() else []))
+    if device.split(":")[0] not in places or (":" in device and not re.fullmatch(r"cuda:\d+", device)):
+        raise ValueError(f"device is {device!r}; use {' or '.join(places)}, which this machine has")
+
+
+def _read(output: Path, settings: dict[str, Any]) -> Pairs:
+    """Return the scores that a file holds already, by the files of the pairs."""
     if not output.exists():
         return {}
     try:
         content = json.loads(output.read_text(encoding="utf-8"))
-        kept = {one["key"]: one for one in content["pairs"] if "scores" in one}
+        scored = [one for one in content["pairs"] if "scores" in one and isinstance(one["key"], str)]
+        kept = {_files_of(one): one for one in scored}
         same = content["settings"] == settings
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{output} is in use and holds no evaluation; choose another output") from error
@@ -147,23 +164,28 @@ def _read(output: Path, settings: dict[str, Any]) -> dict[str, Result]:
     return kept
 
 
-def _write(output: Path, settings: dict[str, Any], kept: dict[str, Result]) -> None:
+def _files_of(result: Result) -> PairFiles:
+    """Return the files of a pair that was scored."""
+    reference, output, baseline = (result[name] and Path(result[name]) for name in ("reference", "output", "baseline"))
+    return PairFiles(reference, output, baseline, result["prompt"])
+
+
+def _write(output: Path, settings: dict[str, Any], kept: Pairs, problems: Sequence[str]) -> None:
     with written_whole(output) as path:
-        content = {"settings": settings, "pairs": list(kept.values())}
+        content = {"settings": settings, "pairs": list(kept.values()), "left_out": list(problems)}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _result(pair: PairFiles, kept: dict[str, Result], score: Callable[[PairFiles], dict[str, float]]) -> Result:
-    """Return a pair's scores, or why it has none."""
+def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str, float]]) -> Result:
+    """Return a pair's scores, or why it has none; those of a pair of the same content are taken over."""
     result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
     try:
         key = _key(pair)
-        if key in kept:
-            return {**result, "key": key, "scores": kept[key]["scores"]}
-        scores = {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
-        return {**result, "key": key, "scores": scores}
+        known = next((one["scores"] for one in kept.values() if one.get("key") == key), None)
+        found = known or {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
+        return {**result, "key": key, "scores": found}
     except (OSError, RuntimeError, ValueError) as error:  # a file, or a GPU's memory: the other pairs go on
-        return {**result, "key": f"{pair.reference} {pair.output}", "error": str(error)}
+        return {**result, "error": str(error)}
 
 
 def _key(pair: PairFiles) -> str:

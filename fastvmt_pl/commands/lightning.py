@@ -36,6 +36,15 @@ class JobCLI(LightningCLI):
             **options,
         )
 
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Log to a CSV file whatever the config logs to, unless it logs to nothing."""
+        trainer = super().instantiate_trainer(**options)
+        if trainer.loggers and not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+            folders = [each.folder for each in trainer.callbacks if isinstance(each, RunFolder)]  # type: ignore[attr-defined]
+            place = next(iter(folders), None) or trainer.log_dir or trainer.default_root_dir
+            trainer.loggers = [*trainer.loggers, CSVLogger(place, name="logs")]
+        return trainer
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Leave out validate, test and predict, which these modules do not have."""

@@ -67,10 +67,11 @@ def _pairs_of_runs(folder: Path) -> tuple[list[PairFiles], list[str]]:
 
 def _pairs_of_table(path: Path) -> tuple[list[PairFiles], list[str]]:
     """Read a table; its paths are relative to its own folder."""
+    rows: list[Any]
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(x) for x in file if x.strip()]
-    except (OSError, ValueError) as error:
+            rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [line for line in file if line.strip()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         return [], [f"table {path} cannot be read ({error})"]
     pairs, problems = list[PairFiles](), [] if rows else [f"table {path} is empty; give a row a pair"]
     for number, row in enumerate(rows, 1):
@@ -82,6 +83,11 @@ def _pairs_of_table(path: Path) -> tuple[list[PairFiles], list[str]]:
 
 
 def _pair_of_row(path: Path, number: int, row: Any) -> PairFiles:
+    """Return the pair of a row of a CSV file, or of a line of JSON."""
+    try:
+        row = json.loads(row) if isinstance(row, str) else row
+    except json.JSONDecodeError as error:
+        raise ValueError(f"row {number} of {path} is no JSON ({error}); give an object a line") from error
     known = [field.name for field in fields(PairFiles)]
     given = {name: value for name, value in row.items() if value} if isinstance(row, dict) else {}
     texts = all(isinstance(value, str) for value in given.values())

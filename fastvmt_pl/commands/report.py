@@ -1,7 +1,9 @@
 """``fastvmt report``: one web page about finished transfers."""
 
+import sys
 from pathlib import Path
 
+from fastvmt_pl.commands.options import one_line
 from fastvmt_pl.commands.report_jobs import collect
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.report.page import render
@@ -32,6 +34,9 @@ def report(runs: list[Path], output: Path = Path("report.html"), title: str = "M
     with written_whole(output) as path:
         path.write_text(page, encoding="utf-8")
     print(f"the report lies in {output}")
+    for problem in problems:
+        print(f"not shown: {one_line(problem)}", file=sys.stderr)
     if problems:
-        raise RuntimeError(f"{len(problems)} jobs or runs are left out of {output}: {'; '.join(problems[:3])}")
+        reasons = "; ".join(problems[:3])
+        raise RuntimeError(f"{output} lacks what could not be read of {len(problems)} jobs or runs: {reasons}")
     return output

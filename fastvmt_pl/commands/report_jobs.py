@@ -39,7 +39,7 @@ def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
         try:
             settings.append(_settings(run.folder))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            problems.append(f"{run.folder}/config.yaml cannot be read ({error})")
+            problems.append(f"the settings of {run.folder}: config.yaml cannot be read ({error})")
             settings.append({})
     root = os.path.commonpath([run.folder.parent.resolve() for run in runs] or [Path()])
     places = [
@@ -118,12 +118,14 @@ def flattened(config: Any, prefix: str = "") -> dict[str, str]:
 
 
 def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """Return of each run's settings those that are not the same in all of them.
+    """Return of each run's settings those that are not the same in all of them that have kept any.
 
     Without what is true of each job by itself, and what follows from another setting.
 
     >>> differing([{"a": "1", "b": "2"}, {"a": "1", "b": "3"}])
     [{'b': '2'}, {'b': '3'}]
+    >>> differing([{"a": "1"}, {"a": "1"}, {}])
+    [{}, {}, {}]
     """
     names = list(dict.fromkeys(name for one in settings for name in one))
     own = (
@@ -134,7 +136,8 @@ def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
         "trainer.default_root_dir",
         "trainer.max_epochs",
     )
-    changed = [name for name in names if not name.startswith(own) and len({one.get(name) for one in settings}) > 1]
+    known = [one for one in settings if one]
+    changed = [name for name in names if not name.startswith(own) and len({one.get(name) for one in known}) > 1]
     return [{name: one.get(name, "") for name in changed} for one in settings]
 
 

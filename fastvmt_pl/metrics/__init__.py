@@ -1,7 +1,13 @@
 """Losses and scores of motion transfer as torchmetrics metrics."""
 
 from fastvmt_pl.metrics.motion import MotionFlowLoss, MotionLoss, WindowLoss
-from fastvmt_pl.metrics.video import AppearanceLeak, FlowEndpointError, MotionFidelity, TemporalConsistency
+from fastvmt_pl.metrics.video import (
+    AppearanceLeak,
+    FlowEndpointError,
+    MotionFidelity,
+    PublishedMotionFidelity,
+    TemporalConsistency,
+)
 
 __all__ = [
     "AppearanceLeak",
@@ -9,6 +15,7 @@ __all__ = [
     "MotionFidelity",
     "MotionFlowLoss",
     "MotionLoss",
+    "PublishedMotionFidelity",
     "TemporalConsistency",
     "WindowLoss",
 ]

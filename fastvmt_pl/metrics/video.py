@@ -13,7 +13,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fastvmt_pl.appearance import appearance_leak
-from fastvmt_pl.metrics.functional import check_pair, flow_endpoint_error, motion_fidelity, temporal_consistency
+from fastvmt_pl.metrics.functional import (
+    check_pair,
+    flow_endpoint_error,
+    motion_fidelity,
+    published_motion_fidelity,
+    temporal_consistency,
+)
 from fastvmt_pl.tracking import LucasKanade, Tracker
 from fastvmt_pl.tracking.tracks import Frames
 
@@ -69,6 +75,27 @@ class MotionFidelity(VideoMetric):
         """Add a video."""
         check_pair(reference, output)
         self.add(motion_fidelity(self.tracker.track(reference), self.tracker.track(output), self.reach))
+
+
+class PublishedMotionFidelity(VideoMetric):
+    """What SMM and DiTFlow compute, see :func:`~fastvmt_pl.metrics.functional.published_motion_fidelity`.
+
+    Args:
+        tracker: What follows the points: CoTracker, to compare with their tables.
+        options: Options of every metric.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, tracker: Tracker, **options: Any) -> None:
+        super().__init__(**options)
+        self.tracker = tracker
+
+    def update(self, reference: Frames, output: Frames) -> None:
+        """Add a video."""
+        check_pair(reference, output)
+        tracks, made = self.tracker.track(reference), self.tracker.track(output)
+        self.add(published_motion_fidelity(tracks.points, made.points))
 
 
 class FlowEndpointError(VideoMetric):

@@ -365,6 +365,16 @@ def test_fit_writes_results_and_a_checkpoint_by_itself(succeed, clip):
     assert metrics["jobs"][0]["gradients_computed"] == 1
 
 
+def test_there_is_a_csv_file_beside_a_logger_of_ones_own(succeed, clip, tmp_path):
+    config = yaml.safe_load(default_config("wan-tiny").read_text())
+    own = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "elsewhere"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "trainer": {**config["trainer"], "logger": own}}))
+    succeed("transfer", clip, PROMPT, *SMALL, "--config", "config.yaml", "--output", "out")
+    assert list(Path("elsewhere").rglob("events.*"))
+    (log,) = Path("out").glob("logs/*/metrics.csv")
+    assert "loss/motion_flow" in log.read_text()
+
+
 @pytest.mark.parametrize(("options", "guided"), [(["--steps", "2"], 1), (["--steps", "3", "--guided-steps", "3"], 3)])
 def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, options, guided):
     succeed("transfer", clip, PROMPT, "--num-frames", "5", "--baseline", "false", "--output", "out", *options)

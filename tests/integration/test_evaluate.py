@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import evaluate as command
@@ -72,6 +73,33 @@ def test_one_bad_row_or_run_does_not_stop_the_others(refused, clips, tmp_path):
     assert "row 1 of pairs.csv" in line
     assert "unfinished holds no finished run" in line
     assert len(scores()) == 1  # what is named twice counts once
+    lines = ["{", *[json.dumps({"reference": str(clips / "a.mp4"), "output": str(clips / "a.mp4")})], "[]"]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    assert "2 of 3 pairs" in refused("evaluate", "pairs.jsonl", "--output", "lines.json", code=1)
+    assert len(scores("lines.json")) == 1
+
+
+def test_all_that_is_left_out_is_named(clips, tmp_path, capsys):
+    rows = ["reference,output", *[f"a{number}.mp4," for number in range(5)], f"{clips / 'a.mp4'},missing.mp4"]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    assert main(["evaluate", "pairs.csv"]) == 1
+    named = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert [f"row {number} " in line for number, line in enumerate(named[:5], 1)] == [True] * 5
+    assert "missing.mp4 does not exist" in named[5]
+    assert len(json.loads(Path("evaluation.json").read_text())["left_out"]) == 5
+
+
+def test_pairs_of_the_same_content_are_scored_once_and_each_kept(succeed, clips, tmp_path, monkeypatch):
+    scored, original = [], command.score_video
+    monkeypatch.setattr(command, "score_video", lambda *args, **options: scored.append(1) or original(*args, **options))
+    (tmp_path / "copy.mp4").write_bytes((clips / "b.mp4").read_bytes())
+    rows = ["reference,output", f"{clips / 'a.mp4'},{clips / 'b.mp4'}", f"{clips / 'a.mp4'},copy.mp4"]
+    (tmp_path / "pairs.csv").write_text("\n".join([*rows, f"{clips / 'b.mp4'},copy.mp4"]))
+    said = succeed("evaluate", "pairs.csv").out
+    assert "| reference | output |" in said  # as there are two references
+    first, second, _ = scores()
+    assert first == second
+    assert len(scored) == 2
 
 
 def test_two_evaluations_do_not_write_one_file_at_a_time(refused, clips, tmp_path):
@@ -122,7 +150,8 @@ class TestBadInput:
             ("empty.csv", "", "is empty"),
             ("columns.csv", "source,output\na,b\n", "row 1"),
             ("half.csv", "reference,output\na.mp4,\n", "it needs reference and output"),
-            ("broken.jsonl", '{"reference": \n', "cannot be read"),
+            ("broken.jsonl", '{"reference": \n', "row 1"),
+            ("open.csv", "reference,output\n" + '"' + 200_000 * "a", "cannot be read"),
             ("list.jsonl", '["a", "b"]\n', "row 1"),
             ("types.jsonl", '{"reference": "a.mp4", "output": 3}\n', "row 1"),
         ],
@@ -144,5 +173,7 @@ class TestBadInput:
 
     def test_what_a_tracker_or_a_model_lacks_is_said(self, refused, clips):
         pair = [clips / "a.mp4", clips / "b.mp4"]
+        assert "use cpu" in refused("evaluate", *pair, "--device", "gpu")
+        assert torch.cuda.is_available() or "use cpu" in refused("evaluate", *pair, "--device", "cuda:1")
         assert "--cotracker-checkpoint" in refused("evaluate", *pair, "--tracker", "cotracker")
         assert "give a hub id or a folder" in refused("evaluate", *pair, "--clip-model", "no/model")

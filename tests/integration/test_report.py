@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 SHORT = ["--num-frames", "5", "--size", "48x48", "--steps", "2"]
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,10 @@ def test_a_job_without_its_videos_is_left_out(page, refused, tmp_path):
     (runs / "3" / "metrics.json").write_text("{")
     (runs / "2" / "config.yaml").write_text("a: [")
     line = refused("report", "runs", code=1)
-    assert "3 jobs or runs are left out" in line
+    assert "could not be read of 3 jobs or runs" in line
     assert "output.mp4" in line
     assert "3/metrics.json cannot be read" in line
-    assert "2/config.yaml cannot be read" in line
+    assert "the settings of runs/2: config.yaml cannot be read" in line
     assert Path("report.html").read_text().count("data:video/mp4;base64,") == 3
 
 
@@ -153,6 +154,12 @@ class TestInABrowser:
 
     def test_a_phone_does_not_scroll_sideways(self, opened):
         assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+    def test_it_is_dark_where_the_reader_prefers_that(self, opened):
+        colours = "['backgroundColor', 'color'].map(name => getComputedStyle(document.body)[name])"
+        light = opened.evaluate(colours)
+        opened.emulate_media(color_scheme="dark")
+        assert all(before != after for before, after in zip(light, opened.evaluate(colours), strict=True))
 
     def test_everything_has_a_name_for_a_screen_reader(self, opened):
         unnamed = """() => [...document.querySelectorAll('button, input, video, svg, table, section, article')]

@@ -7,8 +7,19 @@ from torchmetrics import MetricCollection
 from fastvmt_pl.appearance import appearance_leak
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.datamodules.toy_metric import ToyPathError
-from fastvmt_pl.metrics import AppearanceLeak, FlowEndpointError, MotionFidelity, TemporalConsistency
-from fastvmt_pl.metrics.functional import flow_endpoint_error, motion_fidelity, temporal_consistency
+from fastvmt_pl.metrics import (
+    AppearanceLeak,
+    FlowEndpointError,
+    MotionFidelity,
+    PublishedMotionFidelity,
+    TemporalConsistency,
+)
+from fastvmt_pl.metrics.functional import (
+    flow_endpoint_error,
+    motion_fidelity,
+    published_motion_fidelity,
+    temporal_consistency,
+)
 from fastvmt_pl.tracking import DenseFlow, LucasKanade
 
 
@@ -22,11 +33,16 @@ def fidelity(tracker, reach):
     return lambda reference, output: motion_fidelity(tracker.track(reference), tracker.track(output), reach)
 
 
+def published(tracker):
+    return lambda *pair: published_motion_fidelity(*(tracker.track(video).points for video in pair))
+
+
 @pytest.mark.parametrize(
     ("metric", "function"),
     [
         (MotionFidelity(), fidelity(LucasKanade(), math.inf)),
         (MotionFidelity(DenseFlow(), reach=12.0), fidelity(DenseFlow(), 12.0)),
+        (PublishedMotionFidelity(DenseFlow()), published(DenseFlow())),
         (FlowEndpointError(), lambda *pair: flow_endpoint_error(*pair)[1]),
         (FlowEndpointError(relative=False), lambda *pair: flow_endpoint_error(*pair)[0]),
         (AppearanceLeak(), lambda reference, output: appearance_leak(reference, output)),
