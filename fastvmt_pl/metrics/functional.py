@@ -43,7 +43,8 @@ def motion_fidelity(reference: Tracks, output: Tracks, reach: float = math.inf) 
         output: Tracks of the video.
         reach: Distance in pixels up to which tracks match, between their mean positions over these frames. Without a
             limit, the motion may take place anywhere; but a zoom in then resembles a zoom out, since what goes left in
-            one finds its like in what goes left in the other.
+            one finds its like in what goes left in the other. A track without any match in reach agrees with something
+            still, which is more than with its opposite.
 
     Returns:
         -1 to 1; a video without tracks counts as a still one, and without any in the reference it is not a number.
