@@ -48,7 +48,7 @@ from fastvmt_pl.ranks import alone, num_to_start, read_rank, start_ranks, take_o
 from fastvmt_pl.runs import SCORES
 from fastvmt_pl.tracking import LucasKanade
 
-VERSION = 2
+VERSION = 1
 """Part of the name of every run's folder: raised when a setting or a score changes its meaning."""
 
 
