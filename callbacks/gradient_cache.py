@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion_transfer import MotionTransfer
 
 SMOOTHING = 0.5
@@ -77,14 +78,14 @@ class GradientCache(Callback):
 
     def __init__(self, interval: int = 3, budget: float | None = None, carry_over: bool = False) -> None:
         if interval < 1:
-            raise ValueError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
+            raise UserError(f"interval is {interval}; use 1 (no reuse) or more (the paper's is 3)")
         if budget is not None and not 0 < budget < 1:
-            raise ValueError(
+            raise UserError(
                 f"budget is {budget}; use a share of a step's length, more than 0 and less than 1, or null for a fixed "
                 "interval"
             )
         if budget is not None and interval == 1:
-            raise ValueError(
+            raise UserError(
                 "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or leave it out"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fastvmt_pl.appearance import appearance_leak
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import without_lora
 from fastvmt_pl.measure import motion_of, relative_attention_flow_error
 from fastvmt_pl.motion import MotionSettings
@@ -80,7 +81,7 @@ class LoraPreviews(Callback):
         seed: int = 0,
     ) -> None:
         if not prompts or every_n_epochs < 1 or num_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"previews have {len(prompts)} prompts every {every_n_epochs} epochs and {num_steps} steps; use at "
                 "least 1 of each"
             )

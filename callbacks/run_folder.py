@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.measure import motion_of, motion_picture
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -59,7 +60,7 @@ class RunFolder(Callback):
 
     def _refuse_finished(self) -> None:
         if self.folder is not None and (self.folder / METRICS).exists():
-            raise ValueError(f"{self.folder} holds a finished run; choose another output folder, or delete this one")
+            raise UserError(f"{self.folder} holds a finished run; choose another output folder, or delete this one")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write everything, once the module has its result."""

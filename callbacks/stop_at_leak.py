@@ -8,6 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion_distillation import MotionDistillation
 
 from .lora_previews import LoraPreviews, Preview
@@ -37,7 +38,7 @@ class StopAtLeak(Callback):
 
     def __init__(self, max_leak: float = 0.1) -> None:
         if not 0 <= max_leak <= 1:
-            raise ValueError(f"max_leak is {max_leak}; use a share from 0 to 1")
+            raise UserError(f"max_leak is {max_leak}; use a share from 0 to 1")
         self.max_leak = max_leak
         self._restart()
 
@@ -49,9 +50,9 @@ class StopAtLeak(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit, and see that there is something to go by."""
         if not any(isinstance(callback, LoraPreviews) for callback in trainer.callbacks):
-            raise ValueError("StopAtLeak goes by the previews; add fastvmt_pl.callbacks.LoraPreviews before it")
+            raise UserError("StopAtLeak goes by the previews; add fastvmt_pl.callbacks.LoraPreviews before it")
         if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise ValueError("StopAtLeak does not go with ModelParallelStrategy; leave it out, or use ddp")
+            raise UserError("StopAtLeak does not go with ModelParallelStrategy; leave it out, or use ddp")
         self._restart()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,6 +5,7 @@ from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.measure import motion_of, motion_picture
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.video import enlarge, side_by_side, to_frames
@@ -41,7 +42,7 @@ class TransferPreviews(Callback):
 
     def __init__(self, every_n_steps: int = 5) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}; use at least 1 guided step")
+            raise UserError(f"every_n_steps is {every_n_steps}; use at least 1 guided step")
         self.every_n_steps = every_n_steps
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fastvmt_pl.errors import UserError
+
 SCRIPT = Path(__file__).with_name("decoder.py")
 TIMEOUT = "FASTVMT_DECODING_TIMEOUT"
 """Environment variable: seconds without progress after which decoding is stopped."""
@@ -120,5 +122,5 @@ def timeout() -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < TIMEOUT_MAX:
-        raise ValueError(f"{TIMEOUT} is {given}; set it to seconds, more than 0")
+        raise UserError(f"{TIMEOUT} is {given}; set it to seconds, more than 0")
     return seconds

@@ -7,6 +7,7 @@ from typing import Literal
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.jobs import DistillationBatch
 from fastvmt_pl.motion_distillation import MotionDistillation
 
@@ -72,12 +73,12 @@ class DistillationDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if not 0 < clip_share < 1:
-            raise ValueError(f"clip_share is {clip_share}; use a share between 0 and 1, or source samples or clip")
+            raise UserError(f"clip_share is {clip_share}; use a share between 0 and 1, or source samples or clip")
         for name, value in {"batch_size": batch_size, "batches_per_epoch": batches_per_epoch}.items():
             if value < 1:
-                raise ValueError(f"{name} is {value}; use at least 1")
+                raise UserError(f"{name} is {value}; use at least 1")
         if num_workers < 0 or num_shuffled < 1:
-            raise ValueError(f"num_workers is {num_workers} and num_shuffled {num_shuffled}; use 0 and 1 or more")
+            raise UserError(f"num_workers is {num_workers} and num_shuffled {num_shuffled}; use 0 and 1 or more")
         self.folder, self.source = Path(folder), source
         self.clip_share = {"samples": 0.0, "clip": 1.0, "mix": clip_share}[source]
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
@@ -97,18 +98,18 @@ class DistillationDataModule(LightningDataModule):
         )
         for kind, found in (("samples", self.samples), ("clip", self.clip)):
             if self.source in (kind, "mix") and not found:
-                raise ValueError(
+                raise UserError(
                     f"source is {self.source}, and {self.folder} has no {kind}; use another source or folder"
                 )
         problems: list[str] = []
         first = next(read_shards(self.samples if self.source != "clip" else self.clip, problems.append), None)
         if first is None:
-            raise ValueError(f"no sample of {self.folder} can be used: {'; '.join(problems)}")
+            raise UserError(f"no sample of {self.folder} can be used: {'; '.join(problems)}")
         if first.latents.ndim != 4 or first.text.ndim != 2:
-            raise ValueError(f"samples of {self.folder} have no latents of a video or no text; make them anew")
+            raise UserError(f"samples of {self.folder} have no latents of a video or no text; make them anew")
         learned = None if self.trainer is None else self.trainer.lightning_module.objective
         if learned == "trajectory" and first.trajectory is None:
-            raise ValueError(
+            raise UserError(
                 f"samples of {self.folder} have no trajectories; make them by fastvmt distill --objective trajectory, "
                 "or use the objective flow_matching"
             )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.jobs import TransferJobs
 from fastvmt_pl.motion import MotionSettings, MotionTarget
@@ -94,19 +95,19 @@ class MotionDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if len(clips) not in (1, len(prompts)) or not prompts:
-            raise ValueError(f"{len(clips)} clips for {len(prompts)} prompts; give one clip, or a clip for each prompt")
+            raise UserError(f"{len(clips)} clips for {len(prompts)} prompts; give one clip, or a clip for each prompt")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
-                raise ValueError(f"prompt {number + 1} is empty; say what the video is to show")
+                raise UserError(f"prompt {number + 1} is empty; say what the video is to show")
         self.seeds = [seed + number for number in range(len(prompts))] if isinstance(seed, int) else seed
         if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
-            raise ValueError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
+            raise UserError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
         if start < 0 or (end is not None and end <= start):
-            raise ValueError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
+            raise UserError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
-            raise ValueError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
+            raise UserError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
         if extraction_batch < 1:
-            raise ValueError(f"extraction_batch is {extraction_batch}; use at least 1")
+            raise UserError(f"extraction_batch is {extraction_batch}; use at least 1")
         for clip in clips:
             if not isinstance(clip, Clip):
                 check_file(clip)

@@ -12,10 +12,12 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
+
 from .decoder_process import DecoderProcess, timeout
 
 
-class ClipError(ValueError):
+class ClipError(UserError):
     """A clip cannot be used; the message says why and what to change."""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.jobs import DistillationBatch
 
 from .shards import Sample, read_shards
@@ -109,7 +110,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
                     yield sample
                 num_good += 1
             if not num_good:
-                raise ValueError(f"no sample can be used of {', '.join(map(str, paths))}: {'; '.join(self.problems)}")
+                raise UserError(f"no sample can be used of {', '.join(map(str, paths))}: {'; '.join(self.problems)}")
             self._num_good[what] = num_good
             position, num_pass = position + num_good, num_pass + 1
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 
 INDEX = "index.json"
@@ -42,7 +43,7 @@ def read_index(folder: Path) -> list[Shard]:
     try:
         return [Shard(**entry) for entry in json.loads(path.read_text())["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} cannot be read ({error}); make a data folder with fastvmt distill or fastvmt encode"
         ) from error
 

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 
 webdataset.utils.enforce_security = True  # a shard is data: no pickle is unpacked
@@ -53,7 +54,7 @@ def without_padding(text: Float[Tensor, "padded_tokens text_dim"]) -> Float[Tens
     return text[: int(text.any(-1).sum())]
 
 
-class SampleError(ValueError):
+class SampleError(UserError):
     """A sample of a shard cannot be used; the message says which and why."""
 
 

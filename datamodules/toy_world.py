@@ -17,6 +17,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
+
 NUM_FRAMES = 17
 SIZE = 48
 """Height and width of a frame in pixels."""
@@ -133,9 +135,9 @@ class ToyWorld:
         paths: Sequence[Path] = PATHS,
     ) -> None:
         if num_objects not in (None, 1, 2):
-            raise ValueError(f"num_objects is {num_objects}; a toy clip has 1 or 2 objects, or None to draw it")
+            raise UserError(f"num_objects is {num_objects}; a toy clip has 1 or 2 objects, or None to draw it")
         if not paths or not set(paths) <= set(PATHS):
-            raise ValueError(f"paths is {list(paths)}; give one or more of {', '.join(PATHS)}")
+            raise UserError(f"paths is {list(paths)}; give one or more of {', '.join(PATHS)}")
         self.seed = seed
         self.held_out = held_out
         self.num_objects = num_objects

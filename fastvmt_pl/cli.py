@@ -25,6 +25,7 @@ from fastvmt_pl.commands.report import report
 from fastvmt_pl.commands.sample import sample
 from fastvmt_pl.commands.sweep import sweep
 from fastvmt_pl.commands.transfer import transfer
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.preemption import REQUEUE_CODE, Preempted
 
 
@@ -181,7 +182,7 @@ def main(args: list[str] | None = None) -> int:
     command, code = COMMANDS.get(args[0]), 0
     try:
         if command is None:
-            raise ValueError(f"there is no command {args[0]!r}; use {', '.join(COMMANDS)}")
+            raise UserError(f"there is no command {args[0]!r}; use {', '.join(COMMANDS)}")
         if isinstance(command.function, type):  # a LightningCLI, whose own sub-command is fit
             command.function(["fit", *args[1:]])
         else:
@@ -189,7 +190,7 @@ def main(args: list[str] | None = None) -> int:
     except Preempted as stopped:
         print(f"fastvmt: {stopped}", file=sys.stderr)
         code = REQUEUE_CODE
-    except (ValueError, argparse.ArgumentError, MisconfigurationException) as error:
+    except (UserError, argparse.ArgumentError, MisconfigurationException) as error:
         return _report(error, 2, debug)
     except SafetensorError as error:
         return _report(RuntimeError(f"a file of weights is damaged ({error}); fetch the model again"), 1, debug)

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -70,7 +71,7 @@ def add_lora(
     chosen = {target: [n for n in blocks if f".{n}".endswith(f".{target}") and _has_name(n)] for target in targets}
     missing = [target for target in targets if not chosen[target]]
     if missing or not targets:
-        raise ValueError(
+        raise UserError(
             f"no linear layer of the blocks ends in {missing}; use, for example, to_q, to_k, to_v, to_out.0"
         )
     names = [name for found in chosen.values() for name in found]
@@ -83,7 +84,7 @@ def add_lora(
 def check_numbers(rank: int, alpha: float | None, dropout: float) -> None:
     """Raise ``ValueError`` if one of an adapter's numbers is out of range."""
     if rank < 1 or (alpha is not None and alpha <= 0) or not 0 <= dropout < 1:
-        raise ValueError(
+        raise UserError(
             f"rank is {rank}, alpha {alpha} and dropout {dropout}; use a rank of at least 1, a positive alpha or null, "
             "and a dropout from 0 to below 1"
         )
@@ -150,7 +151,7 @@ def find_lora(path: str | Path) -> Path:
     given = Path(path).expanduser()
     file = given / DIFFUSERS_FILE if given.is_dir() else given
     if file.suffix != ".safetensors" or not file.is_file():
-        raise ValueError(f"LoRA {path} is no .safetensors file and no folder with {DIFFUSERS_FILE}")
+        raise UserError(f"LoRA {path} is no .safetensors file and no folder with {DIFFUSERS_FILE}")
     return file
 
 
@@ -174,9 +175,9 @@ def fuse_loras(transformer: WanTransformer3DModel, loras: Mapping[Path, float]) 
             weights, metadata = WanPipeline.lora_state_dict(path.parent, return_lora_metadata=True, **source)
             WanPipeline.load_lora_into_transformer(weights, transformer, adapter_name=names[-1], metadata=metadata)
         except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"LoRA {path} does not fit this model: {error}") from error
+            raise UserError(f"LoRA {path} does not fit this model: {error}") from error
         if names[-1] not in getattr(transformer, "peft_config", {}):  # of which diffusers only warns
-            raise ValueError(
+            raise UserError(
                 f"LoRA {path} has no weights for this model: its first is {next(iter(weights), 'missing')!r}; names "
                 "have to be those of diffusers (transformer.blocks) or of the original code (diffusion_model.blocks)"
             )

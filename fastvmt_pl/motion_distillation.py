@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from fastvmt_pl.backbones.protocol import Backbone, Latents
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.jobs import DistillationBatch
 from fastvmt_pl.lora import add_lora, check_numbers, remove_lora
 from fastvmt_pl.motion_transfer import NonFiniteError
@@ -91,13 +92,13 @@ class MotionDistillation(LightningModule):
         super().__init__()
         check_numbers(rank, alpha, dropout)
         if num_warmup_steps < 0:
-            raise ValueError(f"num_warmup_steps is {num_warmup_steps}; use 0 or more")
+            raise UserError(f"num_warmup_steps is {num_warmup_steps}; use 0 or more")
         if shift <= 0:
-            raise ValueError(f"shift is {shift}; use a positive number, the one that videos are sampled with")
+            raise UserError(f"shift is {shift}; use a positive number, the one that videos are sampled with")
         if not 0 <= prompt_dropout < 1:
-            raise ValueError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
+            raise UserError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
         if ema_decay is not None and not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
+            raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
         self.backbone = backbone
         self.lora: dict[str, Any] = {
             "targets": backbone.lora_targets if targets is None else targets,
@@ -131,7 +132,7 @@ class MotionDistillation(LightningModule):
             self.attach_adapter()
             return
         if self.ema_decay is not None:
-            raise ValueError("ema_decay does not go with ModelParallelStrategy; set it to null")
+            raise UserError("ema_decay does not go with ModelParallelStrategy; set it to null")
         self.attach_adapter(strategy.device_mesh["data_parallel"])
 
     def attach_adapter(self, mesh: DeviceMesh | None = None) -> None:

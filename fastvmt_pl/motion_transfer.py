@@ -13,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.protocol import Backbone, Latents
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.jobs import TransferJobs, TransferResult
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
@@ -356,4 +357,4 @@ class MotionTransfer(LightningModule):
 
 def _check(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise ValueError(otherwise)
+        raise UserError(otherwise)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fastvmt_pl.errors import UserError
+
 
 class NormalizedGradientDescent(Optimizer):
     """Steps along the gradient, scaled to unit root mean square over each job.
@@ -25,9 +27,7 @@ class NormalizedGradientDescent(Optimizer):
 
     def __init__(self, params: Iterable[Tensor], lr: float = 0.05, momentum: float = 0.0) -> None:
         if lr <= 0 or not 0 <= momentum < 1:
-            raise ValueError(
-                f"lr is {lr} and momentum {momentum}; use a positive rate and a momentum from 0 to below 1"
-            )
+            raise UserError(f"lr is {lr} and momentum {momentum}; use a positive rate and a momentum from 0 to below 1")
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.preemption import REQUEUE_CODE, SIGNALS, StopRequest
 
 LAUNCHERS = {"RANK": "LOCAL_RANK", "SLURM_PROCID": "SLURM_LOCALID"}
@@ -63,9 +64,9 @@ def num_to_start(rank: Rank, devices: int | None, config: Mapping[str, Any]) -> 
         ValueError: If they are fewer than one, or a launcher has started others.
     """
     if devices is not None and devices < 1:
-        raise ValueError(f"devices is {devices}; use at least 1")
+        raise UserError(f"devices is {devices}; use at least 1")
     if devices is not None and devices > 1 and rank.launched:
-        raise ValueError(f"devices is {devices}, but a launcher has started this process; leave one of them out")
+        raise UserError(f"devices is {devices}, but a launcher has started this process; leave one of them out")
     found = (config.get("trainer") or {}).get("devices")
     usual = found if isinstance(found, int) and found > 1 else 1
     return 1 if rank.launched else devices or usual

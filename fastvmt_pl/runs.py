@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastvmt_pl.errors import UserError
+
 SCORES = "scores.json"
 """What a run of a sweep also has: a row for each job, with its scores and what it cost."""
 
@@ -66,5 +68,5 @@ def _run(path: Path) -> list[Run]:
     if not isinstance(jobs, list):
         return []
     if not all(isinstance(job, dict) and {"prompt", "seed"} <= set(job) for job in jobs):
-        raise ValueError("a job has no prompt or no seed")
+        raise UserError("a job has no prompt or no seed")
     return [Run(path.parent, metrics)]

@@ -4,6 +4,8 @@ import torch
 from diffusers import WanTransformer3DModel, attention_backend
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
+from fastvmt_pl.errors import UserError
+
 UNUSABLE = {"hub": "runs code that is fetched from a hub", "sage": "gives no gradients"}
 """Parts of names of backends that are refused, with what they do."""
 KNOWN = tuple(backend.value for backend in AttentionBackendName if not any(part in backend.value for part in UNUSABLE))
@@ -17,14 +19,14 @@ def check_backend(name: str) -> None:
     """
     for part, reason in UNUSABLE.items():
         if part in name:
-            raise ValueError(f"attention_backend {name!r} {reason}; use one of {', '.join(KNOWN)}, or null")
+            raise UserError(f"attention_backend {name!r} {reason}; use one of {', '.join(KNOWN)}, or null")
     if name not in KNOWN:
-        raise ValueError(f"attention_backend is {name!r}; use one of {', '.join(KNOWN)}, or null")
+        raise UserError(f"attention_backend is {name!r}; use one of {', '.join(KNOWN)}, or null")
     try:
         with attention_backend(name):
             pass
     except RuntimeError as error:
-        raise ValueError(f"attention_backend {name!r} cannot be used: {error}") from error
+        raise UserError(f"attention_backend {name!r} cannot be used: {error}") from error
 
 
 def try_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
@@ -44,7 +46,7 @@ def try_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
         with torch.enable_grad(), attention_backend(name):
             torch.autograd.grad(dispatch_attention_fn(*inputs).sum(), inputs)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(
+        raise UserError(
             f"attention_backend {name!r} does not work forward and backward on {device} in {dtype} ({error}); use "
             "another, or null"
         ) from error

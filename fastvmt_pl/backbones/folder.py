@@ -9,6 +9,8 @@ from typing import Any
 from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from fastvmt_pl.errors import UserError
+
 BUNDLED = {"wan-tiny": Path(__file__).parent / "wan_tiny"}
 """Models that ship with this package."""
 CONFIGS = ("*.json", "*.model", "*.txt", "*.md")
@@ -34,13 +36,13 @@ def resolve_model(model: str | Path, revision: str | None = None, *, weights: bo
         return folder
     known = f"use {', '.join(BUNDLED)}, a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        raise ValueError(f"model {str(model)!r} is not known; {known}")
+        raise UserError(f"model {str(model)!r} is not known; {known}")
     wanted = [*CONFIGS, WEIGHTS] if weights else list(CONFIGS)
     try:
         return Path(snapshot_download(str(model), revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"model {str(model)!r} is no local folder and cannot be had from the hub ({reason}); {known}"
         ) from error
 
@@ -58,12 +60,12 @@ def read_json(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); is {path.parent} a whole diffusers folder?") from error
+        raise UserError(f"{path} cannot be read ({error}); is {path.parent} a whole diffusers folder?") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; is {path.parent} a whole diffusers folder?")
+        raise UserError(f"{path} holds no JSON object; is {path.parent} a whole diffusers folder?")
     missing = [key for key in needed if key not in content]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; is it the config of this model?")
+        raise UserError(f"{path} has no {', '.join(missing)}; is it the config of this model?")
     return content
 
 
@@ -88,20 +90,20 @@ def check_classes(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
     """
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != pipeline:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a {index.get('_class_name')}; only {pipeline} (Wan text to video) is supported"
         )
     for name, class_name in classes.items():
         found = (index.get(name) or [None, None])[1]
         if found != class_name:
-            raise ValueError(f"{folder} has a {name} of class {found}; only {class_name} is supported")
+            raise UserError(f"{folder} has a {name} of class {found}; only {class_name} is supported")
 
 
 def check_weights(folder: Path, components: Iterable[str]) -> None:
     """Raise ``ValueError`` unless a folder has safetensors weights of these components."""
     for name in components:
         if not any((folder / name).glob(WEIGHTS)):
-            raise ValueError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")
+            raise UserError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")
 
 
 def sample_weights(folder: Path, components: Iterable[str]) -> bytes:

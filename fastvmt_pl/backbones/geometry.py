@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fastvmt_pl.backbones.folder import read_json
 from fastvmt_pl.backbones.protocol import Latents
+from fastvmt_pl.errors import UserError
 
 FRAME_CHUNK = 4
 """``AutoencoderKLWan`` works in chunks of this many frames whatever its config says."""
@@ -36,7 +37,7 @@ class WanGeometry:
             folder / "transformer" / "config.json", needed=("num_layers", "patch_size", "attention_head_dim")
         )
         if read_json(folder / "model_index.json").get("boundary_ratio") is not None or config.get("image_dim"):
-            raise ValueError(f"{self.name} is a two-expert or image-to-video Wan; use a Wan 2.1 text-to-video model")
+            raise UserError(f"{self.name} is a two-expert or image-to-video Wan; use a Wan 2.1 text-to-video model")
         self.num_blocks, self.head_dim = int(config["num_layers"]), int(config["attention_head_dim"])
         self.patch_size: tuple[int, int, int] = tuple(config["patch_size"])
         vae = read_json(folder / "vae" / "config.json")
@@ -48,17 +49,17 @@ class WanGeometry:
         """Raise ``ValueError`` unless frames are 4 n + 1 and the size divides by 16 and by the transformer's patch."""
         if num_frames < FRAME_CHUNK + 1 or num_frames % FRAME_CHUNK != 1:
             nearest = max(1, round((num_frames - 1) / FRAME_CHUNK)) * FRAME_CHUNK + 1
-            raise ValueError(f"num_frames is {num_frames}; {self.name} makes 4 n + 1 frames, for example {nearest}")
+            raise UserError(f"num_frames is {num_frames}; {self.name} makes 4 n + 1 frames, for example {nearest}")
         for side, pixels, patch in (("height", height, self.patch_size[1]), ("width", width, self.patch_size[2])):
             step = max(SIZE_MULTIPLE, self.spatial_factor * patch)
             if pixels < step or pixels % step:
                 nearest = max(1, round(pixels / step)) * step
-                raise ValueError(f"{side} is {pixels}; {self.name} needs a multiple of {step}, for example {nearest}")
+                raise UserError(f"{side} is {pixels}; {self.name} needs a multiple of {step}, for example {nearest}")
 
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the transformer has no such block."""
         if not 0 <= block < self.num_blocks:
-            raise ValueError(f"block is {block}; {self.name} has blocks 0 to {self.num_blocks - 1}")
+            raise UserError(f"block is {block}; {self.name} has blocks 0 to {self.num_blocks - 1}")
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of a video."""

@@ -28,6 +28,7 @@ from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import check_file
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion_distillation import Objective
 from fastvmt_pl.preemption import StopRequest, listening
 
@@ -96,7 +97,7 @@ def distill(
     check_file(clip)
     options = {name: str(value) for name, value in locals().items() if name != "output"}
     if model is None and (teacher_config is None) != (config is None):
-        raise ValueError("with one config of your own, name the model too, for the other one: --model wan-tiny")
+        raise UserError("with one config of your own, name the model too, for the other one: --model wan-tiny")
     if model is None and config is None:
         model = "wan-tiny"
     usual = model or ""
@@ -107,11 +108,11 @@ def distill(
     teacher_batch = (8 if usual in BUNDLED else 1) if teacher_batch is None else teacher_batch
     _check(clip_prompt, source, objective, num_prompts, teacher_batch)
     if source != "clip" and len(listed) < num_prompts:
-        raise ValueError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")
+        raise UserError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")
     previewed = (listed[num_prompts:] or listed)[:NUM_PREVIEWS]
     folder = output or Path("runs") / slug("lora", Path(clip).stem, str(seed))
     if (folder / "lora" / "README.md").exists():
-        raise ValueError(f"{folder} holds a finished run; choose another output, or delete this one")
+        raise UserError(f"{folder} holds a finished run; choose another output, or delete this one")
     request = StopRequest()
     shared = {
         "model.backbone.init_args.model": model,
@@ -194,7 +195,7 @@ def distill(
         made = listed[:num_prompts] if source != "clip" else []
         make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error, [Preemption(request)])
         if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
-            raise ValueError(
+            raise UserError(
                 f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error} and another --output"
             )
         last = folder / "checkpoints" / "last.ckpt"
@@ -217,15 +218,15 @@ def _check_same_model(training: DistillCLI, teacher: TransferCLI, warn: bool) ->
     own, used = (cli.config["model"]["backbone"].as_dict() for cli in (training, teacher))
     names = [backbone["init_args"]["model"] for backbone in (own, used)]
     if names[0] != names[1]:
-        raise ValueError(f"the training's config names {names[0]} and the teacher's {names[1]}; use --model for both")
+        raise UserError(f"the training's config names {names[0]} and the teacher's {names[1]}; use --model for both")
     if warn and own != used:
         rank_zero_warn(f"training uses the backbone of the teacher's config: {used}")
 
 
 def _check(clip_prompt: str, source: Source, objective: Objective, num_prompts: int, teacher_batch: int) -> None:
     if not clip_prompt.strip():
-        raise ValueError("the clip's prompt is empty; say what the clip shows, and not how it moves")
+        raise UserError("the clip's prompt is empty; say what the clip shows, and not how it moves")
     if objective == "trajectory" and source != "samples":
-        raise ValueError("the clip has no trajectory; use --source samples with --objective trajectory")
+        raise UserError("the clip has no trajectory; use --source samples with --objective trajectory")
     if num_prompts < 1 or teacher_batch < 1:
-        raise ValueError(f"num_prompts is {num_prompts} and teacher_batch {teacher_batch}; use at least 1 of each")
+        raise UserError(f"num_prompts is {num_prompts} and teacher_batch {teacher_batch}; use at least 1 of each")

@@ -11,6 +11,7 @@ from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.options import default_config, locked, parse_device, parse_size, read_config
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
+from fastvmt_pl.errors import UserError
 
 PACE_TOLERANCE = 0.1
 """Share by which the rate of the frames that are read may differ from the one that was asked for."""
@@ -47,15 +48,15 @@ def encode(
         InUseError: If another process is at work in the data folder.
     """
     if fps is not None and fps <= 0:
-        raise ValueError(f"fps is {fps}; use a positive number")
+        raise UserError(f"fps is {fps}; use a positive number")
     if not tars:
-        raise ValueError("there are no tar files; give one or more")
+        raise UserError("there are no tar files; give one or more")
     for tar in tars:
         if not tar.is_file():
-            raise ValueError(f"{tar} does not exist, or is no file; give tar files of videos and captions")
+            raise UserError(f"{tar} does not exist, or is no file; give tar files of videos and captions")
     names = [f"videos-{tar.stem}.tar" for tar in tars]
     if len(set(names)) < len(names):
-        raise ValueError("two tar files have the same name; rename one of them")
+        raise UserError("two tar files have the same name; rename one of them")
     usual = read_config(default_config(model))["data"]
     frames, shape = num_frames or usual["num_frames"], tuple(usual["size"] if size is None else parse_size(size))
     backbone = WanBackbone(model, dtype)
@@ -68,7 +69,7 @@ def encode(
         origins = [f"{tar.resolve()}, {model}, {_described(frames, shape, fps)}" for tar in tars]
         for name, origin in zip(names, origins, strict=True):
             if done.get(name, origin) != origin:
-                raise ValueError(f"{output / name} was made of {done[name]}; choose another output for {origin}")
+                raise UserError(f"{output / name} was made of {done[name]}; choose another output for {origin}")
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if name in done:
                 continue
@@ -81,7 +82,7 @@ def encode(
     for problem in problems:
         print(f"skipped: {problem}")
     if not any(shard.num_samples for shard in shards):
-        raise ValueError(f"no video can be used: {'; '.join(problems)}")
+        raise UserError(f"no video can be used: {'; '.join(problems)}")
     return output
 
 

@@ -19,6 +19,7 @@ from torch.backends import mps
 from fastvmt_pl.commands.options import locked_file, one_line
 from fastvmt_pl.commands.pairs import PairFiles, find_pairs
 from fastvmt_pl.datamodules import check_file, read_pair
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.clip import ClipEmbedder
 from fastvmt_pl.metrics.scores import BETTER, score_video
@@ -136,7 +137,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
     if name == "cotracker":
         if checkpoint is None:
-            raise ValueError("CoTracker needs its weights; give --cotracker-checkpoint")
+            raise UserError("CoTracker needs its weights; give --cotracker-checkpoint")
         return CoTracker(checkpoint, device=device)
     return LucasKanade() if name == "lucas_kanade" else DenseFlow()
 
@@ -145,7 +146,7 @@ def _check_device(device: str) -> None:
     """Raise ``ValueError`` unless CoTracker and CLIP can run there."""
     places = ("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if mps.is_available() else []))
     if device.split(":")[0] not in places or (":" in device and not re.fullmatch(r"cuda:\d+", device)):
-        raise ValueError(f"device is {device!r}; use {' or '.join(places)}, which this machine has")
+        raise UserError(f"device is {device!r}; use {' or '.join(places)}, which this machine has")
 
 
 def _read(output: Path, settings: dict[str, Any]) -> Pairs:
@@ -158,9 +159,9 @@ def _read(output: Path, settings: dict[str, Any]) -> Pairs:
         kept = {_files_of(one): one for one in scored}
         same = content["settings"] == settings
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{output} is in use and holds no evaluation; choose another output") from error
+        raise UserError(f"{output} is in use and holds no evaluation; choose another output") from error
     if not same:
-        raise ValueError(f"{output} holds scores by other settings; choose another output")
+        raise UserError(f"{output} holds scores by other settings; choose another output")
     return kept
 
 

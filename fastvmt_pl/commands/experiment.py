@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from fastvmt_pl.commands.options import CONFIGS
 from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, toy_jobs
 from fastvmt_pl.datamodules.toy_world import FPS
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.video import write_video
 
 Overrides = dict[str, Any]
@@ -79,17 +80,17 @@ class Experiment:
         """Check what needs no file to be checked."""
         combined = _combinations(self.grid)
         if set(self.settings) & set(combined):
-            raise ValueError(f"two settings are called {', '.join(set(self.settings) & set(combined))}; rename one")
+            raise UserError(f"two settings are called {', '.join(set(self.settings) & set(combined))}; rename one")
         self.all_settings = {**self.settings, **combined}
         if not self.all_settings:
-            raise ValueError("the experiment has no settings; give settings or a grid")
+            raise UserError("the experiment has no settings; give settings or a grid")
         if (self.jobs.num_jobs if isinstance(self.jobs, ToyJobs) else len(self.jobs)) < 1:
-            raise ValueError("the experiment has no jobs; give clips with prompts, or a number of toy jobs")
+            raise UserError("the experiment has no jobs; give clips with prompts, or a number of toy jobs")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; use at least 1")
+            raise UserError(f"batch_size is {self.batch_size}; use at least 1")
         self.reference = self.compare_with or next(iter(self.all_settings))
         if self.reference not in self.all_settings:
-            raise ValueError(f"compare_with is {self.reference!r}; use one of {', '.join(self.all_settings)}")
+            raise UserError(f"compare_with is {self.reference!r}; use one of {', '.join(self.all_settings)}")
 
 
 def _combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, Overrides]:
@@ -113,24 +114,24 @@ def read_experiment(path: Path) -> Experiment:
         ValueError: If it is none.
     """
     if not path.is_file():
-        raise ValueError(f"experiment {path} is no file; check the path")
+        raise UserError(f"experiment {path} is no file; check the path")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"experiment {path} cannot be read ({error}); give a YAML file") from error
+        raise UserError(f"experiment {path} cannot be read ({error}); give a YAML file") from error
     if not isinstance(content, dict):
-        raise ValueError(f"experiment {path} is no mapping; it needs jobs, and settings or a grid")
+        raise UserError(f"experiment {path} is no mapping; it needs jobs, and settings or a grid")
     overrides: dict[str, Any] = {name: content.pop(name, None) or {} for name in ("settings", "grid", "common")}
     for name, value in overrides.items():
         inner = list(value.values()) if isinstance(value, dict) and name != "common" else []
         if not isinstance(value, dict) or not all(isinstance(one, list if name == "grid" else dict) for one in inner):
-            raise ValueError(f"{name} of experiment {path} is {value}; see configs/experiment for how it is written")
+            raise UserError(f"{name} of experiment {path} is {value}; see configs/experiment for how it is written")
     for name in (*overrides["settings"], *overrides["grid"]):
         if not isinstance(name, str):
-            raise ValueError(f"a setting of experiment {path} is called {name!r}, which is no text; put it in quotes")
+            raise UserError(f"a setting of experiment {path} is called {name!r}, which is no text; put it in quotes")
     for changed in (overrides["common"], overrides["grid"], *overrides["settings"].values()):
         if {"data.clips", "data.prompts", "data.seed"} & set(changed):
-            raise ValueError(f"experiment {path} overrides clips, prompts or seed, which are its jobs'; put them there")
+            raise UserError(f"experiment {path} overrides clips, prompts or seed, which are its jobs'; put them there")
     parser = ArgumentParser(exit_on_error=False)  # which would make objects of the class paths in overrides
     parser.add_class_arguments(Experiment, skip=set(overrides))
     given = parser.instantiate_classes(parser.parse_object(content))
@@ -147,7 +148,7 @@ def config_of(experiment: Experiment, path: Path) -> Path:
         if found.is_file():
             return found
     shipped = ", ".join(sorted(file.name for file in CONFIGS.glob("wan*.yaml")))
-    raise ValueError(f"config {experiment.config} is no file; give a path, or a shipped one: {shipped}")
+    raise UserError(f"config {experiment.config} is no file; give a path, or a shipped one: {shipped}")
 
 
 @dataclass(frozen=True)

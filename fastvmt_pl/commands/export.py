@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from fastvmt_pl.datamodules import DistillationDataModule
 from fastvmt_pl.datamodules.shard_index import INDEX, read_index
+from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.lora import read_adapter
 from fastvmt_pl.lora_card import Training, export_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
@@ -30,13 +31,13 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         ValueError: If the checkpoint is none of a LoRA, or the folder is in use.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} is in use; choose another output")
+        raise UserError(f"{output} is in use; choose another output")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+        raise UserError(f"checkpoint {checkpoint} cannot be read: {error}") from error
     if "motion_distillation" not in state:
-        raise ValueError(f"checkpoint {checkpoint} holds no LoRA; give one of fastvmt distill or fastvmt train")
+        raise UserError(f"checkpoint {checkpoint} holds no LoRA; give one of fastvmt distill or fastvmt train")
     module, data = _read_config(config)
     module.attach_adapter()
     module.load_state_dict(state["state_dict"])
@@ -51,7 +52,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
     stopped = state["callbacks"].get("StopAtLeak") or {"stopped": False}
     if stopped["stopped"]:  # the LoRA is that of the preview before, as at the end of the training
         if stopped["adapter"] is None:
-            raise ValueError(f"the LoRA of {checkpoint} leaks from its first preview on; train it anew, and slower")
+            raise UserError(f"the LoRA of {checkpoint} leaks from its first preview on; train it anew, and slower")
         module.set_adapter(stopped["adapter"])
         previews = {**previews, "last": stopped["preview"]}
     with module.for_sampling():
@@ -83,7 +84,8 @@ def _read_config(config: Path) -> tuple[MotionDistillation, DistillationDataModu
     parser.add_class_arguments(DistillationDataModule, "data")
     try:
         settings = yaml.safe_load(config.read_text())
-        made = parser.instantiate_classes(parser.parse_object({name: settings[name] for name in ("model", "data")}))
+        with blaming_settings():
+            made = parser.instantiate_classes(parser.parse_object({name: settings[name] for name in ("model", "data")}))
     except (OSError, KeyError, TypeError, yaml.YAMLError, ArgumentError) as error:
-        raise ValueError(f"config {config} cannot be read ({error}); give that of the training") from error
+        raise UserError(f"config {config} cannot be read ({error}); give that of the training") from error
     return made.model, made.data

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from fastvmt_pl.commands.options import as_words, one_line, slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
 from fastvmt_pl.datamodules import read_videos
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 
 Kind = TypeVar("Kind")
@@ -98,21 +99,21 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
             found = _jobs_of_row(row, path.parent, options)
             for job in found:
                 if job.name in jobs:
-                    raise ValueError(f"another job is called {job.name!r} too; give one of them a name, or a seed")
+                    raise UserError(f"another job is called {job.name!r} too; give one of them a name, or a seed")
         except (ValueError, OSError, argparse.ArgumentError) as error:
             called = f" ({row['name']})" if isinstance(row, dict) and row.get("name") else ""
             refused.append(Refusal(f"{where}{called}", one_line(str(error))))
             continue
         jobs |= {job.name: job for job in found}
     if not jobs and not refused:
-        raise ValueError(f"job list {path} is empty; give a row a job, with clip and prompt")
+        raise UserError(f"job list {path} is empty; give a row a job, with clip and prompt")
     return list(jobs.values()), refused
 
 
 def _rows(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
     """Yield where each row of a list stands, and what it holds."""
     if not path.is_file():
-        raise ValueError(f"job list {path} is no file; check the path")
+        raise UserError(f"job list {path} is no file; check the path")
     readers: dict[str, Callable[[Path], Iterator[Any]]] = {
         ".csv": _csv,
         ".jsonl": _jsonl,
@@ -126,9 +127,9 @@ def _rows(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str
             for number, row in enumerate(readers[path.suffix](path), 1):
                 yield f"row {number} of {path.name}", row
         except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
-            raise ValueError(f"job list {path} cannot be read ({error})") from error
+            raise UserError(f"job list {path} cannot be read ({error})") from error
     else:
-        raise ValueError(f"job list {path} has the ending {path.suffix!r}; use .csv, .jsonl, .yaml or .tar")
+        raise UserError(f"job list {path} has the ending {path.suffix!r}; use .csv, .jsonl, .yaml or .tar")
 
 
 def _csv(path: Path) -> Iterator[Any]:
@@ -149,7 +150,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
 def _yaml(path: Path) -> Iterator[Any]:
     rows = yaml.safe_load(path.read_text(encoding="utf-8")) or []
     if not isinstance(rows, list):
-        raise ValueError(f"job list {path} is no list; begin each job with '- clip: ...'")
+        raise UserError(f"job list {path} is no list; begin each job with '- clip: ...'")
     yield from rows
 
 
@@ -167,24 +168,24 @@ def _tar(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str,
 def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
     """Return the job, or the jobs, of a row; its clip's path is relative to the list's folder."""
     if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
-        raise ValueError(f"{row!r} is no job; give clip and prompt")
+        raise UserError(f"{row!r} is no job; give clip and prompt")
     clip = _own(row, "clip", str)
     prompts = _own(row, "prompts", list) if "prompts" in row else [_own(row, "prompt", str)]
     seed = _own(row, "seed", int) if "seed" in row else 0
     if not prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in prompts):
-        raise ValueError("a prompt is empty or no text; say what the video is to show")
+        raise UserError("a prompt is empty or no text; say what the video is to show")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; use 0 or more")
+        raise UserError(f"seed is {seed}; use 0 or more")
     own, settings = _settings({name: value for name, value in row.items() if name not in OWN})
     merged: TransferOptions = {**options, **own}
     if not config_of(merged).is_file():
-        raise ValueError(f"config {config_of(merged)} is no file; check the path")
+        raise UserError(f"config {config_of(merged)} is no file; check the path")
     names = [_own(row, "name", str)] if "name" in row else [slug(Path(clip).stem, x, str(seed)) for x in prompts]
     if len(names) < len(prompts):
         names = [f"{names[0]}-{number}" for number in range(len(prompts))]
     for name in names:
         if Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
-            raise ValueError(f"name is {name[:60]!r}; use one that a folder can have, of at most 200 bytes")
+            raise UserError(f"name is {name[:60]!r}; use one that a folder can have, of at most 200 bytes")
     place = (folder / clip).resolve()
     return [Job(name, place, prompt, seed, merged, settings) for name, prompt in zip(names, prompts, strict=True)]
 
@@ -195,7 +196,7 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
     if kind is int and isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         value = int(value)
     if not isinstance(value, kind) or isinstance(value, bool) or value == "":
-        raise ValueError(f"{name} is {value!r}; give {'a list of texts' if kind is list else f'a {kind.__name__}'}")
+        raise UserError(f"{name} is {value!r}; give {'a list of texts' if kind is list else f'a {kind.__name__}'}")
     return value
 
 
@@ -204,12 +205,12 @@ def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
     settings = {name: value for name, value in row.items() if "." in name}
     taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in settings]
     if taken:
-        raise ValueError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt and seed")
+        raise UserError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt and seed")
     options = {name.replace("-", "_"): value for name, value in row.items() if "." not in name}
     known = [name for name in TransferOptions.__annotations__ if name != "device"]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise ValueError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *known))}, or dotted names")
+        raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *known))}, or dotted names")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(_take_options, as_group=False)
     own: Any = parser.parse_args(as_words(options)).as_dict()

@@ -25,6 +25,7 @@ from fastvmt_pl.commands.transfer_options import (
     fit,
     settings_of,
 )
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import remove_unfinished, written_whole
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import Rank, alone, num_to_start, read_rank, start_ranks, take_own_gpu
@@ -79,14 +80,14 @@ def transfer_jobs(
         Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; use at least 1")
+        raise UserError(f"batch_size is {batch_size}; use at least 1")
     folder, rank, request = output or Path("runs") / slug(jobs.stem), read_rank(), StopRequest()
     num_processes = num_to_start(rank, devices, read_config(config_of(options)))
     with listening(request), alone(), _quiet():
         take_own_gpu(rank)
         runner = JobRunner(folder, rank, request)
         if folder.exists() and not (folder / "jobs").exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is in use and holds no list of jobs; choose another output")
+            raise UserError(f"{folder} is in use and holds no list of jobs; choose another output")
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
         listed, refused = read_jobs(jobs, options, folder / "clips")
         verdicts = check_jobs(listed, folder, runner.compose, request)
@@ -235,7 +236,7 @@ def _concluded(outcomes: Sequence[Outcome], refused: Sequence[Refusal], where: s
     print(f"{where}; {', '.join(f'{count} {status}' for status, count in counts.items())}", flush=True)
     bad = [outcome.name for outcome in outcomes if outcome.status in ("failed", "refused")]
     if outcomes and counts["refused"] == len(outcomes):
-        raise ValueError(f"no job of the list can run: {bad[0]}: {outcomes[0].detail}")
+        raise UserError(f"no job of the list can run: {bad[0]}: {outcomes[0].detail}")
     if bad:
         raise RuntimeError(f"{len(bad)} of {len(outcomes)} jobs failed or were refused: {', '.join(bad)}")
     return outcomes

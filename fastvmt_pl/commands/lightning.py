@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
+from fastvmt_pl.errors import blaming_settings
 from fastvmt_pl.motion_distillation import MotionDistillation
 from fastvmt_pl.motion_transfer import MotionTransfer
 
@@ -35,6 +36,11 @@ class JobCLI(LightningCLI):
             parser_kwargs={"prog": "fastvmt", "exit_on_error": False, "fit": {"exit_on_error": False}},
             **options,
         )
+
+    def instantiate_classes(self) -> None:
+        """Make trainer, module and datamodule."""
+        with blaming_settings():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""

@@ -14,12 +14,13 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 
 
-class InUseError(ValueError):
+class InUseError(UserError):
     """Another process is at work in a folder."""
 
 
@@ -46,10 +47,10 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
+        raise UserError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
     groups = [content.get(name) or {} for name in ("model", "data", "trainer")] if isinstance(content, dict) else [None]
     if not all(isinstance(group, dict) for group in groups):
-        raise ValueError(f"config {path} is no mapping of settings; give a YAML file with model, data and trainer")
+        raise UserError(f"config {path} is no mapping of settings; give a YAML file with model, data and trainer")
     return content
 
 
@@ -72,9 +73,9 @@ def read_prompts(path: Path) -> list[str]:
     try:
         prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts {path} cannot be read ({error}); give a text file with a prompt a line") from error
+        raise UserError(f"prompts {path} cannot be read ({error}); give a text file with a prompt a line") from error
     if not prompts:
-        raise ValueError(f"prompts {path} is empty; give a text file with a prompt a line")
+        raise UserError(f"prompts {path} is empty; give a text file with a prompt a line")
     return prompts
 
 
@@ -176,7 +177,7 @@ def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
 
 def _refuse_other_settings(folder: Path, files: dict[Path, str]) -> None:
     if any(path.exists() and path.read_text() != content for path, content in files.items()):
-        raise ValueError(f"{folder} holds a run with other settings; choose another output")
+        raise UserError(f"{folder} holds a run with other settings; choose another output")
 
 
 def _refuse_foreign(folder: Path, needed: Path) -> None:
@@ -184,7 +185,7 @@ def _refuse_foreign(folder: Path, needed: Path) -> None:
     if needed.exists() or not folder.exists():
         return
     if not folder.is_dir() or any(path.name != LOCK and not path.name.startswith(PREFIX) for path in folder.iterdir()):
-        raise ValueError(f"{folder} is in use and holds no run; choose another output")
+        raise UserError(f"{folder} is in use and holds no run; choose another output")
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:
@@ -207,7 +208,7 @@ def parse_size(size: str) -> list[int]:
     """
     match = re.fullmatch(r"(\d+)x(\d+)", size.lower())
     if match is None:
-        raise ValueError(f"size is {size!r}; give height x width in pixels, such as 480x832")
+        raise UserError(f"size is {size!r}; give height x width in pixels, such as 480x832")
     return [int(match[1]), int(match[2])]
 
 
@@ -222,7 +223,7 @@ def parse_device(device: str) -> dict[str, Any]:
     """
     match = re.fullmatch(r"(auto|cpu|cuda|mps)|cuda:(\d+)", device)
     if match is None:
-        raise ValueError(f"device is {device!r}; use auto, cpu, cuda, cuda:1 or mps")
+        raise UserError(f"device is {device!r}; use auto, cpu, cuda, cuda:1 or mps")
     return {"trainer.accelerator": match[1] or "cuda", "trainer.devices": 1 if match[2] is None else [int(match[2])]}
 
 
@@ -236,7 +237,7 @@ def parse_loras(loras: str | list[str] | None) -> dict[str, float]:
     for lora in [loras] if isinstance(loras, str) else loras or []:
         match = re.fullmatch(r"(.+?)(?::(-?[\d.]+))?", lora)
         if match is None:
-            raise ValueError("a LoRA is empty; give a folder or a .safetensors file")
+            raise UserError("a LoRA is empty; give a folder or a .safetensors file")
         found[match[1]] = 1.0 if match[2] is None else float(match[2])
     return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs import find_runs
 
 TABLES = (".csv", ".jsonl")
@@ -43,14 +44,14 @@ def find_pairs(inputs: Sequence[str]) -> tuple[list[PairFiles], list[str]]:
         return [PairFiles(paths[0], paths[1])], []
     for path in paths:
         if path.suffix not in TABLES and not path.is_dir():
-            raise ValueError(f"{path} is no folder and no table; give a reference and a video, run folders, or tables")
+            raise UserError(f"{path} is no folder and no table; give a reference and a video, run folders, or tables")
     pairs, problems = list[PairFiles](), list[str]()
     for path in paths:
         found, wrong = _pairs_of_table(path) if path.suffix in TABLES else _pairs_of_runs(path)
         pairs += found
         problems += wrong
     if not pairs:
-        raise ValueError("; ".join(problems))
+        raise UserError("; ".join(problems))
     return list(dict.fromkeys(pairs)), problems
 
 
@@ -87,12 +88,12 @@ def _pair_of_row(path: Path, number: int, row: Any) -> PairFiles:
     try:
         row = json.loads(row) if isinstance(row, str) else row
     except json.JSONDecodeError as error:
-        raise ValueError(f"row {number} of {path} is no JSON ({error}); give an object a line") from error
+        raise UserError(f"row {number} of {path} is no JSON ({error}); give an object a line") from error
     known = [field.name for field in fields(PairFiles)]
     given = {name: value for name, value in row.items() if value} if isinstance(row, dict) else {}
     texts = all(isinstance(value, str) for value in given.values())
     if not texts or not {"reference", "output"} <= set(given) <= set(known):
-        raise ValueError(
+        raise UserError(
             f"row {number} of {path} has {', '.join(map(str, given)) or 'nothing'}; "
             "it needs reference and output, and may have baseline and prompt"
         )

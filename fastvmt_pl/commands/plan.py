@@ -16,6 +16,7 @@ from fastvmt_pl.commands.job_list import BATCH_SIZE, read_jobs
 from fastvmt_pl.commands.options import as_arguments
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of, settings_of
 from fastvmt_pl.datamodules import MotionDataModule
+from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.planning import Plan, Workload, advise, calibrate, gib, parts_table, steps_table
 from fastvmt_pl.planning import plan as plan_run
@@ -70,7 +71,7 @@ def plan(
     if batch_size is None:
         batch_size = 1 if jobs is None else BATCH_SIZE
     if num_jobs < 1 or batch_size < 1:
-        raise ValueError(f"num_jobs is {num_jobs} and batch_size {batch_size}; use at least 1")
+        raise UserError(f"num_jobs is {num_jobs} and batch_size {batch_size}; use at least 1")
     one_clip = Share(options, {}, {Path(): [PROMPT] * num_jobs})
     shares = [one_clip] if jobs is None else _shares_of(jobs, options)
     plans, problems = [], []
@@ -104,7 +105,7 @@ def _shares_of(path: Path, options: TransferOptions) -> list[Share]:
         share = shares.setdefault(key, Share(job.options, job.settings, {}))
         share.prompts.setdefault(job.clip, []).append(job.prompt)
     if not shares:
-        raise ValueError(f"no job of {path} can run; fastvmt transfer --jobs {path} --check says why")
+        raise UserError(f"no job of {path} can run; fastvmt transfer --jobs {path} --check says why")
     return list(shares.values())
 
 
@@ -132,7 +133,8 @@ def _read(arguments: list[str]) -> tuple[MotionTransfer, Namespace, Namespace]:
     parser.add_class_arguments(MotionTransfer, "model")
     parser.add_class_arguments(MotionDataModule, "data", skip={"clips", "prompts"}, instantiate=False)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
-    made = parser.instantiate_classes(parser.parse_args(arguments))
+    with blaming_settings():
+        made = parser.instantiate_classes(parser.parse_args(arguments))
     return made.model, made.data, made.trainer
 
 
@@ -172,7 +174,7 @@ def _device(trainer: Namespace) -> torch.device:
     best = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     index = trainer.devices[0] if isinstance(trainer.devices, list) else 0
     if kind not in (None, "cpu", best.type) or (best.type != "cpu" and index >= torch.accelerator.device_count()):
-        raise ValueError(
+        raise UserError(
             f"there is no {kind or best.type}:{index} here; give its GiB as --memory, and --calibrated false"
         )
     kind = kind or best.type

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastvmt_pl.commands.options import one_line
 from fastvmt_pl.commands.report_jobs import collect
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.report.page import render
 from fastvmt_pl.runs import find_runs
@@ -29,7 +30,7 @@ def report(runs: list[Path], output: Path = Path("report.html"), title: str = "M
     jobs, unread = collect(found)
     problems += unread
     if not jobs:
-        raise ValueError(f"no job can be shown: {'; '.join(problems[:3])}")
+        raise UserError(f"no job can be shown: {'; '.join(problems[:3])}")
     page = render(jobs, title)
     with written_whole(output) as path:
         path.write_text(page, encoding="utf-8")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fastvmt_pl.datamodules import read_pair
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.metrics.scores import score_video
 from fastvmt_pl.report.job import Job
 from fastvmt_pl.report.motion import motion_overlay
@@ -61,7 +62,7 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: s
     files = {name: folder / f"{name}.mp4" for name in VIDEOS if (folder / f"{name}.mp4").exists()}
     for name in ("reference", "output"):
         if name not in files:
-            raise ValueError(f"{folder} has no {name}.mp4; run its transfer again")
+            raise UserError(f"{folder} has no {name}.mp4; run its transfer again")
     pairs = {name: read_pair(files["reference"], file) for name, file in files.items()}
     pair, baseline = pairs["output"], pairs.get("baseline")
     own = run.metrics["jobs"][number]

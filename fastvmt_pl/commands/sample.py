@@ -21,6 +21,7 @@ from fastvmt_pl.commands.options import (
     slug,
 )
 from fastvmt_pl.datamodules import MotionDataModule
+from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample as draw
 from fastvmt_pl.video import enlarge, to_frames, write_video
@@ -70,7 +71,7 @@ def sample(
         ValueError: If a setting, a LoRA, the model or the folder cannot be used; the message says what to change.
     """
     if not prompt.strip():
-        raise ValueError("the prompt is empty; say what the video is to show")
+        raise UserError("the prompt is empty; say what the video is to show")
     model = model or ("wan-tiny" if config is None else None)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
@@ -92,7 +93,8 @@ def sample(
     }
     path = config or default_config(model or "wan-tiny")
     settings = parser.parse_args(as_arguments(path, options))
-    module: MotionTransfer = parser.instantiate_classes(settings).model
+    with blaming_settings():
+        module: MotionTransfer = parser.instantiate_classes(settings).model
     backbone, frames, video_size = module.backbone, settings.data.num_frames, settings.data.size
     backbone.check_geometry(frames, *video_size)
     places = {name: value for name, value in settings.trainer.items() if name in ("accelerator", "devices")}
@@ -100,7 +102,7 @@ def sample(
     folder = output or Path("runs") / slug("sample", prompt, str(seed))
     video = folder / "output.mp4"
     if video.exists():
-        raise ValueError(f"{folder} holds a finished run; choose another output")
+        raise UserError(f"{folder} holds a finished run; choose another output")
     fps = (8.0 if backbone.name in BUNDLED else 16.0) if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}

@@ -41,6 +41,7 @@ from fastvmt_pl.commands.sharing import Failures, failure_of, share
 from fastvmt_pl.commands.sweep_table import Row, summarise, write_csv
 from fastvmt_pl.datamodules import Clip, align
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.scores import score_video
 from fastvmt_pl.preemption import StopRequest, listening
@@ -116,7 +117,7 @@ def _check_toy(cli: TransferCLI, plan: Experiment) -> None:
     """Refuse toy jobs in another geometry than the toy world's, in which their true paths mean nothing."""
     geometry = cli.datamodule.num_frames, *cli.datamodule.size
     if isinstance(plan.jobs, ToyJobs) and geometry != (NUM_FRAMES, SIZE, SIZE):
-        raise ValueError(
+        raise UserError(
             f"toy jobs have {NUM_FRAMES} frames of {SIZE} x {SIZE}, but a setting has {geometry[0]} of {geometry[1]} x "
             f"{geometry[2]}; leave data.num_frames and data.size alone"
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPModel, CLIPProcessor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.metrics.video import VideoMetric
 from fastvmt_pl.tracking.tracks import Frames
 
@@ -28,7 +29,7 @@ class ClipEmbedder:
             self.model = CLIPModel.from_pretrained(model, use_safetensors=True).to(device).eval()
             self.processor = CLIPProcessor.from_pretrained(model)
         except OSError as error:
-            raise ValueError(f"the CLIP model {model} cannot be read ({error}); give a hub id or a folder") from error
+            raise UserError(f"the CLIP model {model} cannot be read ({error}); give a hub id or a folder") from error
         self.device = device
 
     @torch.no_grad()

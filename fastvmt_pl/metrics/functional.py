@@ -11,6 +11,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.tracking.flow import consistent, dense_flow, pixel_grid, sample_at
 from fastvmt_pl.tracking.tracks import Frames, Tracks
 
@@ -162,7 +163,7 @@ def flow_endpoint_error(reference: Frames, output: Frames) -> tuple[float, float
 def check_pair(reference: Tensor, output: Tensor) -> None:
     """Raise ``ValueError`` unless two videos have one shape and at least two frames."""
     if reference.shape != output.shape or len(reference) < 2:
-        raise ValueError(
+        raise UserError(
             f"the videos are {list(reference.shape)} and {list(output.shape)}; give two of one shape and at least two "
             "frames, as fastvmt_pl.datamodules.align makes them"
         )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion.flow import Tokens
 from fastvmt_pl.motion.losses import corresponding_window_loss, motion_flow_loss
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
@@ -37,7 +38,7 @@ class MotionLoss(Metric):
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__(sync_on_compute=False)
         if weight < 0:
-            raise ValueError(f"weight of {type(self).__name__} is {weight}; use 0 or more")
+            raise UserError(f"weight of {type(self).__name__} is {weight}; use 0 or more")
         self.weight = weight
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
@@ -88,13 +89,13 @@ class WindowLoss(MotionLoss):
     def __init__(self, weight: float = 1.0, window: int | None = None) -> None:
         super().__init__(weight)
         if window is not None and window < 1:
-            raise ValueError(f"window of {type(self).__name__} is {window}; use a side of at least 1 token, or null")
+            raise UserError(f"window of {type(self).__name__} is {window}; use a side of at least 1 token, or null")
         self.window = window
 
     def check_target(self, num_frames: int, settings: MotionSettings) -> None:
         """Raise ``ValueError`` unless a frame is paired with two later ones."""
         if num_frames < 3 or (settings.span is not None and settings.span < 3):
-            raise ValueError(
+            raise UserError(
                 f"the window loss compares two later frames, but there are {num_frames} latent frames and the span is "
                 f"{settings.span}; use more frames, a span of 3 or more, or leave that loss out"
             )

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion.flow import Tokens, join_heads
 from fastvmt_pl.motion.grid import Grid, window_corners, window_size
 from fastvmt_pl.motion.pairs import FramePairs
@@ -59,7 +60,7 @@ def corresponding_window_loss(
     follows &= pairs.second[:-1] > pairs.first[:-1]
     consecutive = follows.nonzero().squeeze(1)
     if not len(consecutive):
-        raise ValueError("the window loss compares two later frames; use a span of 3 or more, or leave it out")
+        raise UserError("the window loss compares two later frames; use a span of 3 or more, or leave it out")
     means = _window_means(key, pairs, grid, centres, window)
     distance: Tensor = (means[:, 1:] - means[:, :-1])[:, consecutive].norm(dim=-1)
     return distance.mean((1, 2))

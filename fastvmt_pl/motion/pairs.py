@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
+
 
 @dataclass(frozen=True)
 class FramePairs:
@@ -38,9 +40,9 @@ def frame_pairs(num_frames: int, span: int | None = 4, *, include_same: bool = F
         ValueError: If ``num_frames`` or ``span`` leave no pair.
     """
     if span is not None and span < 2:
-        raise ValueError(f"span is {span}; pairs of different frames need a span of 2 or more (the paper's is 4)")
+        raise UserError(f"span is {span}; pairs of different frames need a span of 2 or more (the paper's is 4)")
     if num_frames < 2:
-        raise ValueError(f"{num_frames} latent frame holds no motion; use a clip of at least 5 frames")
+        raise UserError(f"{num_frames} latent frame holds no motion; use a clip of at least 5 frames")
     reach = num_frames if span is None else span
     weights = torch.ones(reach) if span is None else torch.linspace(1, 0.8, reach)
     nearest = 0 if include_same else 1

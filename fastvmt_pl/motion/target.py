@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion.flow import Tokens, global_motion_flow, window_centres, windowed_motion_flow
 from fastvmt_pl.motion.grid import Grid
 from fastvmt_pl.motion.pairs import FramePairs, frame_pairs
@@ -39,15 +40,15 @@ class MotionSettings:
     def __post_init__(self) -> None:
         """Check what needs no backbone to be checked."""
         if self.block < 0:
-            raise ValueError(f"block is {self.block}; blocks are counted from 0")
+            raise UserError(f"block is {self.block}; blocks are counted from 0")
         if self.window is not None and self.window < 1:
-            raise ValueError(f"window is {self.window}; use a side of at least 1 token, or null for the whole frame")
+            raise UserError(f"window is {self.window}; use a side of at least 1 token, or null for the whole frame")
         if min(self.tile) < 1:
-            raise ValueError(f"tile is {list(self.tile)}; use at least 1 row and 1 column of tokens")
+            raise UserError(f"tile is {list(self.tile)}; use at least 1 row and 1 column of tokens")
         if self.span is not None and self.span < 2:
-            raise ValueError(f"span is {self.span}; use 2 or more, or null for all pairs of frames")
+            raise UserError(f"span is {self.span}; use 2 or more, or null for all pairs of frames")
         if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; use a positive number (the paper's is 1)")
+            raise UserError(f"temperature is {self.temperature}; use a positive number (the paper's is 1)")
 
     def flow(
         self, query: Tokens, key: Tokens, pairs: FramePairs, grid: Grid, centres: Tensor

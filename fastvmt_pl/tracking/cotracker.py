@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.tracking.tracks import Frames, Tracks
 
 
@@ -26,12 +27,12 @@ class CoTracker:
         try:
             from cotracker.predictor import CoTrackerPredictor
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 "the package cotracker is not installed; pip install it from "
                 "https://github.com/facebookresearch/co-tracker, or use another tracker"
             ) from error
         if not checkpoint.is_file():
-            raise ValueError(f"the weights of CoTracker, {checkpoint}, are no file; download them, or check the path")
+            raise UserError(f"the weights of CoTracker, {checkpoint}, are no file; download them, or check the path")
         self.model = CoTrackerPredictor(checkpoint=str(checkpoint)).to(device).eval()
         self.grid_size, self.device = grid_size, device
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.tracking.tracks import Frames, Gray, to_gray
 
 Flow = Float[Tensor, "steps height width 2"]
@@ -31,7 +32,7 @@ def dense_flow(frames: Frames, backward: bool = False) -> Flow:
 def gray_flow(gray: Gray, backward: bool = False) -> Flow:
     """Return the flow of a video in shades of gray, see :func:`dense_flow`."""
     if min(gray.shape[1:]) < MIN_SIDE:
-        raise ValueError(f"the pictures are {gray.shape[1]} x {gray.shape[2]}; flow needs {MIN_SIDE} pixels a side")
+        raise UserError(f"the pictures are {gray.shape[1]} x {gray.shape[2]}; flow needs {MIN_SIDE} pixels a side")
     method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # between two pairs nothing is carried over
     pairs = pairwise(gray.numpy())
     found = [method.calc(*(pair[::-1] if backward else pair), None) for pair in pairs]

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.tracking.flow import consistent, gray_flow, is_inside, sample_at
 from fastvmt_pl.tracking.tracks import Frames, Gray, Tracks, grid_of_points, keyframes, to_gray
 
@@ -33,9 +34,9 @@ class ChainedTracker:
 
     def __init__(self, num_keyframes: int = 3, tolerance: float = 2.0) -> None:
         if num_keyframes < 1:
-            raise ValueError(f"num_keyframes is {num_keyframes}; use at least 1")
+            raise UserError(f"num_keyframes is {num_keyframes}; use at least 1")
         if tolerance <= 0:
-            raise ValueError(f"tolerance is {tolerance}; use a positive distance in pixels")
+            raise UserError(f"tolerance is {tolerance}; use a positive distance in pixels")
         self.num_keyframes, self.tolerance = num_keyframes, tolerance
 
     def track(self, frames: Frames) -> Tracks:
@@ -77,7 +78,7 @@ class LucasKanade(ChainedTracker):
     def __init__(self, num_points: int = 400, window: int = 21, num_keyframes: int = 3, tolerance: float = 2.0) -> None:
         super().__init__(num_keyframes, tolerance)
         if num_points < 1 or window < 3:
-            raise ValueError(f"num_points is {num_points} and window {window}; use at least 1 and at least 3")
+            raise UserError(f"num_points is {num_points} and window {window}; use at least 1 and at least 3")
         self.num_points, self.window = num_points, window
 
     def prepare(self, gray: Gray) -> Step:
@@ -122,7 +123,7 @@ class DenseFlow(ChainedTracker):
     def __init__(self, num_rows: int = 16, num_keyframes: int = 3, tolerance: float = 2.0) -> None:
         super().__init__(num_keyframes, tolerance)
         if num_rows < 1:
-            raise ValueError(f"num_rows is {num_rows}; use at least 1")
+            raise UserError(f"num_rows is {num_rows}; use at least 1")
         self.num_rows = num_rows
 
     def prepare(self, gray: Gray) -> Step:
