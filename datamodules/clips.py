@@ -1,16 +1,18 @@
 """Read reference clips: which frames, cropped and resized to which geometry."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .reader import ClipError, ClipReader
+from .picture_folder import PictureFolder, find_pictures
+from .reader import ClipError, ClipReader, DecoderName
+from .timeline import ScarceFramesError, Timeline
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Clip:
     frames: UInt8[Tensor, "frames height width 3"]
     fps: float
     name: str
+
+    @property
+    def timeline(self) -> Timeline:
+        """When each frame is shown."""
+        return Timeline.regular(len(self.frames), self.fps)
 
     def to_video(self, size: tuple[int, int]) -> Float[Tensor, "1 3 frames height width"]:
         """Crop the middle to the size's shape, resize with anti-aliasing, and scale to -1 to 1."""
@@ -58,60 +65,97 @@ class TooShortError(ClipError):
 
 
 def read_clip(
-    path: str | Path, num_frames: int, *, start: float = 0.0, end: float | None = None, stride: int | None = None
+    path: str | Path,
+    num_frames: int,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    stride: int | None = None,
+    rate: float | None = None,
+    fps: float | None = None,
+    decoder: DecoderName = "pyav",
 ) -> Clip:
-    """Read frames of a video file, in a process of its own, by decord, or by PyAV where decord cannot.
+    """Read frames of a clip at equal distances in time, as a player shows them.
+
+    Pictures are upright, with square pixels, in sRGB; a high dynamic range is mapped to a standard one, and interlaced
+    frames are made whole. Files are decoded in a process of its own.
 
     Args:
-        path: A video file of any format that FFmpeg reads.
+        path: A video file of any format that FFmpeg reads, or a folder of numbered pictures.
         num_frames: How many frames to read.
         start: Start of the interval in seconds.
-        end: End of the interval in seconds; ``None`` is the end of the file.
+        end: End of the interval in seconds; ``None`` is the end of the clip.
         stride: Take every stride-th frame from the start; ``None`` spreads the frames evenly over the interval.
+        rate: Frames to take a second, instead of a stride.
+        fps: Pictures a second of a folder of pictures.
+        decoder: What makes the pictures of a video file, see :class:`~fastvmt_pl.datamodules.reader.ClipReader`.
 
     Raises:
-        ClipError: If the file is not a whole video, decoding it crashes or hangs, or the interval has too few frames.
+        ClipError: If it is not a whole video, decoding it crashes or hangs, or the interval has too few frames.
+    """
+    for name, value in {"stride": stride, "rate": rate}.items():
+        if value is not None and not 0 < value < inf:
+            raise ClipError(f"{name} is {value}; use a positive number, or null to spread the frames evenly")
+    clip = open_clip(path, fps, decoder)
+    try:
+        indices, found = clip.timeline.choose(num_frames, start, end, stride=stride, rate=rate)
+    except ScarceFramesError as error:
+        raise _too_short(path, num_frames, error.available, stride, rate) from error
+    return Clip(clip.read(indices), found, str(path))
+
+
+def open_clip(path: str | Path, fps: float | None = None, decoder: DecoderName = "pyav") -> ClipReader | PictureFolder:
+    """Look at a video file or a folder of numbered pictures.
+
+    Args:
+        path: The file or folder.
+        fps: Pictures a second of a folder of pictures.
+        decoder: What makes the pictures of a video file.
+
+    Raises:
+        ClipError: If it is neither, a folder comes without its rate, or a file with one.
     """
     path = check_file(path)
-    reader = ClipReader(path)
-    first = round(start * reader.fps)
-    last = reader.num_frames if end is None else min(reader.num_frames, round(end * reader.fps))
-    indices = _choose(path, num_frames, first, last, stride)
-    frames = reader.read(indices)
-    seconds = (indices[-1] - indices[0]) / reader.fps
-    return Clip(frames, (num_frames - 1) / seconds if num_frames > 1 else reader.fps, str(path))
+    if path.is_dir():
+        if fps is None:
+            raise ClipError(f"clip {path} is a folder of pictures; say how many are shown a second, with --fps")
+        if not 0 < fps < inf:
+            raise ClipError(f"fps is {fps}; use a positive number of pictures a second")
+        return PictureFolder(path, fps)
+    if fps is not None:
+        raise ClipError(f"clip {path} is a video file, which has its own frame rate; leave fps out")
+    return ClipReader(path, decoder)
 
 
 def check_file(path: str | Path) -> Path:
-    """Return the path of what may be a video file.
+    """Return the path of what may be a clip.
 
     Raises:
-        ClipError: If it is no file, or an empty one.
+        ClipError: If it is no file, an empty one, or a folder without pictures.
     """
     path = Path(path)
     if not path.exists():
         raise ClipError(f"clip {path} does not exist; check the path")
-    if not path.is_file():
-        raise ClipError(f"clip {path} is {'a folder' if path.is_dir() else 'no regular file'}; give a video file")
-    if path.stat().st_size == 0:
+    if path.is_dir():
+        if not find_pictures(path):
+            raise ClipError(f"clip {path} is a folder without pictures; give a video file, or numbered pictures")
+    elif not path.is_file():
+        raise ClipError(f"clip {path} is no regular file; give a video file")
+    elif path.stat().st_size == 0:
         raise ClipError(f"clip {path} is empty; was its download or copy cut short?")
     return path
 
 
-def _choose(path: Path, num_frames: int, first: int, last: int, stride: int | None) -> list[int]:
-    """Return the numbers of the frames to read."""
-    if stride is not None and stride < 1:
-        raise ClipError(f"stride is {stride}; use 1 or more, or leave it out to spread the frames evenly")
-    available = max(0, last - first) if stride is None else len(range(first, last, stride))
-    if first < 0 or available < num_frames:
-        fits = (available - 1) // 4 * 4 + 1
-        change = f"use --num-frames {fits}" if fits >= 5 else "use a longer clip"
-        at_stride = "" if stride is None else f" at stride {stride}"
-        raise TooShortError(
-            f"clip {path} has {available} frames in the chosen interval{at_stride}"
-            f" but {num_frames} were asked for; {change}, or a longer interval or a smaller stride",
-            max(0, fits),
-        )
-    if stride is not None:
-        return list(range(first, last, stride))[:num_frames]
-    return np.linspace(first, last - 1, num_frames).round().astype(int).tolist()
+def _too_short(
+    path: str | Path, num_frames: int, available: int, stride: int | None, rate: float | None
+) -> TooShortError:
+    """Return the error of an interval with too few frames."""
+    fits = (available - 1) // 4 * 4 + 1
+    change = f"use --num-frames {fits}" if fits >= 5 else "use a longer clip"
+    how = "" if stride is None else f" at stride {stride}"
+    how += "" if rate is None else f" at {rate:g} a second"
+    return TooShortError(
+        f"clip {path} has {available} frames in the chosen interval{how} but {num_frames} were asked for; {change}, "
+        "or a longer interval or a smaller stride",
+        max(0, fits),
+    )

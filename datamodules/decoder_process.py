@@ -16,7 +16,7 @@ import numpy as np
 
 from fastvmt_pl.errors import UserError
 
-SCRIPT = Path(__file__).with_name("decoder.py")
+SCRIPT = Path(__file__).parent / "decoding" / "__main__.py"
 TIMEOUT = "FASTVMT_DECODING_TIMEOUT"
 """Environment variable: seconds without progress after which decoding is stopped."""
 DEFAULT_TIMEOUT = 120.0
@@ -24,7 +24,7 @@ DEFAULT_TIMEOUT = 120.0
 
 
 class DecoderProcess:
-    """A process that runs ``decoder.py``.
+    """A process that runs ``decoding``.
 
     Raises:
         RuntimeError: If it does not start.

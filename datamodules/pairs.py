@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from fastvmt_pl.video import to_frames
 
-from .clips import Clip, check_file
-from .reader import ClipError, ClipReader
+from .clips import Clip, open_clip
+from .reader import ClipError
+from .timeline import Timeline
 
 SHORTER_SIDE = 256
 """Shorter side in pixels at which videos are compared: trackers need some, and distances then mean the same for all."""
@@ -40,55 +40,61 @@ def align(reference: Clip, output: Clip) -> Pair:
     Raises:
         ClipError: If they have fewer than two frames in common.
     """
-    lengths, rates = (len(reference.frames), len(output.frames)), (reference.fps, output.fps)
-    first, second = common_frames(lengths, rates, (reference.name, output.name))
+    first, second, _ = common_frames(reference.timeline, output.timeline, (reference.name, output.name))
     return _resized(
         Clip(reference.frames[first], reference.fps, reference.name),
         Clip(output.frames[second], output.fps, output.name),
     )
 
 
-def read_pair(reference: str | Path, output: str | Path) -> Pair:
+def read_pair(reference: str | Path, output: str | Path, fps: float | None = None) -> Pair:
     """Read and align two video files; see :func:`align`.
+
+    Args:
+        reference: The reference, which may be a folder of numbered pictures.
+        output: The video.
+        fps: Pictures a second of a folder of pictures.
 
     Raises:
         ClipError: If one of them cannot be read, or they have fewer than two frames in common.
     """
-    readers = [ClipReader(check_file(path)) for path in (reference, output)]
-    lengths, rates = (readers[0].num_frames, readers[1].num_frames), (readers[0].fps, readers[1].fps)
-    chosen = common_frames(lengths, rates, (str(reference), str(output)))
-    both = zip(readers, chosen, strict=True)
-    return _resized(*(Clip(reader.read(indices), reader.fps, str(reader.path)) for reader, indices in both))
+    readers = [open_clip(reference, fps), open_clip(output)]
+    first, second, rate = common_frames(readers[0].timeline, readers[1].timeline, (str(reference), str(output)))
+    both = zip(readers, (first, second), strict=True)
+    return _resized(*(Clip(reader.read(indices), rate, str(reader.path)) for reader, indices in both))
 
 
-def common_frames(
-    lengths: tuple[int, int], rates: tuple[float, float], names: tuple[str, str]
-) -> tuple[list[int], list[int]]:
+def common_frames(first: Timeline, second: Timeline, names: tuple[str, str]) -> tuple[list[int], list[int], float]:
     """Return the frames of two clips that belong together, by the clock: from their beginnings to the shorter's end.
 
-    They are taken at the lower of the two rates, each the nearest in time. Clips whose rates agree within one
-    part in a hundred are taken frame by frame.
+    They are taken at the lower of the two rates. Clips whose rates agree within one part in a hundred are taken frame
+    by frame.
 
     Args:
-        lengths: Numbers of frames.
-        rates: Frames a second.
+        first: When the frames of one clip are shown.
+        second: When those of the other are.
         names: What to call them.
+
+    Returns:
+        The frames of both, and how many they are a second.
 
     Raises:
         ClipError: If these are fewer than two.
 
-    >>> common_frames((5, 9), (4.0, 8.0), ("a", "b"))
-    ([0, 1, 2, 3, 4], [0, 2, 4, 6, 8])
+    >>> common_frames(Timeline.regular(5, 4.0), Timeline.regular(9, 8.0), ("a", "b"))
+    ([0, 1, 2, 3, 4], [0, 2, 4, 6, 8], 4.0)
     """
-    rate = min(rates)
-    if abs(rates[0] - rates[1]) <= 0.01 * rate:
-        rates = (rate, rate)
-    seconds = min((length - 1) / own for length, own in zip(lengths, rates, strict=True))
-    times = torch.arange(int(seconds * rate + 1e-6) + 1) / rate
-    if len(times) < 2:
+    clips, slower = (first, second), max(first.period, second.period)
+    alike = slower - min(first.period, second.period) <= 0.01 * slower
+    periods = [clip.period if alike else slower for clip in clips]
+    count = min(int((clip.end - clip.period) / period + 1e-6) + 1 for clip, period in zip(clips, periods, strict=True))
+    if count < 2:
         raise ClipError(f"{names[0]} and {names[1]} have fewer than two frames in common; use longer clips")
-    first, second = ((times * own).round().int().tolist() for own in rates)
-    return first, second
+    chosen = [
+        clip.frames_at([number * period for number in range(count)])
+        for clip, period in zip(clips, periods, strict=True)
+    ]
+    return chosen[0], chosen[1], 1 / slower
 
 
 def _resized(reference: Clip, output: Clip) -> Pair:

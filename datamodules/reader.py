@@ -2,19 +2,24 @@
 
 import atexit
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from fastvmt_pl.errors import UserError
 
 from .decoder_process import DecoderProcess, timeout
+from .timeline import Timeline
+
+DecoderName = Literal["pyav", "decord"]
 
 
 class ClipError(UserError):
@@ -24,28 +29,34 @@ class ClipError(UserError):
 class ClipReader:
     """A video file.
 
+    Args:
+        path: The file.
+        decoder: What makes pictures of its frames: PyAV, or decord where a file is shown as it is stored. PyAV reports
+            damage in both cases, so decord is no faster.
+
     Attributes:
-        num_frames: How many frames it has.
-        fps: Frames a second.
+        timeline: When each frame is shown.
 
     Raises:
         ClipError: If it is no video, or not a whole one.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        described, _ = DECODER.ask(path, [])
-        self.num_frames, self.fps = int(described["num_frames"]), float(described["fps"])
+    def __init__(self, path: Path, decoder: DecoderName = "pyav") -> None:
+        self.path, self.decoder = path, decoder
+        described, _ = DECODER.ask(path, [], decoder)
+        self.timeline = Timeline(described["times"], described["end"])
 
-    def read(self, indices: list[int]) -> UInt8[Tensor, "frames height width 3"]:
-        """Return frames by their numbers, which may come more than once.
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames height width 3"]:
+        """Return frames by their numbers, which may come more than once, and warn if they differ from what is stored.
 
         Raises:
             ClipError: If one of them cannot be decoded.
         """
         wanted, places = np.unique(indices, return_inverse=True)
-        _, pictures = DECODER.ask(self.path, wanted.tolist())
-        return torch.from_numpy(pictures if wanted.tolist() == indices else pictures[places])
+        answer, pictures = DECODER.ask(self.path, wanted.tolist(), self.decoder)
+        for note in answer["notes"]:
+            rank_zero_warn(f"clip {self.path} {note}")
+        return torch.from_numpy(pictures if wanted.tolist() == list(indices) else pictures[places])
 
 
 class Decoder:
@@ -55,16 +66,17 @@ class Decoder:
         self.process: DecoderProcess | None = None
         self._lock, self._owner = Lock(), os.getpid()
 
-    def ask(self, path: Path, indices: list[int]) -> tuple[dict[str, Any], np.ndarray]:
-        """Return what a file is, and its frames of the given ascending numbers.
+    def ask(self, path: Path, indices: list[int], decoder: DecoderName) -> tuple[dict[str, Any], np.ndarray]:
+        """Return when a file's frames are shown, or those of the given ascending numbers.
 
         Raises:
             ClipError: If it cannot be decoded, or decoding crashes or makes no progress.
         """
         limit = timeout()
+        request = {"path": str(path.absolute()), "indices": indices, "decoder": decoder}
         with self._lock:
             try:
-                message, pictures = self._ask(path, indices, limit)
+                message, pictures = self._ask(request, limit)
             except EOFError as error:
                 raise ClipError(f"clip {path} {error}; get it again, or convert it to mp4") from None
             except MemoryError as error:
@@ -79,19 +91,19 @@ class Decoder:
             self.process.stop()
         self.process = None
 
-    def _ask(self, path: Path, indices: list[int], limit: float) -> tuple[dict[str, Any], np.ndarray]:
+    def _ask(self, request: dict[str, Any], limit: float) -> tuple[dict[str, Any], np.ndarray]:
         if self._owner != os.getpid():  # a fork of the process that started it, and that goes on talking to it
             self.process, self._owner = None, os.getpid()
         if self.process is not None:
             with suppress(EOFError):  # it may have been idle for too long, or harmed by an earlier clip
-                return self._answer(path, indices, limit)
+                return self._answer(request, limit)
         self.process = DecoderProcess()
-        return self._answer(path, indices, limit)
+        return self._answer(request, limit)
 
-    def _answer(self, path: Path, indices: list[int], limit: float) -> tuple[dict[str, Any], np.ndarray]:
+    def _answer(self, request: dict[str, Any], limit: float) -> tuple[dict[str, Any], np.ndarray]:
         assert self.process is not None
         try:
-            return self.process.answer({"path": str(path.absolute()), "indices": indices}, limit)
+            return self.process.answer(request, limit)
         except BaseException:
             self.stop()  # what it may still send belongs to no later request
             raise

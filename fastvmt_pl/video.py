@@ -1,11 +1,13 @@
 """Turn videos into pictures, and write both, whole or not at all."""
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import torch
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from einops import rearrange, repeat
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from fastvmt_pl.backbones.protocol import Video
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 
 MIN_SIDE = 240
@@ -34,22 +37,42 @@ def enlarge(frames: UInt8[Tensor, "frames height width 3"]) -> UInt8[Tensor, "fr
 def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps: float) -> None:
     """Write an H.264 video in good quality that browsers play; an odd last row or column is doubled.
 
+    It says which colours it has: sRGB's primaries, and the matrix that players take for its size where a file does not
+    say, BT.709 from high definition on and BT.601 below.
+
     Args:
         path: An ``.mp4`` file.
         frames: Pictures, 0 to 255.
         fps: Frames a second.
+
+    Raises:
+        ValueError: If that is not positive.
     """
+    if not 0 < fps < math.inf:
+        raise UserError(f"fps is {fps}; use a positive number of frames a second")
     frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
     frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
     with written_whole(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
         # x264's macroblock tree, on pictures of a few blocks, makes another file each time.
         options = {"crf": "12", "x264-params": "mbtree=0"}
-        stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options=options)
+        # Rates such as 30000/1001 are exact, and so are rates of less than a frame in a thousand seconds.
+        rate = Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        matrix = Colorspace.ITU709 if is_high_definition(*frames.shape[1:3]) else Colorspace.ITU601
+        colours = {"color_primaries": ColorPrimaries.BT709, "color_trc": ColorTrc.BT709, "color_range": ColorRange.MPEG}
+        for name, value in {**colours, "colorspace": matrix}.items():
+            setattr(stream.codec_context, name, value)
         for frame in frames.numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace=matrix)))
         container.mux(stream.encode(None))
+
+
+def is_high_definition(height: int, width: int) -> bool:
+    """Return whether players take the colours of a video of this size, in pixels, for those of high definition."""
+    return width >= 1280 or height > 576
 
 
 def side_by_side(videos: list[UInt8[Tensor, "frames height width 3"]]) -> UInt8[Tensor, "frames height wide 3"]:

@@ -1,14 +1,12 @@
 import os
 import re
 import struct
-from contextlib import contextmanager
 
 import av
 import pytest
 import torch
 
-from fastvmt_pl.datamodules import Clip, ClipError, read_clip
-from fastvmt_pl.datamodules.reader import DECODER
+from fastvmt_pl.datamodules import Clip, ClipError, ToyWorld, read_clip
 from fastvmt_pl.video import write_video
 
 NUM_FRAMES, FPS = 24, 12.0
@@ -24,40 +22,12 @@ def numbers(clip):
     return ((clip.frames.float().mean((1, 2, 3)) - 5) / 10).round().int().tolist()
 
 
-@pytest.fixture(scope="module")
-def without_decord(tmp_path_factory):
-    """Make decoders, from now on, processes in which decord is not installed."""
-    folder = tmp_path_factory.mktemp("without")
-    (folder / "decord.py").write_text("raise ImportError")
-
-    @contextmanager
-    def without():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-            DECODER.stop()
-            yield
-        DECODER.stop()
-
-    return without
-
-
-@pytest.fixture(scope="module", params=["decord", "pyav"])
-def reader(request, without_decord):
-    if request.param == "decord":
-        pytest.importorskip("decord")
-        yield
-    else:
-        with without_decord():
-            yield
-
-
 @pytest.fixture
 def video(tmp_path):
     write_video(tmp_path / "clip.mp4", numbered(NUM_FRAMES), FPS)
     return tmp_path / "clip.mp4"
 
 
-@pytest.mark.usefixtures("reader")
 class TestReading:
     def test_all_frames_come_back(self, video):
         clip = read_clip(video, NUM_FRAMES)
@@ -158,7 +128,6 @@ def turned_on_its_side(path):
     path.write_bytes(data)
 
 
-@pytest.mark.usefixtures("reader")
 def test_clips_of_telephones_are_upright(tmp_path):
     frames = torch.zeros(5, 32, 64, 3, dtype=torch.uint8)
     frames[:, :, :16] = 250  # the left edge, which a quarter turn clockwise makes the top one
@@ -170,14 +139,22 @@ def test_clips_of_telephones_are_upright(tmp_path):
     assert found[:, 20:].float().mean() < 50
 
 
-def test_pyav_gives_decords_frames(tmp_path, toy_clips, without_decord):
+@pytest.mark.parametrize("indices", [{}, {"start": 0.5, "stride": 3}], ids=["all", "some"])
+def test_decord_makes_the_same_pictures(tmp_path, indices):
     pytest.importorskip("decord")
-    write_video(tmp_path / "toy.mp4", toy_clips[0].frames, 8.0)
-    by_decord = read_clip(tmp_path / "toy.mp4", 5)
-    with without_decord():
-        by_pyav = read_clip(tmp_path / "toy.mp4", 5)
+    frames = ToyWorld(0)[0].frames.repeat_interleave(2, 1).repeat_interleave(2, 2)  # decord cannot read 48 x 48
+    write_video(tmp_path / "toy.mp4", frames, 8.0)
+    by_pyav, by_decord = (read_clip(tmp_path / "toy.mp4", 5, **indices, decoder=name) for name in ("pyav", "decord"))
     assert by_pyav.fps == by_decord.fps
     assert (by_pyav.frames.int() - by_decord.frames.int()).abs().float().mean() < 2  # two conversions to RGB
+
+
+def test_decord_refuses_what_it_would_show_wrong(tmp_path):
+    pytest.importorskip("decord")
+    write_video(tmp_path / "clip.mp4", torch.zeros(5, 96, 128, 3, dtype=torch.uint8), 8.0)
+    turned_on_its_side(tmp_path / "clip.mp4")
+    with pytest.raises(ClipError, match=r"clip.mp4.*pyav"):
+        read_clip(tmp_path / "clip.mp4", 5, decoder="decord")
 
 
 def test_a_clip_that_fits_is_only_scaled():

