@@ -1,6 +1,6 @@
 """Datamodules: reference clips with their motion, shards of samples to learn from, and the toy world."""
 
-from .clips import Clip, ClipError, TooShortError, check_file, read_clip
+from .clips import Clip, ClipError, TooShortError, check_file, content_hash, read_clip
 from .distillation import DistillationDataModule
 from .motion import MotionDataModule
 from .pairs import Pair, align, read_pair
@@ -19,6 +19,7 @@ __all__ = [
     "ToyWorld",
     "align",
     "check_file",
+    "content_hash",
     "read_clip",
     "read_pair",
     "read_shards",

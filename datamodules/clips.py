@@ -1,6 +1,7 @@
 """Read reference clips: which frames, cropped and resized to which geometry."""
 
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from math import inf
 from pathlib import Path
 
@@ -144,6 +145,23 @@ def check_file(path: str | Path) -> Path:
     elif path.stat().st_size == 0:
         raise ClipError(f"clip {path} is empty; was its download or copy cut short?")
     return path
+
+
+def content_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a clip's file, or of the pictures of its folder in their order.
+
+    Raises:
+        ClipError: If it is none.
+    """
+    path = check_file(path)
+    if not path.is_dir():
+        return _file_hash(path)
+    return sha256("".join(_file_hash(picture) for picture in find_pictures(path)).encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _too_short(

@@ -1,5 +1,6 @@
 """The process that decodes video files, which a damaged file may hang or crash without harm to this one."""
 
+import fcntl
 import json
 import os
 import signal
@@ -22,6 +23,9 @@ TIMEOUT = "FASTVMT_DECODING_TIMEOUT"
 DEFAULT_TIMEOUT = 120.0
 """Enough for a slow network drive, and for the 250 frames from one key frame of a large video to the next."""
 
+PIPE_BYTES = 1 << 20
+"""Large pictures pass a pipe of this size in few steps; it is what Linux allows every user."""
+
 
 class DecoderProcess:
     """A process that runs ``decoding``.
@@ -37,6 +41,9 @@ class DecoderProcess:
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
         self._requests, self._answers = self.popen.stdin, self.popen.stdout
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(PermissionError):  # of a user whose pipes are too large already
+                fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         if not self._answers.readline():
             self.stop()
             raise RuntimeError(f"video decoding does not start ({self._last_words()}); fastvmt doctor may know why")

@@ -26,6 +26,7 @@ from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import SHARED_SEED, add_noise, job_noise
 
 from .clips import Clip, ClipError, check_file, read_clip
+from .reader import DecoderName
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "fastvmt_pl" / "motion"
 CACHE_VERSION = 2
@@ -60,6 +61,8 @@ class MotionDataModule(LightningDataModule):
         start: Start of the interval of each clip in seconds.
         end: End of the interval in seconds; ``None`` is the end of the clip.
         stride: Take every stride-th frame; ``None`` spreads the frames evenly over the interval.
+        fps: Pictures a second of clips that are folders of numbered pictures.
+        decoder: What makes the pictures of video files, see :func:`~fastvmt_pl.datamodules.read_clip`.
         motion: How motion is read from the backbone.
         reference_timestep: Noise level times 1000 at which the reference is read; ``None`` is the sample's own.
         reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
@@ -87,6 +90,8 @@ class MotionDataModule(LightningDataModule):
         start: float = 0.0,
         end: float | None = None,
         stride: int | None = None,
+        fps: float | None = None,
+        decoder: DecoderName = "pyav",
         motion: MotionSettings = MotionSettings(),
         reference_timestep: float | None = None,
         reference_noise: Literal["shared", "job"] = "shared",
@@ -114,6 +119,7 @@ class MotionDataModule(LightningDataModule):
         self.sources, self.prompts = list(clips), tuple(prompts)
         self.num_frames, self.size = num_frames, size
         self.start, self.end, self.stride = start, end, stride
+        self.fps, self.decoder = fps, decoder
         self.motion, self.reference_timestep = motion, reference_timestep
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
         self.cache_dir = CACHE if cache_dir is None else Path(cache_dir)
@@ -164,7 +170,15 @@ class MotionDataModule(LightningDataModule):
 
     def _read(self, source: str | Path | Clip) -> Clip:
         if not isinstance(source, Clip):
-            return read_clip(source, self.num_frames, start=self.start, end=self.end, stride=self.stride)
+            return read_clip(
+                source,
+                self.num_frames,
+                start=self.start,
+                end=self.end,
+                stride=self.stride,
+                fps=self.fps,
+                decoder=self.decoder,
+            )
         if len(source.frames) != self.num_frames:
             raise ClipError(f"clip {source.name} has {len(source.frames)} frames; set num_frames to as many")
         return source

@@ -47,7 +47,9 @@ def to_picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
         src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else None,
         interpolation=None if width == frame.width else Interpolation.BICUBIC,
     )
-    return _upright(picture.to_ndarray(), frame)
+    (plane,) = picture.planes
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return _upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), frame)
 
 
 def is_hdr(frame: av.VideoFrame) -> bool:

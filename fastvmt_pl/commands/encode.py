@@ -13,9 +13,6 @@ from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_vide
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 
-PACE_TOLERANCE = 0.1
-"""Share by which the rate of the frames that are read may differ from the one that was asked for."""
-
 
 def encode(
     tars: list[Path],
@@ -109,9 +106,4 @@ def _read(video: bytes, num_frames: int, fps: float | None) -> Clip:
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(video)
         file.flush()
-        clip = read_clip(file.name, num_frames, end=None if fps is None else num_frames / fps)
-    if fps is not None and abs(clip.fps / fps - 1) > PACE_TOLERANCE:
-        raise ClipError(
-            f"its {num_frames} frames come at {clip.fps:.3g} a second; it is shorter than {num_frames / fps:.3g} s"
-        )
-    return clip
+        return read_clip(file.name, num_frames, rate=fps)

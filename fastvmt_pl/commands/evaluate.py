@@ -18,7 +18,7 @@ from torch.backends import mps
 
 from fastvmt_pl.commands.options import locked_file, one_line
 from fastvmt_pl.commands.pairs import PairFiles, find_pairs
-from fastvmt_pl.datamodules import check_file, read_pair
+from fastvmt_pl.datamodules import content_hash, read_pair
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.clip import ClipEmbedder
@@ -39,6 +39,7 @@ def evaluate(
     cotracker_checkpoint: Path | None = None,
     clip_model: str | None = None,
     reconstruction: bool = False,
+    fps: float | None = None,
     device: str = "cpu",
 ) -> list[Result]:
     """Score how well videos follow the motion of their references.
@@ -51,6 +52,7 @@ def evaluate(
         cotracker_checkpoint: File of CoTracker's weights.
         clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
         reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
+        fps: Pictures a second of references that are folders of numbered pictures.
         device: Where CoTracker and CLIP run: cpu, cuda, cuda:1 or mps.
 
     Returns:
@@ -70,14 +72,16 @@ def evaluate(
     settings = {
         "version": VERSION,
         "tracker": tracker,
-        "cotracker_checkpoint": None if weights is None else _content_hash(weights),
+        "cotracker_checkpoint": None if weights is None else content_hash(weights),
         "clip_model": clip_model,
         "reconstruction": reconstruction,
+        **({} if fps is None else {"fps": fps}),
     }
 
     def score(pair: PairFiles) -> dict[str, float]:
-        both = read_pair(pair.reference, pair.output)
-        baseline = None if pair.baseline is None else read_pair(pair.reference, pair.baseline)
+        rate = fps if pair.reference.is_dir() else None
+        both = read_pair(pair.reference, pair.output, rate)
+        baseline = None if pair.baseline is None else read_pair(pair.reference, pair.baseline, rate)
         return score_video(
             both.reference,
             both.output,
@@ -192,9 +196,4 @@ def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str,
 def _key(pair: PairFiles) -> str:
     """Return a hash of the contents that a pair's scores depend on."""
     files = [path for path in (pair.reference, pair.output, pair.baseline) if path is not None]
-    return hashlib.sha256("/".join([pair.prompt or "", *(_content_hash(path) for path in files)]).encode()).hexdigest()
-
-
-def _content_hash(path: Path) -> str:
-    with check_file(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256("/".join([pair.prompt or "", *(content_hash(path) for path in files)]).encode()).hexdigest()

@@ -40,7 +40,7 @@ def find_pairs(inputs: Sequence[str]) -> tuple[list[PairFiles], list[str]]:
         ValueError: If an argument is none of that, or no pair is found.
     """
     paths = [Path(path) for path in inputs]
-    if len(paths) == 2 and not any(path.is_dir() or path.suffix in TABLES for path in paths):
+    if len(paths) == 2 and not (paths[1].is_dir() or any(path.suffix in TABLES for path in paths)):
         return [PairFiles(paths[0], paths[1])], []
     for path in paths:
         if path.suffix not in TABLES and not path.is_dir():

@@ -38,6 +38,7 @@ class TransferOptions(TypedDict, total=False):
         size: Height x width in pixels, such as 480x832, multiples of 16.
         start: Start of the interval of the clip in seconds.
         end: End of the interval in seconds.
+        fps: Pictures a second of a clip that is a folder of numbered pictures.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights.
         lora: Folder of fastvmt distill or a .safetensors file to start from, with a weight behind a colon if it is not
@@ -56,6 +57,7 @@ class TransferOptions(TypedDict, total=False):
     size: str | None
     start: float | None
     end: float | None
+    fps: float | None
     device: str | None
     dtype: Precision | None
     lora: str | list[str] | None
@@ -73,6 +75,7 @@ SETTINGS = {
     "num_frames": "data.num_frames",
     "start": "data.start",
     "end": "data.end",
+    "fps": "data.fps",
     "dtype": "model.backbone.init_args.dtype",
     "baseline": "model.baseline",
 }

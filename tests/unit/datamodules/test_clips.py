@@ -55,6 +55,11 @@ class TestReading:
         assert numbers(clip) == [3, 6, 9, 12, 15]
         assert clip.fps == pytest.approx(FPS / 3)
 
+    def test_frames_are_taken_at_a_rate(self, video):
+        clip = read_clip(video, 5, rate=4.0)
+        assert numbers(clip) == [0, 3, 6, 9, 12]
+        assert clip.fps == pytest.approx(4.0)
+
     def test_one_frame_can_be_read(self, video):
         assert numbers(read_clip(video, 1)) == [0]
 
