@@ -18,7 +18,7 @@ from fastvmt_pl.backbones.geometry import WanGeometry
 from fastvmt_pl.backbones.offload import at_work
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
-from fastvmt_pl.lora import find_lora, fuse_loras
+from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_bytes
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -38,15 +38,16 @@ class WanBackbone(WanGeometry, Backbone):
         gradient_checkpointing: Trade a second forward pass for the memory of the activations.
         vae_tiling: Encode and decode in tiles, which bounds the autoencoder's memory at large sizes.
         revision: Branch, tag or commit on the hub.
-        loras: Weight of each LoRA that is fused into the transformer, by its folder or ``.safetensors`` file.
+        loras: Weight of each LoRA that is fused into the transformer, by its folder or ``.safetensors`` file. A file
+            that cannot be applied as a whole is refused before the model's weights are read.
         offload: Keep the text encoder and the autoencoder in the CPU's memory while they are idle.
         attention_backend: What computes self-attention, by diffusers' name, such as ``flash`` or ``_native_cudnn``;
             ``None`` is PyTorch's choice.
         compile: Compile the transformer's blocks when they first run, by ``torch.compile``.
 
     Raises:
-        ValueError: If there is no such model or LoRA, it is of an unsupported class, or has no safetensors weights, or
-            if the attention backend cannot be used here.
+        ValueError: If there is no such model, it is of an unsupported class, or has no safetensors weights, if a LoRA
+            is not found or does not fit the model, or if the attention backend cannot be used here.
     """
 
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
@@ -76,7 +77,9 @@ class WanBackbone(WanGeometry, Backbone):
         if attention_backend is not None:
             check_backend(attention_backend)
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
-        self.loras = {find_lora(path): weight for path, weight in (loras or {}).items()}
+        self.loras = find_loras(loras or {})
+        if self.loras:
+            check_loras(folder, self.loras)
         self.device = torch.device("cpu")
         self._embedded: dict[str, Tensor] = {}
 
@@ -95,7 +98,7 @@ class WanBackbone(WanGeometry, Backbone):
         digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
         digest.update(sample_weights(self.folder, COMPONENTS))
         for path, weight in self.loras.items():
-            digest.update(f"{weight}:".encode() + path.read_bytes())
+            digest.update(f"{weight}:".encode() + lora_bytes(path))
         return digest.hexdigest()[:16]
 
     @cached_property

@@ -1,6 +1,7 @@
 """What the commands have in common: options, shipped configs and run folders."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -228,18 +229,31 @@ def parse_device(device: str) -> dict[str, Any]:
 
 
 def parse_loras(loras: str | list[str] | None) -> dict[str, float]:
-    """Return the weight of each LoRA file or folder.
+    """Return the weight of each LoRA file or folder; the weights of one that is given twice add up.
 
-    >>> parse_loras(["runs/a/lora", "b.safetensors:0.5"])
-    {'runs/a/lora': 1.0, 'b.safetensors': 0.5}
+    Args:
+        loras: ``PATH`` or ``PATH:WEIGHT``. A path that exists is a path, whatever follows its last colon.
+
+    Raises:
+        UserError: If there is no such path, or the weight is no finite number.
     """
-    found = {}
+    found: dict[str, float] = {}
     for lora in [loras] if isinstance(loras, str) else loras or []:
-        match = re.fullmatch(r"(.+?)(?::(-?[\d.]+))?", lora)
-        if match is None:
-            raise UserError("a LoRA is empty; give a folder or a .safetensors file")
-        found[match[1]] = 1.0 if match[2] is None else float(match[2])
+        path, weight = _parse_lora(lora)
+        found[path] = found.get(path, 0.0) + weight
     return found
+
+
+def _parse_lora(lora: str) -> tuple[str, float]:
+    path, _, weight = lora.rpartition(":")
+    if lora and Path(lora).expanduser().exists():
+        return lora, 1.0
+    if not path or not Path(path).expanduser().exists():
+        raise UserError(f"LoRA {lora!r} does not exist; give a folder or a .safetensors file, or PATH:WEIGHT")
+    number = float(weight) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", weight, re.IGNORECASE) else math.nan
+    if not math.isfinite(number):
+        raise UserError(f"the weight of LoRA {path!r} is {weight!r}; give a number, such as 0.5 or -1e-1")
+    return path, number
 
 
 def as_arguments(config: Path, options: dict[str, Any]) -> list[str]:

@@ -142,22 +142,6 @@ def test_several_loras_add_up(tmp_path):
     torch.testing.assert_close(output_of(at_once), output_of(in_turn), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("prefix", "says"),
-    [
-        ("transformer.blocks.0", "does not fit this model"),
-        ("blocks.0", "has no weights for this model"),
-        ("base_model.model.blocks.0", "has no weights for this model"),
-    ],
-)
-def test_a_lora_of_another_model_is_refused(tmp_path, prefix, says):
-    weights = {f"{prefix}.attn1.to_q.lora_A.weight": torch.randn(4, 7)}
-    weights[f"{prefix}.attn1.to_q.lora_B.weight"] = torch.randn(9, 4)
-    save_file(weights, tmp_path / DIFFUSERS_FILE)
-    with pytest.raises(ValueError, match=says):
-        fuse_loras(plain(), {tmp_path / DIFFUSERS_FILE: 1.0})
-
-
 @pytest.mark.parametrize("name", ["missing", "missing.safetensors", "", "lora.bin"])
 def test_what_is_no_lora_is_refused(tmp_path, name):
     (tmp_path / "lora.bin").touch()

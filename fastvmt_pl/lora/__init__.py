@@ -1,0 +1,34 @@
+"""LoRAs of Wan: adapters that are trained, files that are written and verified, and files that are fused."""
+
+from fastvmt_pl.lora.adapters import (
+    Adapter,
+    add_lora,
+    check_numbers,
+    lora_weights,
+    read_adapter,
+    remove_lora,
+    without_lora,
+)
+from fastvmt_pl.lora.fusing import check_loras, fuse_loras
+from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, find_loras, lora_bytes
+from fastvmt_pl.lora.written import ORIGINAL_FILE, LoraError, verify_lora, write_lora
+
+__all__ = [
+    "DIFFUSERS_FILE",
+    "ORIGINAL_FILE",
+    "Adapter",
+    "LoraError",
+    "add_lora",
+    "check_loras",
+    "check_numbers",
+    "find_lora",
+    "find_loras",
+    "fuse_loras",
+    "lora_bytes",
+    "lora_weights",
+    "read_adapter",
+    "remove_lora",
+    "verify_lora",
+    "without_lora",
+    "write_lora",
+]

@@ -1,0 +1,111 @@
+"""LoRA adapters of a transformer: added for training, turned off and on, and read."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.training_utils import _collate_lora_metadata, cast_training_params
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from fastvmt_pl.errors import UserError
+
+Weights = dict[str, Tensor]
+
+
+class Adapter(NamedTuple):
+    """An adapter as it is in memory.
+
+    Attributes:
+        weights: By their names in diffusers.
+        config: Its settings, as peft keeps them.
+        metadata: Its settings, as diffusers writes them.
+    """
+
+    weights: Weights
+    config: LoraConfig
+    metadata: dict[str, Any]
+
+
+def read_adapter(transformer: WanTransformer3DModel) -> Adapter:
+    """Return a transformer's adapter; where several processes share the weights, all have to call."""
+    metadata = _collate_lora_metadata({"transformer": transformer})
+    return Adapter(lora_weights(transformer), transformer.peft_config["default"], metadata)
+
+
+def add_lora(
+    transformer: WanTransformer3DModel,
+    targets: tuple[str, ...],
+    rank: int = 16,
+    alpha: float | None = None,
+    dropout: float = 0.0,
+) -> None:
+    """Add an adapter that changes nothing yet; its weights are all that is trainable.
+
+    Args:
+        transformer: A frozen transformer.
+        targets: Endings of the names of the linear layers in its blocks that get a LoRA.
+        rank: Rank of each update.
+        alpha: The update is scaled by ``alpha / rank``; ``None`` is the rank.
+        dropout: Share of the inputs of each update that is dropped while training.
+
+    Raises:
+        ValueError: If a number is out of range or a target is no linear layer that files have a name for.
+    """
+    check_numbers(rank, alpha, dropout)
+    blocks = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
+    chosen = {target: [n for n in blocks if f".{n}".endswith(f".{target}") and _has_name(n)] for target in targets}
+    missing = [target for target in targets if not chosen[target]]
+    if missing or not targets:
+        raise UserError(
+            f"no linear layer of the blocks ends in {missing}; use, for example, to_q, to_k, to_v, to_out.0"
+        )
+    names = [name for found in chosen.values() for name in found]
+    config = LoraConfig(r=rank, lora_dropout=dropout, target_modules=names)
+    config.lora_alpha = float(rank if alpha is None else alpha)  # type: ignore[assignment]  # peft's own says int
+    transformer.add_adapter(config)
+    cast_training_params(transformer, dtype=torch.float32)  # half precision would round small steps away
+
+
+def check_numbers(rank: int, alpha: float | None, dropout: float) -> None:
+    """Raise ``ValueError`` if one of an adapter's numbers is out of range."""
+    if rank < 1 or (alpha is not None and alpha <= 0) or not 0 <= dropout < 1:
+        raise UserError(
+            f"rank is {rank}, alpha {alpha} and dropout {dropout}; use a rank of at least 1, a positive alpha or null, "
+            "and a dropout from 0 to below 1"
+        )
+
+
+def remove_lora(transformer: WanTransformer3DModel) -> None:
+    """Take any adapter off, so that the transformer is as it was."""
+    if getattr(transformer, "peft_config", None):
+        transformer.unload_lora()
+
+
+@contextmanager
+def without_lora(transformer: WanTransformer3DModel) -> Iterator[None]:
+    """Turn an adapter off for a while, if there is one."""
+    if not getattr(transformer, "peft_config", None):
+        yield
+        return
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+def lora_weights(transformer: WanTransformer3DModel) -> Weights:
+    """Return the adapter's weights by their names in diffusers, on the CPU; call it in all processes."""
+    weights = get_peft_model_state_dict(transformer)
+    whole = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in weights.items()}
+    return {name: x.detach().cpu().contiguous() for name, x in whole.items()}
+
+
+def _has_name(layer: str) -> bool:
+    return re.fullmatch(r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))", layer) is not None

@@ -1,0 +1,132 @@
+"""Where a LoRA comes from: its file, and the settings that its tensors do not say."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from fastvmt_pl.errors import UserError
+
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers looks for; its header holds the adapter's settings, alpha among them."""
+PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+"""What peft's ``save_pretrained`` writes: alpha is in the second file alone."""
+HEADER_KEY = "lora_adapter_metadata"
+
+
+def unfit(path: Path, reason: str) -> UserError:
+    """Return the error of a LoRA that cannot be applied."""
+    return UserError(f"LoRA {path} cannot be applied: {reason}")
+
+
+def find_lora(path: str | Path) -> Path:
+    """Return the safetensors file of a LoRA, given that or its folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    given = Path(path).expanduser()
+    file = given / DIFFUSERS_FILE if given.is_dir() else given
+    if file.suffix != ".safetensors" or not file.is_file():
+        raise UserError(f"LoRA {path} is no .safetensors file and no folder with {DIFFUSERS_FILE}")
+    return file
+
+
+def find_loras(loras: Mapping[str, float]) -> dict[Path, float]:
+    """Return the weight of each LoRA by its file; the weights of a file that is given twice add up.
+
+    Raises:
+        UserError: If a LoRA is not found, or its weight is no finite number.
+    """
+    found: dict[Path, float] = {}
+    for path, weight in loras.items():
+        if not math.isfinite(weight):
+            raise UserError(f"the weight of LoRA {path} is {weight}; use a finite number")
+        file = find_lora(path)
+        found[file] = found.get(file, 0.0) + weight
+    return found
+
+
+def lora_bytes(path: Path) -> bytes:
+    """Return all that decides what a LoRA does."""
+    beside = path.with_name(PEFT_SETTINGS)
+    return path.read_bytes() + (beside.read_bytes() if path.name == PEFT_FILE and beside.exists() else b"")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file.
+
+    Raises:
+        UserError: If it is damaged or cannot be read.
+    """
+    try:
+        file = safe_open(path, "pt")
+    except (OSError, SafetensorError) as error:
+        raise unfit(path, f"it cannot be read ({error}); get the file again") from error
+    with file:
+        yield file
+
+
+def read_settings(path: Path, header: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """Return the settings of a LoRA as peft names them, or ``None`` if there are none.
+
+    Args:
+        path: The file.
+        header: Metadata of the file.
+
+    Raises:
+        UserError: If they are damaged, missing, or those of another method.
+    """
+    text = (header or {}).get(HEADER_KEY)
+    if text is None and path.name != PEFT_FILE:
+        return None
+    try:
+        settings = json.loads(path.with_name(PEFT_SETTINGS).read_text() if text is None else text)
+    except (OSError, ValueError) as error:
+        where = PEFT_SETTINGS if text is None else f"{HEADER_KEY} in its header"
+        raise unfit(path, f"{where}, which holds its alpha, cannot be read ({error})") from error
+    own = _of_transformer(settings) if isinstance(settings, dict) else {}
+    if not all(_is_number(own.get(name)) for name in ("r", "lora_alpha")) or own["r"] < 1:
+        raise unfit(path, "its settings have no r and lora_alpha; save it again with diffusers or peft")
+    _refuse_variants(path, own)
+    return own
+
+
+def _of_transformer(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without the prefix that a pipeline gives them and a transformer does not."""
+    own = {name.removeprefix("transformer."): x for name, x in settings.items() if name.startswith("transformer.")}
+    return own or settings
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+VARIANTS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "layer_replication",
+    "target_parameters",
+)
+"""Settings of peft under which an update is more than ``B @ A``, or one of something else than a layer's weight."""
+HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Ways to initialise an adapter that leave the model's own weights as they are."""
+
+
+def _refuse_variants(path: Path, settings: dict[str, Any]) -> None:
+    for name in VARIANTS:
+        if settings.get(name):
+            raise unfit(path, f"its settings have {name}: {settings[name]!r}, which is no plain LoRA")
+    start = settings.get("init_lora_weights")
+    if start not in HARMLESS_STARTS:
+        raise unfit(path, f"its init_lora_weights is {start!r}, which changed the model under it; convert it to a LoRA")
