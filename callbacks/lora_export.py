@@ -16,7 +16,8 @@ class LoraExport(Callback):
     """Exports the LoRA when training is over, and compares what each file does with the adapter in memory.
 
     Writes ``pytorch_lora_weights.safetensors`` (diffusers), ``comfyui_lora.safetensors`` (original names, with alpha),
-    ``README.md`` (a model card with code to use it) and, if there are previews, ``preview.mp4``.
+    ``README.md`` (a model card with code to use it) and, if there are previews, ``preview.mp4``. If the comparison
+    fails, the training ends with an error, the files stay, and the model card is ``UNVERIFIED.md``.
 
     Args:
         folder: Where to write; ``None`` is ``lora`` in the folder of the trainer's logs.
@@ -63,4 +64,4 @@ class LoraExport(Callback):
             preview=None if preview is None or not preview.video.exists() else preview.video,
         )
         deviations = export_lora(adapter, module, folder, training)
-        rank_zero_info(f"the LoRA lies in {folder}; its files do as it does, within {max(deviations.values()):.1g}")
+        rank_zero_info(f"the LoRA is in {folder}; its files have its effect, within {max(deviations.values()):.1g}")

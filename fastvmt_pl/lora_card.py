@@ -1,22 +1,27 @@
 """Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
 
 from huggingface_hub import ModelCardData
+from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, verify_lora, write_lora
+from fastvmt_pl.files import written_whole
+from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
+
+UNVERIFIED = """
+> **Not verified.** These files were not compared with the adapter that was trained: the comparison failed or did not
+> end. `fastvmt export` writes and verifies them again from a checkpoint.
+"""
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a model card tells of a LoRA's training.
+    """What a model card says about a LoRA's training.
 
     Attributes:
         source: What it learned from.
@@ -25,7 +30,7 @@ class Training:
         shape: Frames, height and width of the videos.
         sampling: What else previews were sampled with, by its name in ``WanPipeline``.
         shift: Shift of the noise schedule to sample with.
-        fps: Frames a second of the videos; ``None`` is the model's usual pace.
+        fps: Frames a second of the videos; ``None`` is the model's usual frame rate.
         clip_hash: SHA-256 of the reference clip's file.
         prompts: Prompts of the previews.
         scores: Scores of the last preview.
@@ -46,36 +51,44 @@ class Training:
 
 
 def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, training: Training) -> dict[str, float]:
-    """Write an adapter's files, verify them, and put them in their place, the model card last.
+    """Write an adapter's files, and then verify them.
+
+    The model card is ``UNVERIFIED.md`` until they are verified and ``README.md`` from then on, so that nothing of a
+    training is lost where the verification fails or its process is killed.
 
     Args:
         adapter: The adapter.
         module: The module that trained it.
         folder: Where to write.
-        training: What the card is to tell.
+        training: What the card says about the training.
 
     Returns:
         How far each file is from the adapter, see :func:`~fastvmt_pl.lora.verify_lora`.
 
     Raises:
-        LoraError: If a file does not do what the adapter does.
+        LoraError: If the files could not be verified; they stay in the folder.
     """
-    backbone = module.backbone
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as name:
-        unproven = Path(name)
-        write_lora(adapter, unproven)
-        deviations = verify_lora(adapter, unproven, Path(backbone.source))
-        if training.preview is not None:
-            copyfile(training.preview, unproven / "preview.mp4")
-        (unproven / "README.md").write_text(model_card(adapter, module, training))
-        for path in sorted(unproven.iterdir(), key=lambda path: path.name == "README.md"):
-            os.replace(path, folder / path.name)
+    verified, unverified = folder / "README.md", folder / "UNVERIFIED.md"
+    verified.unlink(missing_ok=True)  # of an earlier export, whose files are replaced
+    with written_whole(unverified) as path:
+        path.write_text(model_card(adapter, module, training, verified=False))
+    write_lora(adapter, folder)
+    if training.preview is not None:
+        with written_whole(folder / "preview.mp4") as path:
+            copyfile(training.preview, path)
+    rank_zero_info(f"the LoRA is in {folder}; verifying its files")
+    try:
+        deviations = verify_lora(adapter, folder, Path(module.backbone.source))
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
+    with written_whole(verified) as path:
+        path.write_text(model_card(adapter, module, training))
+    unverified.unlink()
     return deviations
 
 
-def model_card(adapter: Adapter, module: MotionDistillation, training: Training) -> str:
-    """Return a model card with code that loads the LoRA."""
+def model_card(adapter: Adapter, module: MotionDistillation, training: Training, *, verified: bool = True) -> str:
+    """Return a model card with code that loads the LoRA, and a warning if its files are not verified."""
     backbone = module.backbone
     data = ModelCardData(
         base_model=backbone.name,
@@ -114,7 +127,7 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training)
 ---
 
 # A motion as a LoRA
-
+{"" if verified else UNVERIFIED}
 Carries {carried} to any prompt, at the cost of plain sampling.
 {previews}
 ```python

@@ -28,7 +28,8 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: If the checkpoint is none of a LoRA, or the folder is in use.
+        UserError: If the checkpoint is not one of a LoRA, or the folder is in use.
+        LoraError: If the files could not be verified; they stay, and the model card is ``UNVERIFIED.md``.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is in use; choose another output")
@@ -73,7 +74,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         preview=Path(video) if video is not None and Path(video).exists() else None,
     )
     export_lora(adapter, module, output, training)
-    print(f"the LoRA lies in {output}")
+    print(f"the LoRA is in {output}")
     return output
 
 

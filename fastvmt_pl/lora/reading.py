@@ -58,7 +58,8 @@ def read_lora(path: Path, shapes: Mapping[str, Shape]) -> list[Update]:
     with opened(path) as file:
         keys = sorted(file.keys())
         layers = _layers(path, keys, shapes)
-        settings = read_settings(path, file.metadata())
+        by_peft = any(key.startswith("base_model.model.") for key in keys)
+        settings = read_settings(path, file.metadata(), needed=by_peft)
         updates = [update for layer in layers for update in _updates(path, file, layer, settings, shapes)]
         for update in updates:
             _check_shape(file, update, shapes[update.parameter])

@@ -72,21 +72,22 @@ def opened(path: Path) -> Iterator[Any]:
         yield file
 
 
-def read_settings(path: Path, header: Mapping[str, str] | None) -> dict[str, Any] | None:
+def read_settings(path: Path, header: Mapping[str, str] | None, *, needed: bool) -> dict[str, Any] | None:
     """Return the settings of a LoRA as peft names them, or ``None`` if there are none.
 
     Args:
         path: The file.
         header: Metadata of the file.
+        needed: Whether peft wrote the file, which then has no alpha without its settings.
 
     Raises:
         UserError: If they are damaged, missing, or those of another method.
     """
-    text = (header or {}).get(HEADER_KEY)
-    if text is None and path.name != PEFT_FILE:
+    text, beside = (header or {}).get(HEADER_KEY), path.with_name(PEFT_SETTINGS)
+    if text is None and (path.name != PEFT_FILE or not (needed or beside.exists())):
         return None
     try:
-        settings = json.loads(path.with_name(PEFT_SETTINGS).read_text() if text is None else text)
+        settings = json.loads(beside.read_text() if text is None else text)
     except (OSError, ValueError) as error:
         where = PEFT_SETTINGS if text is None else f"{HEADER_KEY} in its header"
         raise unfit(path, f"{where}, which holds its alpha, cannot be read ({error})") from error

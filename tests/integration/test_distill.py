@@ -160,6 +160,12 @@ def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_pa
     torch.save(state, tmp_path / "leaked.ckpt")
     succeed("export", tmp_path / "leaked.ckpt", config, "unleaked")  # the LoRA of before it leaked
     assert not any(weight.any() for weight in load_file(tmp_path / "unleaked" / DIFFUSERS_FILE).values())
+    broken = {name: torch.full_like(weight, torch.nan) for name, weight in adapter_of(state).items()}
+    state["callbacks"]["StopAtLeak"]["adapter"] = broken
+    torch.save(state, tmp_path / "broken.ckpt")
+    assert "unverified" in refused("export", tmp_path / "broken.ckpt", config, "unverified", code=1)
+    kept = {DIFFUSERS_FILE, ORIGINAL_FILE, "UNVERIFIED.md", "preview.mp4"}
+    assert {path.name for path in (tmp_path / "unverified").iterdir()} == kept
     fused = [None, {"exported": 1.0}, {"exported": 0.5}, {"unleaked": 1.0}]
     assert len({WanBackbone(loras=loras).fingerprint() for loras in fused}) == 4
     torch.save({"state_dict": {}}, tmp_path / "no.ckpt")

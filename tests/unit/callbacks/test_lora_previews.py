@@ -3,13 +3,14 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
 from fastvmt_pl.callbacks.lora_previews import Preview
 from fastvmt_pl.datamodules import DistillationDataModule, Sample, read_clip, write_shard
 from fastvmt_pl.datamodules.shard_index import Shard, write_index
-from fastvmt_pl.lora import DIFFUSERS_FILE
+from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, LoraError
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_distillation import MotionDistillation
 
@@ -111,6 +112,25 @@ def test_a_leak_stops_training_and_goes_back(train, tmp_path):
     assert callback.last.scores["leak"] == 0.05
     assert "| preview: leak | 0.050 |" in (tmp_path / "lora" / "README.md").read_text()
     assert (tmp_path / "lora" / DIFFUSERS_FILE).exists()
+
+
+class Breaks(Callback):
+    """Makes weights of which no file can be verified."""
+
+    def on_train_end(self, trainer, pl_module):
+        for parameter in pl_module.adapter.values():
+            parameter.data.fill_(torch.nan)
+
+
+def test_a_lora_that_cannot_be_verified_is_kept_and_says_so(train, tmp_path):
+    folder = tmp_path / "lora"
+    train(LoraExport(folder))
+    assert (folder / "README.md").exists()
+    with pytest.raises(LoraError, match=str(folder)):
+        train(LoraExport(folder), Breaks(), epochs=1)
+    assert {path.name for path in folder.iterdir()} == {DIFFUSERS_FILE, ORIGINAL_FILE, "UNVERIFIED.md"}
+    assert all(weight.isnan().all() for weight in load_file(folder / DIFFUSERS_FILE).values())
+    assert "Not verified" in (folder / "UNVERIFIED.md").read_text()
 
 
 def test_a_stopped_run_stays_stopped_when_it_is_started_again(train, tmp_path):

@@ -142,13 +142,6 @@ def test_several_loras_add_up(tmp_path):
     torch.testing.assert_close(output_of(at_once), output_of(in_turn), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["missing", "missing.safetensors", "", "lora.bin"])
-def test_what_is_no_lora_is_refused(tmp_path, name):
-    (tmp_path / "lora.bin").touch()
-    with pytest.raises(ValueError, match=DIFFUSERS_FILE):
-        find_lora(tmp_path / name)
-
-
 def test_an_adapter_can_be_turned_off_and_taken_off():
     transformer, before = with_lora(), output_of(plain())
     adapted = output_of(transformer)
