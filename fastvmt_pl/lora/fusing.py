@@ -51,19 +51,26 @@ def fuse_loras(transformer: WanTransformer3DModel, loras: Mapping[Path, float]) 
     with ExitStack() as stack:
         files = {path: stack.enter_context(opened(path)) for path in loras}
         for name, changes in groupby(updates, key=lambda each: each.parameter):
-            merged = parameters[name].float()
-            for change in changes:
-                scale = loras[change.path] * change.scale
-                merged = merged + _difference(files[change.path], change, merged) * scale
-                if not merged.to(parameters[name].dtype).isfinite().all():
-                    raise unfit(change.path, f"{change.keys[0]!r} exceeds the range of {parameters[name].dtype}")
+            listed = list(changes)
             # Replaced, not written to: loaded weights may be a view of the model's file.
-            parameters[name].data = merged.to(parameters[name].dtype)
+            parameters[name].data = _merged(parameters[name], [(files[x.path], x, loras[x.path]) for x in listed])
+            if not parameters[name].isfinite().all():
+                raise unfit(
+                    listed[-1].path, f"with {listed[-1].keys[0]!r} {name} exceeds the range of {parameters[name].dtype}"
+                )
+
+
+def _merged(parameter: Tensor, changes: list[tuple[Any, Update, float]]) -> Tensor:
+    """Return a parameter with changes, each from an open file and with a weight."""
+    whole = parameter.to(torch.float32, copy=True)
+    for file, update, weight in changes:
+        whole += _difference(file, update, whole).mul_(weight * update.scale)
+    return whole.to(parameter.dtype)
 
 
 def _difference(file: Any, update: Update, like: Tensor) -> Tensor:
     """Return an update's difference, not scaled, in the shape and on the device of a parameter."""
-    tensors: list[Tensor] = [file.get_tensor(key).to(like.device, torch.float32) for key in update.keys]
+    tensors: list[Tensor] = [file.get_tensor(key).to(like.device, torch.float32, copy=True) for key in update.keys]
     if len(tensors) == 1:
         return tensors[0]
     down, up = (tensor.flatten(1) for tensor in tensors)
