@@ -69,7 +69,7 @@ def why_unknown(layer: str, known: Iterable[str]) -> str:
     if re.search(r"k_img|v_img|img_emb|add_[kv]_proj|norm_added_k|image_embedder", layer):
         return "belongs to image-to-video models; use a LoRA that was trained for text to video"
     blocks = {int(name.split(".")[1]) for name in known if name.startswith("blocks.")}
-    number = re.match(r"blocks[._](\d+)\b|blocks[._](\d+)_", layer)
-    if number is not None and int(number[1] or number[2]) not in blocks:
+    number = re.match(r"blocks[._](\d+)", layer)
+    if number is not None and int(number[1]) not in blocks:
         return f"belongs to a block that this model lacks, which has {len(blocks)} blocks; use a LoRA of its size"
     return "belongs to no layer of this model, neither by its name in diffusers nor by that of the original code"
