@@ -106,8 +106,10 @@ def test_a_stopped_distillation_goes_on_with_what_is_missing(distil, refused, cl
     assert (tmp_path / "out" / "data" / "samples-00000.tar").read_bytes() == before
     first = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
     assert "finished run" in refused("distill", clip, CAPTION, *SMALL, "--output", "out")
-    (tmp_path / "out" / "lora" / "README.md").unlink()
+    unverified = tmp_path / "out" / "lora" / "UNVERIFIED.md"
+    (tmp_path / "out" / "lora" / "README.md").rename(unverified)
     distil("--teacher-batch", "1")  # nothing but the export is left to do
+    assert not unverified.exists()
     assert fits.count("MotionTransfer") == 3
     again = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
     assert all(torch.equal(again[name], weight) for name, weight in first.items())
