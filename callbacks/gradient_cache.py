@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.optimizers import cosine_per_job
 
 SMOOTHING = 0.5
 """Share of the newest measurement in the running estimate of how fast a gradient drifts."""
@@ -139,7 +139,7 @@ class GradientCache(Callback):
         renewed = [number for number in fresh if 0 < self.jobs[number].age <= pl_module.inner_step]
         if renewed:  # both gradients are of this guided step
             assert last is not None
-            cosine = cosine_similarity(gradient[renewed].flatten(1), last.to(gradient.device)[renewed].flatten(1))
+            cosine = cosine_per_job(gradient[renewed], last.to(gradient.device)[renewed])
             pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(renewed))
             for number, value in zip(renewed, cosine.tolist(), strict=True):
                 self._measure(self.jobs[number], value)

@@ -17,6 +17,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.jobs import TransferJobs, TransferResult
 from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
 from fastvmt_pl.motion.target import MotionSettings, MotionTarget
+from fastvmt_pl.optimizers import clip_per_job
 from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
 from fastvmt_pl.video import to_frames
 
@@ -30,7 +31,7 @@ WAN_NEGATIVE_PROMPT = (
 
 
 class NonFiniteError(RuntimeError):
-    """The loss or the latents are infinite or not a number, so that nothing good can come of going on."""
+    """The loss, its gradient or the latents are infinite or not a number."""
 
 
 class UnfinishedError(RuntimeError):
@@ -230,6 +231,19 @@ class MotionTransfer(LightningModule):
         for group in self.latents_optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.relative_rate
 
+    def on_after_backward(self) -> None:
+        """Check a fresh gradient: it may overflow in low precision though the loss does not, and clipping hides it.
+
+        Raises:
+            NonFiniteError: If it is infinite or not a number.
+        """
+        assert self.latents.grad is not None
+        if len(self.cached_gradients) < len(self.latents) and not self.latents.grad.isfinite().all():
+            raise NonFiniteError(
+                f"the gradient is not finite at guided step {self.step + 1}, inner step {self.inner_step + 1}; use "
+                "dtype float32 or bfloat16"
+            )
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take an inner step, and count it at once, so that any checkpoint has latents and position in step."""
         super().optimizer_step(*args, **kwargs)
@@ -248,8 +262,7 @@ class MotionTransfer(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             assert self.latents.grad is not None
-            for gradient in self.latents.grad:
-                gradient.mul_((gradient_clip_val / (gradient.norm() + 1e-6)).clamp(max=1.0))
+            self.latents.grad.copy_(clip_per_job(self.latents.grad, gradient_clip_val))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Make the optimiser of the latents."""

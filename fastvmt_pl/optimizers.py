@@ -1,13 +1,18 @@
-"""An optimiser for latents."""
+"""An optimiser for latents, and what it shares with clipping and reuse: gradients of each job by itself."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torch.optim import Optimizer
 
 from fastvmt_pl.errors import UserError
+
+Gradient = Float[Tensor, "jobs *axes"]
+"""Gradients of latents, finite, and of any size that fp32 can hold."""
 
 
 class NormalizedGradientDescent(Optimizer):
@@ -50,8 +55,38 @@ class NormalizedGradientDescent(Optimizer):
         return result
 
 
-def scale_per_job(gradient: Tensor) -> Tensor:
+def scale_per_job(gradient: Gradient) -> Gradient:
     """Scale each job's gradient to unit root mean square; a zero gradient stays zero."""
-    size = gradient.pow(2).flatten(1).mean(1).sqrt()
-    safe = torch.where(size > 0, size, torch.ones_like(size))
-    return gradient / safe.view(-1, *[1] * (gradient.ndim - 1))
+    unit, _ = squarable(gradient)
+    size = _per_job(unit.pow(2).flatten(1).mean(1).sqrt(), unit)
+    return unit / size.where(size > 0, 1.0)
+
+
+def clip_per_job(gradient: Gradient, max_norm: float) -> Gradient:
+    """Scale down the gradient of each job whose norm is above a limit."""
+    units = zip(*squarable(gradient), strict=True)
+    return torch.stack([unit * (max_norm / (unit.norm() + 1e-6)).clamp(max=scale) for unit, scale in units])
+
+
+def cosine_per_job(gradient: Gradient, other: Gradient) -> Float[Tensor, "jobs"]:
+    """Return the cosine similarity of two gradients of each job, ``[jobs]``; with a zero gradient it is 0."""
+    unit, other_unit = (squarable(each)[0].flatten(1) for each in (gradient, other))
+    return cosine_similarity(unit, other_unit, eps=torch.finfo(gradient.dtype).tiny)  # PyTorch's eps is a norm of 1e-8
+
+
+def squarable(gradient: Gradient) -> tuple[Gradient, Tensor]:
+    """Split each job's gradient into one whose squares fp32 can hold, and its scale.
+
+    The scale is 1 within 1e-12 to 1e12, so that ordinary gradients are not rounded.
+
+    Returns:
+        The scaled gradient, and the scales, ``[jobs, 1, ...]``.
+    """
+    largest = gradient.abs().flatten(1).amax(1)
+    ordinary = (largest == 0) | ((largest > 1e-12) & (largest < 1e12))
+    scale = _per_job(largest.where(~ordinary, 1.0), gradient)
+    return gradient / scale, scale
+
+
+def _per_job(values: Float[Tensor, "jobs"], gradient: Gradient) -> Tensor:
+    return values.view(-1, *[1] * (gradient.ndim - 1))

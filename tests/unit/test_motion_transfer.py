@@ -181,6 +181,19 @@ def test_a_loss_that_is_not_finite_ends_the_run(fit):
         fit(optimizer=partial(torch.optim.SGD, lr=1e38))
 
 
+def test_a_gradient_that_is_not_finite_ends_the_run_even_where_clipping_would_hide_it(fit, backbone, monkeypatch):
+    query_key = backbone.query_key
+
+    def overflow(latents, *args, **options):
+        if latents.requires_grad:
+            latents.register_hook(lambda gradient: gradient / 0)
+        return query_key(latents, *args, **options)
+
+    monkeypatch.setattr(backbone, "query_key", overflow)
+    with pytest.raises(NonFiniteError, match="guided step 1, inner step 1"):
+        fit(trainer={"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"})
+
+
 def test_the_learning_rate_falls_linearly_in_every_guided_step(fit):
     rates = []
 
