@@ -1,5 +1,6 @@
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from fastvmt_pl.sampling import add_noise, denoise, flow_matching_sigmas, job_noise
 
@@ -25,6 +26,18 @@ def test_the_true_velocity_leads_to_the_clean_latents():
     for step in range(7):
         latents = denoise(noise - clean, latents, sigmas, step)
     torch.testing.assert_close(latents, clean)
+
+
+@pytest.mark.parametrize(("num_steps", "shift", "strength"), [(50, 7.0, 0.75), (30, 3.0, 1.0), (1, 1.0, 0.3)])
+def test_a_step_is_that_of_diffusers_scheduler(num_steps, shift, strength):
+    sigmas = flow_matching_sigmas(num_steps, shift, strength)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    scheduler.set_timesteps(sigmas=sigmas[:-1].tolist())
+    latents = theirs = torch.randn(2, 3, 4)
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocity = torch.randn(2, 3, 4)
+        latents, theirs = denoise(velocity, latents, sigmas, step), scheduler.step(velocity, timestep, theirs)[0]
+        assert torch.equal(latents, theirs)
 
 
 def test_an_edit_of_the_latents_survives_the_step():
