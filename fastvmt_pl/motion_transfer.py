@@ -210,7 +210,11 @@ class MotionTransfer(LightningModule):
             return surrogate
         target, settings = target.of_jobs(fresh), target.settings
         query, key = self.backbone.query_key(
-            self.latents[fresh], self.timestep(self.step), self.text[fresh], settings.block, rotary=settings.rotary
+            _rows(self.latents, fresh),
+            self.timestep(self.step),
+            _rows(self.text, fresh),
+            settings.block,
+            rotary=settings.rotary,
         )
         if self.centres == "sample":
             target = target.with_centres_of(query, key)
@@ -328,7 +332,7 @@ class MotionTransfer(LightningModule):
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
         velocity = guided_velocity(self.backbone, latents, timestep, self.text, self.negative_text, self.guidance_scale)
         denoised = denoise(velocity, latents, self.sigmas, step)
-        self.predicted = latents - self.sigmas[step].to(latents) * velocity
+        self.predicted = latents - self.sigmas[step] * velocity
         if not denoised.isfinite().all():
             raise NonFiniteError(
                 f"the latents are not finite after denoising step {step + 1}; lower the learning rate, or use dtype "
@@ -366,6 +370,11 @@ class MotionTransfer(LightningModule):
         self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
         self.trajectory = state["trajectory"]
         torch.set_rng_state(state["random_state"])
+
+
+def _rows(tensor: Tensor, jobs: list[int]) -> Tensor:
+    """Return some jobs' rows, or the tensor itself if these are all: what a backbone knows of it then stays known."""
+    return tensor if len(jobs) == len(tensor) else tensor[jobs]
 
 
 def _check(holds: bool, otherwise: str) -> None:

@@ -5,26 +5,35 @@ of them whose logit is raised by the logarithm of their number stands for all. O
 many beside those of the video, that saves a good part of a forward pass.
 """
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 NUM_TEXT_TOKENS = 512
 NUM_KEPT = 2
 """Zeros that stay: half precision would round a single one's logit by a percent, and the second takes up the rest."""
 
 
+_lengths: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+"""The longest prompt in each tensor of embeddings that is in use."""
+
+
 def trim_padding(text: Float[Tensor, "jobs 512 text_dim"]) -> Float[Tensor, "jobs kept text_dim"]:
-    """Drop the zeros behind the longest prompt but two, for a transformer that counts them.
+    """Drop the zeros after the longest prompt but two, for a transformer that counts them.
+
+    A tensor's zeros are counted when it first comes, as a GPU has to be waited for.
 
     Args:
-        text: Prompts filled up with zeros to 512 tokens.
+        text: Prompts filled up with zeros to 512 tokens; not to be changed in place.
     """
-    longest = int(text.any(-1).any(0).sum())
-    return text[:, : longest + NUM_KEPT]
+    if text not in _lengths:
+        _lengths[text] = int(text.any(-1).any(0).sum())
+    return text[:, : _lengths[text] + NUM_KEPT]
 
 
 def count_padding(transformer: WanTransformer3DModel) -> None:
@@ -41,7 +50,7 @@ def _weigh_last_tokens(attention: nn.Module, args: tuple[Any, ...]) -> tuple[Any
         return args
     mask = torch.zeros(text.shape[1], dtype=hidden.dtype)
     mask[-NUM_KEPT:] = padding_logits(NUM_TEXT_TOKENS + NUM_KEPT - text.shape[1], hidden.dtype)
-    return hidden, text, mask.to(hidden.device).view(1, 1, 1, -1), rotary
+    return hidden, text, mask.to(hidden.device, non_blocking=True).view(1, 1, 1, -1), rotary
 
 
 def padding_logits(count: int, dtype: torch.dtype) -> Tensor:

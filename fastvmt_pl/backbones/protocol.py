@@ -3,7 +3,7 @@
 Axes: ``jobs``, ``channels``, ``frames``, ``height``, ``width``, ``tokens`` (of a frame), ``heads``, ``dim`` (of one).
 """
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
 
 import torch
 from diffusers import ModelMixin
@@ -22,11 +22,8 @@ FrameTokens = Float[Tensor, "jobs token_frames tokens heads dim"]
 """Queries or keys of a block."""
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """A pretrained, frozen text-to-video model: one adapter a model family implements it.
-
-    It has no properties, because checking whether an object is a backbone would compute them.
+class Backbone(ABC):
+    """A pretrained, frozen text-to-video model, which each model family implements in full.
 
     Attributes:
         name: What the user asked for: a hub id, a folder or the name of the bundled model.
@@ -44,12 +41,15 @@ class Backbone(Protocol):
     lora_targets: tuple[str, ...]
     device: torch.device
 
+    @abstractmethod
     def load_weights(self) -> None:
         """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
 
+    @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """Return the models that it is made of, by name, reading them if need be."""
 
+    @abstractmethod
     def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> "Backbone":
         """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
 
@@ -59,42 +59,55 @@ class Backbone(Protocol):
                 shapes but no contents and are all that a :class:`~fastvmt_pl.planning.meter.TensorMeter` needs.
         """
 
+    @abstractmethod
     def lora_model(self) -> ModelMixin:
         """Return the frozen transformer, which a LoRA is added to."""
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """Return a hash that changes with the weights or the arithmetic, for caches."""
 
+    @abstractmethod
     def to(self, device: torch.device | str) -> "Backbone":
         """Compute on a device from now on."""
 
+    @abstractmethod
     def check_geometry(self, num_frames: int, height: int, width: int) -> None:
         """Raise ``ValueError`` if the model cannot make videos of this geometry, naming one that it can."""
 
+    @abstractmethod
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the model has no such block."""
 
+    @abstractmethod
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of a video."""
 
+    @abstractmethod
     def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
         """Return frames, height and width of the video that latents stand for."""
 
+    @abstractmethod
     def token_grid(self, latents: Latents) -> tuple[int, int]:
         """Return the rows and columns of tokens in each latent frame."""
 
+    @abstractmethod
     def encode(self, video: Video) -> Latents:
         """Encode a video, without sampling."""
 
+    @abstractmethod
     def decode(self, latents: Latents) -> Video:
         """Decode a video."""
 
+    @abstractmethod
     def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
         """Embed prompts, loading the text encoder if need be."""
 
+    @abstractmethod
     def release_text_encoder(self) -> None:
         """Give the text encoder's memory on the device back."""
 
+    @abstractmethod
     def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
         """Predict the flow-matching velocity (noise less clean latents), in fp32.
 
@@ -104,6 +117,7 @@ class Backbone(Protocol):
             text: Prompt embeddings.
         """
 
+    @abstractmethod
     def query_key(
         self,
         latents: Latents,
@@ -113,7 +127,7 @@ class Backbone(Protocol):
         *,
         rotary: bool = True,
     ) -> tuple[FrameTokens, FrameTokens]:
-        """Return a block's self-attention queries and keys, and run nothing behind them, forward or backward.
+        """Return a block's self-attention queries and keys, and run nothing after them, forward or backward.
 
         Args:
             latents: Noisy latents; gradients flow to them.

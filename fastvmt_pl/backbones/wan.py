@@ -243,11 +243,19 @@ class WanBackbone(WanGeometry, Backbone):
         *,
         rotary: bool = True,
     ) -> tuple[FrameTokens, FrameTokens]:
-        """Return a block's queries and keys after their norm; an exact early exit, see :mod:`.capture`."""
+        """Return a block's queries and keys after their norm; an exact early exit, see :mod:`.capture`.
+
+        Raises:
+            RuntimeError: If the transformer's pass ends without them.
+        """
         self.check_block(block)
         try:
             with stopping_at(self.transformer, block):
                 self.transformer(*self._inputs(latents, timestep, text), return_dict=False)
+            raise RuntimeError(
+                f"the transformer's forward pass never reached the queries and keys of block {block}; leave the "
+                "attention processor and the forward method of that block as they are"
+            )
         except QueryKeyReached as reached:
             query, key, angles = reached.query, reached.key, reached.rotary
         if rotary:
@@ -258,5 +266,5 @@ class WanBackbone(WanGeometry, Backbone):
 
     def _inputs(self, latents: Tensor, timestep: float | Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Cast here rather than by autocast, which would hand out a stale copy of latents that are being optimised.
-        times = torch.as_tensor(timestep, device=self.device, dtype=torch.float32).expand(len(latents))
+        times = torch.as_tensor(timestep, dtype=torch.float32).to(self.device, non_blocking=True).expand(len(latents))
         return latents.to(self.device, self.dtype), times, trim_padding(text).to(self.device, self.dtype)

@@ -5,10 +5,12 @@ import pytest
 import torch
 from diffusers import WanPipeline
 from einops import rearrange
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvmt_pl.backbones import Backbone, WanBackbone, folder
 from fastvmt_pl.backbones.capture import apply_rotary
 from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.sampling import denoise
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,40 @@ def test_rotation_is_the_models_own(backbone, inputs):
     torch.testing.assert_close(rearrange(mixed, "b h n d -> b n (h d)"), seen[0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("replaced", ["attention processor", "block"])
+def test_a_pass_that_ends_without_queries_and_keys_names_the_block(backbone, inputs, monkeypatch, replaced):
+    block = backbone.transformer.blocks[3]
+    if replaced == "block":
+        monkeypatch.setattr(block, "forward", lambda hidden, *args: hidden)
+    else:
+        monkeypatch.setattr(block.attn1, "set_processor", lambda processor: None)
+    with pytest.raises(RuntimeError, match="block 3"):
+        backbone.query_key(*inputs, block=3)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read from tensors; each has to wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_pass_after_the_first_reads_a_number_from_a_tensor(backbone, inputs):
+    latents, _, text = inputs
+    with Reads() as first:
+        backbone.velocity(latents, 700.0, text)
+    with Reads() as later:
+        backbone.velocity(latents, 500.0, text)
+        backbone.query_key(latents, 500.0, text, 2)
+        denoise(latents, latents, torch.tensor([0.5, 0.0]), 0)
+    assert (first.count, later.count) == (1, 0)
+
+
 def test_timesteps_can_be_batched(backbone, inputs):
     latents, timestep, text = inputs
     together = backbone.query_key(latents, timestep, text, 3)
@@ -140,6 +176,13 @@ def test_it_is_a_frozen_backbone(backbone):
     assert not any(p.requires_grad for p in [*backbone.transformer.parameters(), *backbone.vae.parameters()])
     assert len(backbone.fingerprint()) == 16
     assert backbone.fingerprint() != WanBackbone("wan-tiny", dtype="bfloat16").fingerprint()
+
+
+@pytest.mark.parametrize("missing", ["velocity", "query_key", "load_weights"])
+def test_a_backbone_with_a_method_missing_cannot_be_made(missing):
+    methods = {name: lambda self, *args: None for name in Backbone.__abstractmethods__ - {missing}}
+    with pytest.raises(TypeError, match=missing):
+        type("Model", (Backbone,), methods)()
 
 
 @pytest.mark.parametrize(
