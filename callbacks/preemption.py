@@ -15,14 +15,14 @@ class Preemption(Callback):
     """On SIGTERM or SIGUSR1, finishes the step, writes the last checkpoint and raises ``Preempted``.
 
     The commands then end with exit code 75, on which a scheduler can start them again. Of several processes, all leave
-    behind the same step once one of them was asked to. The checkpoint is the one that a
+    after the same step once one of them was asked to. The checkpoint is the one that a
     :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last`` writes; without one, nothing is kept.
 
     Args:
         request: Notes the signals; ``None`` is one of its own, from the first step to the last.
 
     Raises:
-        Preempted: Behind the step.
+        Preempted: After the step.
 
     Example:
         .. code-block:: yaml
@@ -62,7 +62,12 @@ class Preemption(Callback):
         """Listen on: Lightning gives the signals back before a transfer takes its unguided steps."""
         self.rest.enter_context(listening(self.request))
         if isinstance(pl_module, MotionTransfer):
-            pl_module.on_denoised.append(self.request.check)
+            pl_module.on_denoised.append(lambda: self._leave_unguided(pl_module))
+
+    def _leave_unguided(self, module: MotionTransfer) -> None:
+        if self.request.received is not None:
+            module.save_last_checkpoint()
+            self.request.check()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""

@@ -1,5 +1,6 @@
 """Motion transfer as a fit loop: an epoch is a guided denoising step, a batch is a step of the optimiser on latents."""
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -30,6 +31,10 @@ WAN_NEGATIVE_PROMPT = (
 """The negative prompt that Wan recommends, in English, as the published code of FastVMT uses it."""
 
 
+CHECKPOINT_SECONDS = 60.0
+"""Wall time from one checkpoint to the next in the unguided steps; a run that is killed loses no more."""
+
+
 class NonFiniteError(RuntimeError):
     """The loss, its gradient or the latents are infinite or not a number."""
 
@@ -47,7 +52,8 @@ class MotionTransfer(LightningModule):
     :class:`~fastvmt_pl.jobs.TransferJobs`) and yields each step's :class:`~fastvmt_pl.motion.MotionTarget`.
 
     A checkpoint holds latents, optimiser, position and random state, and never the backbone. Position is the
-    module's own state, so a run that was killed anywhere goes on to the same latents.
+    module's own state, so a run that was killed anywhere goes on to the same latents. In the unguided steps, the
+    trainer's last checkpoint is written again every :data:`CHECKPOINT_SECONDS`, and after each video's last step.
 
     Args:
         backbone: The frozen video model.
@@ -76,7 +82,7 @@ class MotionTransfer(LightningModule):
     predicted: Latents | None
     """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
     on_denoised: list[Callable[[], None]]
-    """Called after each unguided denoising step, behind its checkpoint; a fit begins with none."""
+    """Called after each unguided denoising step; a fit begins with none."""
     latents: nn.Parameter
     text: Tensor
     negative_text: Tensor
@@ -303,18 +309,19 @@ class MotionTransfer(LightningModule):
                 f"the trainer stopped at guided step {self.step + 1} of {self.num_guided_steps}, so nothing was "
                 "decoded; resume from its checkpoint, without max_time, max_steps or limit_train_batches"
             )
+        self.saved_at = time.monotonic()
         while self.step < self.num_steps:
             self.latents.data = self.denoised(self.latents.data, self.step)
             self._keep_latents()
             self.step += 1
-            self._end_unguided_step()
+            self._end_unguided_step(is_last=self.step == self.num_steps)
         if self.baseline:
             if self.baseline_latents is None:
                 self.baseline_latents = self.initial_latents(self.jobs)
             while self.baseline_step < self.num_steps:
                 self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
                 self.baseline_step += 1
-                self._end_unguided_step()
+                self._end_unguided_step(is_last=self.baseline_step == self.num_steps)
         self.result = TransferResult(
             latents=self.latents.detach().cpu(),
             frames=self.decoded(self.latents),
@@ -344,13 +351,19 @@ class MotionTransfer(LightningModule):
         if self.keep_trajectory:
             self.trajectory.append(self.latents.detach().cpu().clone())
 
-    def _end_unguided_step(self) -> None:
-        """Write the last checkpoint again, where the trainer writes one, and report an unguided step."""
+    def _end_unguided_step(self, is_last: bool) -> None:
+        """Write a checkpoint if one is due, and report the step."""
+        if is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self.save_last_checkpoint()
+        for told in self.on_denoised:
+            told()
+
+    def save_last_checkpoint(self) -> None:
+        """Write the last checkpoint again, where the trainer writes one."""
         callback = self.trainer.checkpoint_callback
         if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
             self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
-        for told in self.on_denoised:
-            told()
+        self.saved_at = time.monotonic()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add position, baseline, trajectory and random state."""

@@ -1,8 +1,9 @@
+import time
 from functools import partial
 
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.callbacks import GradientCache
@@ -148,10 +149,23 @@ def test_a_run_resumed_anywhere_gives_the_same_latents(fit, tmp_path, budget, op
         assert torch.equal(resumed.result.baseline, whole.result.baseline), checkpoint
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, stop_after):
-    checkpoints = {"save_top_k": 0, "save_last": True, "every_n_train_steps": 1}
-    whole = fit([GradientCache(3)], baseline=True)
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock on which each denoising step takes 25 seconds, and nothing else takes any time."""
+    now, denoised = [1000.0], MotionTransfer.denoised
+
+    def slow(self, latents, step):
+        now[0] += 25
+        return denoised(self, latents, step)
+
+    monkeypatch.setattr(MotionTransfer, "denoised", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 7])
+def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, clock, stop_after):
+    checkpoints = {"save_top_k": 0, "save_last": True, "save_on_train_epoch_end": True}
+    whole = fit([GradientCache(3)], num_steps=6, baseline=True)
     denoised, calls = MotionTransfer.denoised, []
 
     def killed(self, latents, step):
@@ -162,11 +176,26 @@ def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, s
 
     monkeypatch.setattr(MotionTransfer, "denoised", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit([GradientCache(3), ModelCheckpoint(tmp_path / "run", **checkpoints)], baseline=True)
-    monkeypatch.setattr(MotionTransfer, "denoised", denoised)
-    resumed = fit([GradientCache(3)], baseline=True, ckpt_path=tmp_path / "run" / "last.ckpt")
+        fit([GradientCache(3), ModelCheckpoint(tmp_path / "run", **checkpoints)], num_steps=6, baseline=True)
+    calls.clear()
+    monkeypatch.setattr(MotionTransfer, "denoised", lambda *args: calls.append(args) or denoised(*args))
+    resumed = fit([GradientCache(3)], num_steps=6, baseline=True, ckpt_path=tmp_path / "run" / "last.ckpt")
     assert torch.equal(resumed.result.latents, whole.result.latents)
     assert torch.equal(resumed.result.baseline, whole.result.baseline)
+    lost = len(calls) - (10 - stop_after)
+    assert lost == {1: 1, 4: 0, 7: 0}[stop_after]
+
+
+def test_checkpoints_of_unguided_steps_are_bounded_in_time(fit, tmp_path, clock):
+    positions = []
+
+    class Record(Callback):
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            positions.append((pl_module.step, pl_module.baseline_step))
+
+    kept = ModelCheckpoint(tmp_path, save_top_k=0, save_last=True, save_on_train_epoch_end=True)
+    fit([kept, Record()], num_guided_steps=1, num_steps=6, baseline=True)
+    assert positions == [(1, 0), (4, 0), (6, 0), (6, 3), (6, 6)]
 
 
 def test_a_checkpoint_holds_no_backbone_and_no_pickle(fit, tmp_path):

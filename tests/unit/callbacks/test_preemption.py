@@ -46,6 +46,8 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_result(fit, checkpoint,
         state = torch.load(path, weights_only=True)["motion_transfer"]
         if "inner_step" in when:
             assert 4 * state["step"] + state["inner_step"] == when["inner_step"] + 1  # that was under way, and is done
+        else:
+            assert state["step"] - 2 + state["baseline_step"] == when["unguided_step"] + 1
         resumed = fit([GradientCache(3), checkpoint(), Preemption()], baseline=True, ckpt_path=path)
         assert torch.equal(resumed.result.latents, whole.result.latents), when
         assert torch.equal(resumed.result.baseline, whole.result.baseline), when
@@ -53,7 +55,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_result(fit, checkpoint,
         path.unlink()
 
 
-def test_a_request_that_came_before_the_fit_stops_it_behind_the_first_step(fit, checkpoint, tmp_path):
+def test_a_request_that_came_before_the_fit_stops_it_after_the_first_step(fit, checkpoint, tmp_path):
     request = StopRequest()
     with listening(request):
         os.kill(os.getpid(), signal.SIGUSR1)
