@@ -19,9 +19,10 @@ NUM_FRAMES = 5
 class TransferPreviews(Callback):
     """Logs pictures of the predicted clean video of each job, and of its motion, after some of the guided steps.
 
-    The prediction is the one of the denoising step that was just taken; showing it costs a decoding and one look into
-    the attention. ``prediction/0`` has frames of the first job's clip and video, one below the other, and ``motion/0``
-    the video's flow, for loggers that take pictures: TensorBoard, and Weights & Biases. Without one, it does nothing.
+    No command adds it by itself, since each preview of a job costs a decoding and a pass of the transformer; name it in
+    the config. The prediction is that of the last denoising step. ``prediction/0`` has frames of the first job's clip
+    and video, one below the other, and ``motion/0`` the video's flow, for loggers that take pictures: TensorBoard, and
+    Weights & Biases. Without one, it does nothing.
 
     Args:
         every_n_steps: Guided steps from one preview to the next; the last guided step always has one.

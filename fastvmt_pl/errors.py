@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 
 class UserError(ValueError):
     """Something that was given cannot be used; the message says what was given, what is allowed and what to change.
@@ -13,8 +15,10 @@ class UserError(ValueError):
 
 @contextmanager
 def blaming_settings() -> Iterator[None]:
-    """Turn any ``ValueError`` into a :class:`UserError` while classes of other libraries are made from settings."""
+    """Turn what classes of other libraries raise of settings into a :class:`UserError` while they are made."""
     try:
         yield
-    except ValueError as error:
+    except UserError:
+        raise  # with its class, which says more
+    except (ValueError, MisconfigurationException) as error:
         raise UserError(str(error)) from error

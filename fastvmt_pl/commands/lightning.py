@@ -3,16 +3,27 @@
 from abc import abstractmethod
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferPreviews, TransferProgress
+from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.errors import blaming_settings
 from fastvmt_pl.motion_distillation import MotionDistillation
 from fastvmt_pl.motion_transfer import MotionTransfer
+
+
+class BlamingParser(LightningArgumentParser):
+    """A parser that raises :class:`~fastvmt_pl.errors.UserError` if a class refuses its settings."""
+
+    def instantiate_classes(self, *args: Any, **options: Any) -> Namespace:
+        """Make the classes that settings name."""
+        with blaming_settings():
+            made: Namespace = super().instantiate_classes(*args, **options)
+        return made
 
 
 class JobCLI(LightningCLI):
@@ -32,19 +43,16 @@ class JobCLI(LightningCLI):
                 **(trainer_defaults or {}),
             },
             seed_everything_default=False,
+            parser_class=BlamingParser,
             auto_configure_optimizers=False,  # the optimiser is the module's
             parser_kwargs={"prog": "fastvmt", "exit_on_error": False, "fit": {"exit_on_error": False}},
             **options,
         )
 
-    def instantiate_classes(self) -> None:
-        """Make trainer, module and datamodule."""
-        with blaming_settings():
-            super().instantiate_classes()
-
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""
-        trainer = super().instantiate_trainer(**options)
+        with blaming_settings():
+            trainer = super().instantiate_trainer(**options)
         if trainer.loggers and not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
             folders = [each.folder for each in trainer.callbacks if isinstance(each, RunFolder)]  # type: ignore[attr-defined]
             place = next(iter(folders), None) or trainer.log_dir or trainer.default_root_dir
@@ -115,8 +123,8 @@ class FitCLI(_WithDefaults, TransferCLI):
     """The command ``fit``: results, progress and a checkpoint to resume from, unless the config brings its own."""
 
     def default_callbacks(self, progress: bool) -> list[Callback]:
-        """Return costs, a run folder, previews, preemption and progress."""
-        return [Costs(), RunFolder(), TransferPreviews(), Preemption(), *([TransferProgress()] if progress else [])]
+        """Return costs, a run folder, preemption and progress."""
+        return [Costs(), RunFolder(), Preemption(), *([TransferProgress()] if progress else [])]
 
 
 class TrainCLI(_WithDefaults, DistillCLI):

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.wan import Precision
-from fastvmt_pl.callbacks import Costs, Preemption, RunFolder, TransferPreviews, TransferProgress
+from fastvmt_pl.callbacks import Costs, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -134,7 +134,6 @@ def compose_transfer(
         Costs(),
         results,
         *([TransferProgress()] if progress else []),
-        TransferPreviews(),
         ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True),
         Preemption(request),
     ]

@@ -12,11 +12,13 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from fastvmt_pl import configs
+from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import CONFIGS, default_config
-from fastvmt_pl.datamodules import ToyWorld, read_clip
+from fastvmt_pl.datamodules import MotionDataModule, ToyWorld, read_clip
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.metrics import MotionFlowLoss
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.video import enlarge, write_video
@@ -232,6 +234,17 @@ def test_a_failure_at_run_time_is_told_apart(refused, clip, monkeypatch):
     assert "guided step 1, inner step 1" in refused("transfer", clip, PROMPT, *SMALL, code=1)
 
 
+@pytest.mark.parametrize("where", [(MotionDataModule, "read_clips"), (MotionTransfer, "training_step")])
+def test_a_bug_is_no_mistake_of_the_users(clip, monkeypatch, where):
+    def bug(self, *args):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(*where, bug)
+    with pytest.raises(ValueError, match="a bug") as error:
+        main(["transfer", clip, PROMPT, *SMALL])
+    assert not isinstance(error.value, UserError)
+
+
 # Help and configs
 
 
@@ -350,6 +363,30 @@ def test_the_folder_is_named_after_clip_prompt_and_seed(succeed, clip, tmp_path)
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "clip-ein-roter-kreis-über-赤い円-0"
     assert not (folder / "baseline.mp4").exists()
+
+
+@pytest.fixture
+def num_decoded(monkeypatch):
+    """The videos that the backbone has decoded so far."""
+    videos, decode = [], WanBackbone.decode
+    monkeypatch.setattr(WanBackbone, "decode", lambda self, latents: videos.extend(latents) or decode(self, latents))
+    return lambda: len(videos)
+
+
+def test_a_transfer_decodes_its_output_and_its_baseline_alone(succeed, clip, num_decoded):
+    succeed("transfer", clip, PROMPT, *SMALL, "--output", "out")
+    assert num_decoded() == 2
+
+
+def test_a_config_asks_for_previews(succeed, clip, tmp_path, num_decoded):
+    config = yaml.safe_load(default_config("wan-tiny").read_text())
+    config["trainer"]["callbacks"] = [
+        *config["trainer"]["callbacks"],
+        {"class_path": "fastvmt_pl.callbacks.TransferPreviews", "init_args": {"every_n_steps": 1}},
+    ]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    succeed("transfer", clip, PROMPT, *SMALL, "--config", "config.yaml", "--baseline", "false", "--output", "out")
+    assert num_decoded() == 2  # the output, and what the one guided step predicts
 
 
 def test_fit_writes_results_and_a_checkpoint_by_itself(succeed, clip):
