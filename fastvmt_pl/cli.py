@@ -1,14 +1,12 @@
 """The command line: which command, and how it ends."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, NamedTuple, get_args, get_origin
 
 import jsonargparse
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from safetensors import SafetensorError
 from torch.distributed import get_backend, is_initialized
 
@@ -25,6 +23,7 @@ from fastvmt_pl.commands.report import report
 from fastvmt_pl.commands.sample import sample
 from fastvmt_pl.commands.sweep import sweep
 from fastvmt_pl.commands.transfer import transfer
+from fastvmt_pl.ending import EndAtOnce
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.preemption import REQUEUE_CODE, Preempted
 
@@ -170,37 +169,51 @@ def main(args: list[str] | None = None) -> int:
     """Run a command; return 0, 2 for a mistake of the user's, 1 for a failure at run time, or 75 to be started again.
 
     Args:
-        args: Command and options; those of the process if left out.
+        args: Command and options; ``None`` takes those of the process, which is to end with what is returned.
+
+    Raises:
+        Exception: A bug, for its traceback; with ``--debug`` any error.
     """
-    args = list(sys.argv[1:] if args is None else args)
+    if args is not None:
+        return _result(args)
+    ending, code = EndAtOnce(), 1
+    try:
+        code = _result(sys.argv[1:])
+    finally:
+        if is_initialized() and get_backend() == "gloo":
+            ending.code = code
+    return code
+
+
+def _result(args: list[str]) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     if not args or args[0] in ("-h", "--help"):
         lines = [f"  {name:10} {command.summary}" for name, command in COMMANDS.items()]
         print("usage: fastvmt COMMAND ... [--debug]\n\nfastvmt COMMAND --help tells more.\n\n" + "\n".join(lines))
         return 0
-    command, code = COMMANDS.get(args[0]), 0
     try:
-        if command is None:
-            raise UserError(f"there is no command {args[0]!r}; use {', '.join(COMMANDS)}")
-        if isinstance(command.function, type):  # a LightningCLI, whose own sub-command is fit
-            command.function(["fit", *args[1:]])
-        else:
-            run_function(command.chosen(args), command, args[1:])
+        _run(*args)
     except Preempted as stopped:
         print(f"fastvmt: {stopped}", file=sys.stderr)
-        code = REQUEUE_CODE
-    except (UserError, argparse.ArgumentError, MisconfigurationException) as error:
+        return REQUEUE_CODE
+    except (UserError, argparse.ArgumentError) as error:
         return _report(error, 2, debug)
     except SafetensorError as error:
         return _report(RuntimeError(f"a file of weights is damaged ({error}); fetch the model again"), 1, debug)
     except (RuntimeError, OSError) as error:
         return _report(error, 1, debug)
-    if is_initialized() and get_backend() == "gloo":  # whose threads now and then abort a process that ends as usual
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    return 0
+
+
+def _run(name: str, *args: str) -> None:
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UserError(f"there is no command {name!r}; use {', '.join(COMMANDS)}")
+    if isinstance(command.function, type):  # a LightningCLI, whose own sub-command is fit
+        command.function(["fit", *args])
+    else:
+        run_function(command.chosen(list(args)), command, list(args))
 
 
 def _report(error: Exception, code: int, debug: bool) -> int:

@@ -189,7 +189,7 @@ def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str,
         known = next((one["scores"] for one in kept.values() if one.get("key") == key), None)
         found = known or {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
         return {**result, "key": key, "scores": found}
-    except (OSError, RuntimeError, ValueError) as error:  # a file, or a GPU's memory: the other pairs go on
+    except (OSError, RuntimeError, UserError) as error:  # a file, or a GPU's memory: the other pairs go on
         return {**result, "error": str(error)}
 
 

@@ -1,5 +1,6 @@
 """Training in several processes, started as users start it."""
 
+import os
 import subprocess
 import sys
 
@@ -40,11 +41,31 @@ def data(tmp_path_factory):
     return folder
 
 
+LATE = """
+import atexit
+import os
+from pathlib import Path
+
+from lightning import Callback
+
+
+class Upload(Callback):
+    def on_fit_start(self, trainer, pl_module):
+        atexit.register(Path(f"uploaded-{trainer.global_rank}").touch)
+
+
+class Bug(Upload):
+    def on_train_start(self, trainer, pl_module):
+        raise ValueError("a bug")
+"""
+"""Callbacks of a user's: a logger uploads what it has when the process ends."""
+
+
 @pytest.fixture(scope="module")
 def train(data, tmp_path_factory):
     """Train in so many processes, and return the exported weights."""
 
-    def run(num_processes, strategy="auto", batch_size=2, max_epochs=2, resume=None):
+    def run(num_processes, strategy="auto", batch_size=2, max_epochs=2, resume=None, late="Upload"):
         folder = tmp_path_factory.mktemp("run")
         config = yaml.safe_load((CONFIGS / "wan_tiny_lora.yaml").read_text())
         config["model"] |= {"rank": 4, "num_warmup_steps": 1}
@@ -57,7 +78,10 @@ def train(data, tmp_path_factory):
             "motion": {"block": 2, "window": 3, "tile": [1, 1]},
         }
         config["trainer"] |= {
-            "callbacks": [{"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews}],
+            "callbacks": [
+                {"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews},
+                {"class_path": f"late.{late}"},
+            ],
             "max_epochs": max_epochs,
             "precision": "32-true",
             "devices": num_processes,
@@ -67,14 +91,19 @@ def train(data, tmp_path_factory):
             "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "", "version": ""}},
         }
         (folder / "training.yaml").write_text(yaml.safe_dump(config))
+        (folder / "late.py").write_text(LATE)
         command = [sys.executable, "-m"]
         if num_processes > 1:
             command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m"]
-        command += ["fastvmt_pl", "train", "--config", str(folder / "training.yaml"), "--debug"]
+        command += ["fastvmt_pl", "train", "--config", str(folder / "training.yaml")]
         if resume is not None:
             command += ["--ckpt_path", str(resume)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, env=environment)
+        if late == "Bug":
+            return done
         assert done.returncode == 0, done.stderr[-3000:]
+        assert len(list(folder.glob("uploaded-*"))) == num_processes
         return folder
 
     return run
@@ -108,3 +137,11 @@ def test_a_run_in_two_processes_goes_on_from_its_checkpoint(train, strategy):
     resumed = train(2, strategy, resume=first / "checkpoints" / "last.ckpt")
     for name, weight in weights(whole).items():
         torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_a_bug_in_several_processes_shows_its_traceback_and_ends_them_with_1(train):
+    done = train(2, "ddp", late="Bug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ValueError: a bug" in done.stderr
+    assert "exitcode  : 1 " in done.stderr  # torchrun's report; an abort would be -6

@@ -1,0 +1,28 @@
+"""End a process that may not end as usual."""
+
+import atexit
+import logging
+import os
+import sys
+
+
+class EndAtOnce:
+    """An exit handler that ends the process by itself, after all handlers that are registered later, as by loggers.
+
+    The threads of gloo now and then abort the shutdown of the interpreter. Destroying the process group ends them under
+    DDP, but not under FSDP, whose group PyTorch keeps with its device meshes.
+
+    Attributes:
+        code: The exit code; ``None`` lets the process end as usual.
+    """
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        if self.code is not None:
+            logging.shutdown()  # a handler that was registered before
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
