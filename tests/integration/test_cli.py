@@ -220,6 +220,8 @@ class TestOtherBadInput:
         data = ["--data.clips", json.dumps([clip]), "--data.prompts", json.dumps([PROMPT])]
         line = refused("fit", "--config", default_config("wan-tiny"), *data, "--data.size", "[48, 50]")
         assert "example 48" in line
+        line = refused("fit", "--config", default_config("wan-tiny"), *data, "--trainer.fast_dev_run", "-3")
+        assert "-3" in line  # of Lightning's own
         for name, value in (("clips", clip), ("prompts", PROMPT)):
             line = refused("fit", "--config", default_config("wan-tiny"), *data, f"--data.{name}", value)
             assert f"data.{name} is a list; write it as" in line

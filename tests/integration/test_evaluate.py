@@ -8,6 +8,7 @@ from fastvmt_pl.cli import main
 from fastvmt_pl.commands import evaluate as command
 from fastvmt_pl.commands.options import locked_file
 from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.tracking.opencv import LucasKanade
 from fastvmt_pl.video import write_video
 
 
@@ -41,6 +42,15 @@ def test_a_video_is_scored_against_its_reference(succeed, clips):
 def test_clips_of_another_rate_or_size_are_aligned(succeed, clips, name):
     succeed("evaluate", clips / "a.mp4", clips / f"{name}.mp4")
     assert scores()[0]["motion_fidelity"] > 0.95
+
+
+def test_a_bug_in_scoring_is_no_fault_of_the_pair(clips, monkeypatch):
+    def bug(self, picture):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(LucasKanade, "points_of", bug)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["evaluate", str(clips / "a.mp4"), str(clips / "b.mp4")])
 
 
 def test_a_table_is_scored_as_far_as_it_can_be_read_and_resumes(succeed, refused, clips, monkeypatch):
