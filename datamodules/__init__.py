@@ -2,7 +2,7 @@
 
 from .clips import Clip, ClipError, TooShortError, check_file, read_clip
 from .distillation import DistillationDataModule
-from .motion import MotionDataModule
+from .motion import MotionDataModule, check_interval
 from .pairs import Pair, align, read_pair
 from .shards import Sample, read_shards, read_videos, without_padding, write_shard
 from .toy_world import ToyClip, ToyWorld
@@ -19,6 +19,7 @@ __all__ = [
     "ToyWorld",
     "align",
     "check_file",
+    "check_interval",
     "read_clip",
     "read_pair",
     "read_shards",
