@@ -16,5 +16,7 @@ def blaming_settings() -> Iterator[None]:
     """Turn any ``ValueError`` into a :class:`UserError` while classes of other libraries are made from settings."""
     try:
         yield
+    except UserError:
+        raise  # with its class, which says more
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs import find_runs
@@ -96,5 +97,7 @@ def _pair_of_row(row: Row | UserError, folder: Path) -> PairFiles:
     wrong = next((name for name, value in given.items() if not isinstance(value, str)), None)
     if wrong is not None:
         raise UserError(f"{wrong} is {given[wrong]!r}; give a text")
-    files = {name: value if name == "prompt" else path_in_table(value, folder) for name, value in given.items()}
+    files: dict[str, Any] = {
+        name: value if name == "prompt" else path_in_table(value, folder) for name, value in given.items()
+    }
     return PairFiles(**files)

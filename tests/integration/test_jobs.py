@@ -155,7 +155,12 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         assert name is not None, row
         assert found[name][1], row  # says why
         assert row["name"] in said.err.splitlines()[-1]
-    assert {found[name][0] for name in ("vanishing", "hot", "unwritable")} == {"failed"}
+    assert {name: found[name][0] for name in ("vanishing", "hot", "unwritable", "cut")} == {
+        "vanishing": "refused",
+        "hot": "failed",
+        "unwritable": "failed",
+        "cut": "refused",
+    }
 
 
 def test_when_the_disk_is_full_every_job_is_named_and_done_once_there_is_room(clips, tmp_path, capsys):
