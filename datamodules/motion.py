@@ -146,7 +146,9 @@ class MotionDataModule(LightningDataModule):
             ClipError: If a clip cannot be used.
         """
         self.check_settings(module)
-        self.sources = [self._read(source) for source in self.sources]
+        files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
+        read = {name: self._read(file) for name, file in files.items()}
+        self.sources = [read[str(one)] if str(one) in read else self._read(one) for one in self.sources]
         return self.sources
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":

@@ -6,10 +6,12 @@ import random
 import resource
 import shutil
 import signal
+import weakref
 from multiprocessing import get_context
 
 import pytest
 import torch
+from diffusers import WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 
 from fastvmt_pl.cli import main
@@ -133,7 +135,7 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         {"name": "hot", "clip": str(clips / "1.mp4"), "prompt": prompt, "model.optimizer.init_args.lr": 1e38},
         {"name": "unwritable", "clip": str(clips / "2.mp4"), "prompt": prompt},
     ]
-    rows = good_rows(clips, 30)
+    rows = good_rows(clips, 18)
     for number, row in enumerate(bad):
         rows.insert(3 * number, row)
     output = tmp_path / "run"
@@ -148,6 +150,9 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
     monkeypatch.setattr(JobQueue, "work", after_the_check)
     assert run(path, output, "--batch-size=10", "--steps=2", "--guided-steps=1") == 1
     said = capsys.readouterr()
+    assert said.out.index(" done\n") < said.out.index("refused: noise: ")  # no clip is read before its turn
+    assert said.out.index("refused: mute") < said.out.index(" done\n")  # nor is anything run before all rows are
+    report = said.out[said.out.index(" refused; ") :]
     found = statuses(output)
     assert sorted(latents_of(output)) == sorted(row["name"] for row in rows if row not in bad)
     for row in bad:
@@ -155,6 +160,7 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         assert name is not None, row
         assert found[name][1], row  # says why
         assert row["name"] in said.err.splitlines()[-1]
+        assert found[name][0] == "failed" or f"refused: {name}: " in report
     assert {name: found[name][0] for name in ("vanishing", "hot", "unwritable", "cut")} == {
         "vanishing": "refused",
         "hot": "failed",
@@ -188,6 +194,30 @@ def test_a_list_can_be_looked_at_before_it_runs(clips, tmp_path, capsys):
     assert "trimmed to 9 frames: long" in said
     assert "refused: none: clip" in said
     assert not list((tmp_path / "run" / "jobs").iterdir())
+
+
+def test_each_backbone_is_read_once_and_one_is_in_memory_at_a_time(clips, tmp_path, monkeypatch):
+    transformers, num_alive, texts = [], [], []
+    read, read_text = WanTransformer3DModel.from_pretrained, WanPipeline.from_pretrained
+
+    def counted(*args, **options):
+        num_alive.append(sum(reference() is not None for reference in transformers))
+        transformers.append(weakref.ref(read(*args, **options)))
+        return transformers[-1]()
+
+    monkeypatch.setattr(WanTransformer3DModel, "from_pretrained", counted)
+    monkeypatch.setattr(
+        WanPipeline, "from_pretrained", lambda *args, **options: texts.append(1) or read_text(*args, **options)
+    )
+    rows = [
+        {**row, "model.backbone.init_args.vae_tiling": number % 2 == 0}
+        for number, row in enumerate(good_rows(clips, 4))
+    ]
+    path = write_list(tmp_path / "jobs.jsonl", rows)
+    assert run(path, tmp_path / "run", "--steps=2", "--guided-steps=0") == 0
+    assert num_alive == [0, 0]
+    assert len(texts) == 2
+    assert len(latents_of(tmp_path / "run")) == 4
 
 
 def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
