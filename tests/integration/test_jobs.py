@@ -151,7 +151,7 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
     assert run(path, output, "--batch-size=10", "--steps=2", "--guided-steps=1") == 1
     said = capsys.readouterr()
     assert said.out.index(" done\n") < said.out.index("refused: noise: ")  # no clip is read before its turn
-    assert said.out.index("refused: mute") < said.out.index(" done\n")  # nor is anything run before all rows are
+    assert said.out.index("(mute): ") < said.out.index(" done\n")  # nor is anything run before all rows are
     report = said.out[said.out.index(" refused; ") :]
     found = statuses(output)
     assert sorted(latents_of(output)) == sorted(row["name"] for row in rows if row not in bad)
@@ -202,8 +202,9 @@ def test_each_backbone_is_read_once_and_one_is_in_memory_at_a_time(clips, tmp_pa
 
     def counted(*args, **options):
         num_alive.append(sum(reference() is not None for reference in transformers))
-        transformers.append(weakref.ref(read(*args, **options)))
-        return transformers[-1]()
+        transformer = read(*args, **options)
+        transformers.append(weakref.ref(transformer))
+        return transformer
 
     monkeypatch.setattr(WanTransformer3DModel, "from_pretrained", counted)
     monkeypatch.setattr(
