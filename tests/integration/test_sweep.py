@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ from fastvmt_pl.cli import main
 from fastvmt_pl.commands import sharing
 from fastvmt_pl.commands import sweep_runs as command
 from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
-from fastvmt_pl.commands.options import CONFIGS, locked_file
+from fastvmt_pl.commands.options import CONFIGS, InUseError, locked_file
 from fastvmt_pl.commands.sharing import Failures
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.datamodules.reader import ClipReader
@@ -121,8 +121,15 @@ def test_runs_go_on_while_others_write_the_table_and_backbones_are_not_read_in_t
     settings = {"one": tiled, "two": {}, "three": {**tiled, "model.shift": 2.0}}
     common = {**SHORT, "model.num_guided_steps": 0}
     plan = written("plan.yaml", jobs={"num_jobs": 1}, common=common, settings=settings)
-    with locked_file(Path("out/results.csv")):  # by a process that is halted
-        Path("out/results.csv").unlink(missing_ok=True)
+    halted, original = ExitStack(), command.score_run
+
+    def beside_a_halted_process(*args):
+        with suppress(InUseError):
+            halted.enter_context(locked_file(Path("out/results.csv")))
+        original(*args)
+
+    monkeypatch.setattr(command, "score_run", beside_a_halted_process)
+    with halted:
         said = succeed("sweep", plan, "out").err
     begun = re.findall(r"(\w+): jobs 0 to 0$", said, re.MULTILINE)
     assert begun == ["one", "three", "two"]
