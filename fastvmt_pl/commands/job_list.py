@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -12,18 +11,14 @@ from typing import Any, TypeVar, Unpack
 import yaml
 from jsonargparse import ArgumentParser
 
+from fastvmt_pl.commands.job_rows import OWN, check_names, rows_of_list
 from fastvmt_pl.commands.options import as_words, one_line, slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
-from fastvmt_pl.datamodules import check_interval, read_videos
+from fastvmt_pl.datamodules import check_interval
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files import written_whole
-from fastvmt_pl.tables import path_in_table, read_rows, read_text, tidy_row
+from fastvmt_pl.tables import path_in_table
 
 Kind = TypeVar("Kind")
-OWN = ("name", "clip", "prompt", "prompts", "seed")
-"""Columns that are not settings."""
-OPTIONS = tuple(name for name in TransferOptions.__annotations__ if name != "device")
-"""Columns that stand for an option of the command."""
 BACKBONE = ("model", "dtype", "lora", "config")
 """Options that change the backbone."""
 BATCH_SIZE = 4
@@ -114,7 +109,7 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
         UserError: If the list as a whole cannot be read, or is empty.
     """
     jobs, refused, configs = dict[str, Job](), list[Refusal](), dict[tuple[Any, Any], str]()
-    for where, row in _rows(path, clips, refused):
+    for where, row in rows_of_list(path, clips, lambda problem: refused.append(Refusal(path.name, problem))):
         try:
             found = _jobs_of_row(row, path.parent, options, configs)
             for job in found:
@@ -128,46 +123,6 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
     if not jobs and not refused:
         raise UserError(f"job list {path} is empty; give a row a job, with clip and prompt")
     return list(jobs.values()), refused
-
-
-def _rows(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
-    """Yield where each row of a list stands, and what it holds."""
-    if not path.is_file():
-        raise UserError(f"job list {path} is no file; check the path")
-    ending = path.suffix.lower()
-    if ending == ".tar":
-        yield from _tar(path, clips, refused)
-    elif ending in (".csv", ".tsv", ".jsonl", ".yaml", ".yml"):
-        rows = _yaml(path) if ending in (".yaml", ".yml") else read_rows(path, ("clip", "prompt"), _check_names)
-        for number, row in enumerate(rows, 1):
-            yield f"row {number} of {path.name}", row
-    else:
-        raise UserError(f"job list {path} has the ending {path.suffix!r}; use .csv, .tsv, .jsonl, .yaml or .tar")
-
-
-def _yaml(path: Path) -> Iterator[Any]:
-    try:
-        rows = yaml.safe_load(read_text(path)) or []
-    except yaml.YAMLError as error:
-        raise UserError(f"job list {path} cannot be read ({error}); give a YAML list") from error
-    if not isinstance(rows, list):
-        raise UserError(f"job list {path} is no list; begin each job with '- clip: ...'")
-    for row in rows:
-        try:
-            yield tidy_row(row) if isinstance(row, dict) else row
-        except UserError as error:
-            yield error
-
-
-def _tar(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
-    for where, video, caption in read_videos([path], lambda problem: refused.append(Refusal(path.name, problem))):
-        key = where.rsplit(", sample ", 1)[-1]
-        name = f"{slug(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # a slug is not all of a key
-        clip = (clips / f"{name}.mp4").resolve()
-        if not clip.exists() or clip.read_bytes() != video:
-            with written_whole(clip) as temporary:
-                temporary.write_bytes(video)
-        yield where, {"name": name, "clip": str(clip), "prompt": caption}
 
 
 def _jobs_of_row(row: Any, folder: Path, options: TransferOptions, configs: dict[tuple[Any, Any], str]) -> list[Job]:
@@ -224,19 +179,9 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
     return value
 
 
-def _check_names(names: Sequence[str]) -> None:
-    """Refuse columns that are neither a job's own nor settings."""
-    unknown = [name for name in names if "." not in name and name not in (*OWN, *OPTIONS)]
-    if unknown:
-        raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *OPTIONS))}, or dotted names")
-    taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in names]
-    if taken:
-        raise UserError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt and seed")
-
-
 def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
     """Return what a row sets of the command's options, and of the config by dotted names."""
-    _check_names(list(row))
+    check_names(list(row))
     own: Any = {}
     for word in as_words({name: value for name, value in row.items() if "." not in name}):
         own |= _read_option(word)

@@ -227,6 +227,7 @@ def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
     rows.append({"name": "late", "clip": "late.mp4", "prompt": "a red cross"})
     rows.append({"name": "broken", "clip": rows[0]["clip"], "prompt": "x", "model.optimizer.init_args.lr": 1e38})
     rows.append({"name": "beside", "clip": rows[0]["clip"], "prompt": "y", "model.optimizer.init_args.lr": 1e38})
+    rows.append({"name": "long", "clip": str(clips / "0.mp4"), "prompt": "x", "num_frames": 13})
     path, output = write_list(tmp_path / "jobs.jsonl", rows), tmp_path / "run"
     assert run(path, output) == 1
     assert [statuses(output)[name][0] for name in ("late", "broken", "beside")] == ["refused", "failed", "failed"]
@@ -236,6 +237,7 @@ def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
     assert run(path, output) == 1
     assert sorted(job.name for batch in runs for job in batch.jobs) == ["beside", "broken", "late"]  # each alone, once
     assert statuses(output)["late"][0] == "done"
+    assert statuses(output)["long"] == ("done", "trimmed to 9 frames")
 
 
 def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):
