@@ -80,18 +80,13 @@ def transfer_jobs(
         able, taken = _without_other_settings(able, folder / "jobs", checks)
         unable = [refused(refusal) for refusal in (*no_jobs, *bad, *taken)]
         if check or not able:
-            for group in {job.group: job for job in able}.values():
-                request.check()
-                checks.verdict([group])
-            outcomes = [*(outcome_of(job, checks) for job in able), *unable]
-            report(able, outcomes, checks)
-            conclude(outcomes, "nothing has run")
-            return outcomes
+            return _look_at(able, unable, checks, request)
         if not rank.number:
             _announce(able, unable)
         batches = together(make_batches(able, costs, batch_size), lambda batch: batch.jobs[0].backbone, rank.number)
         queue = JobQueue(folder, batches, checks, runner.run, runner.is_begun, request)
-        runner.kept.prompts = [job.prompt for batch in batches for job in batch.jobs if not queue.is_done(job)]
+        for job in (job for batch in batches for job in batch.jobs if not queue.is_done(job)):
+            runner.prompts.setdefault(job.backbone, []).append(job.prompt)
         if num_processes > 1:
             given = {"jobs": jobs, "output": folder, "batch-size": batch_size}
             given |= {name.replace("_", "-"): value for name, value in options.items()}
@@ -114,6 +109,9 @@ class JobRunner:
         folder: The run's folder.
         rank: Which process this is.
         request: Whether it was asked to stop.
+
+    Attributes:
+        prompts: The prompts that are still to do with each backbone, in their order.
     """
 
     folder: Path
@@ -122,7 +120,8 @@ class JobRunner:
 
     def __post_init__(self) -> None:
         """Keep no backbone yet."""
-        self.kept = KeptBackbone((), self.request)
+        self.kept = KeptBackbone(self.request)
+        self.prompts: dict[str, list[str]] = {}
 
     def compose(self, jobs: Sequence[Job], read_clips: bool, folder: Path | None = None) -> TransferCLI:
         """Return the transfer of some jobs of one group, with their clip or only with their settings."""
@@ -149,7 +148,7 @@ class JobRunner:
         folder = self._folder_of(batch)
         remove_unfinished(folder)
         cli = self.compose(batch.jobs, True, folder)
-        self.kept.lend(cli)
+        self.kept.lend(cli, self.prompts.get(batch.jobs[0].backbone, []))
         config = cli.parser.dump(cli.config, skip_link_targets=False)
         for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
             with written_whole(path / "config.yaml") as temporary:
@@ -192,6 +191,17 @@ def _is_other(job: Job, kept: str, checks: Checks) -> bool:
     if kept != cut([job], num_frames)[0].described():
         return True
     return kept != cut([job], checks.verdict([job]).num_frames)[0].described()
+
+
+def _look_at(able: Sequence[Job], unable: Sequence[Outcome], checks: Checks, request: StopRequest) -> list[Outcome]:
+    """Read every clip, and report on all jobs without running any."""
+    for job in {job.group: job for job in able}.values():
+        request.check()
+        checks.verdict([job])
+    outcomes = [*(outcome_of(job, checks) for job in able), *unable]
+    report(able, outcomes, checks)
+    conclude(outcomes, "nothing has run")
+    return outcomes
 
 
 def _announce(able: Sequence[Job], unable: Sequence[Outcome]) -> None:

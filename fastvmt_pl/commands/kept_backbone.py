@@ -17,18 +17,21 @@ class KeptBackbone:
     """The backbone of the last run, which the next one takes over if it is to have the same.
 
     Args:
-        prompts: Prompts of all runs in their order.
         request: Whether this process was asked to stop.
     """
 
-    def __init__(self, prompts: Sequence[str], request: StopRequest) -> None:
-        self.prompts, self.request = prompts, request
+    def __init__(self, request: StopRequest) -> None:
+        self.request = request
         self.backbone: Backbone | None = None
         self.config: Any = None
         self._embedded: set[str] = set()
 
-    def lend(self, cli: TransferCLI) -> None:
+    def lend(self, cli: TransferCLI, prompts: Sequence[str]) -> None:
         """Give a run the backbone that is kept, if it is the run's, or keep the run's from now on.
+
+        Args:
+            cli: The run.
+            prompts: Prompts of all runs with this backbone in their order, of which the next ones are embedded too.
 
         Raises:
             Preempted: If this process was asked to stop.
@@ -41,7 +44,9 @@ class KeptBackbone:
         cli.model.backbone = self.backbone
         needed = ["", *cli.datamodule.prompts, cli.model.negative_prompt]
         if not self._embedded.issuperset(needed):
-            self._embed([*needed, *self._ahead(cli.datamodule.prompts[0])])
+            begin = prompts.index(needed[1]) if needed[1] in prompts else 0
+            ahead = dict.fromkeys(prompt for prompt in prompts[begin:] if prompt not in self._embedded)
+            self._embed([*needed, *islice(ahead, NUM_AHEAD)])
 
     def release(self) -> None:
         """Give back the memory of the backbone, before another one is read."""
@@ -50,12 +55,6 @@ class KeptBackbone:
         self.backbone = None
         self._embedded.clear()
         gc.collect()  # the last run's module and trainer refer to each other, and to the backbone
-
-    def _ahead(self, prompt: str) -> list[str]:
-        """Return the next prompts after a run's first one that are not embedded yet."""
-        begin = self.prompts.index(prompt) if prompt in self.prompts else 0
-        open_ones = (other for other in self.prompts[begin:] if other not in self._embedded)
-        return list(islice(dict.fromkeys(open_ones), NUM_AHEAD))
 
     def _embed(self, prompts: Sequence[str]) -> None:
         assert self.backbone is not None

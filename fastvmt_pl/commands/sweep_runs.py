@@ -56,7 +56,7 @@ class Runs:
     def __post_init__(self) -> None:
         """Name the folder of each run, and note when this process began."""
         self.failures = Failures(self.output)
-        self.backbone = KeptBackbone([job.prompt for job in self.jobs], self.request)
+        self.backbone = KeptBackbone(self.request)
         self._scored: dict[Path, list[Row]] = {}
         self._next_update = time.monotonic() + UPDATE_SECONDS
         self.folders = {
@@ -94,7 +94,7 @@ class Runs:
                         compose_run, self.plan, self.config, self.jobs, self.plan.all_settings[name], places
                     )
                     reason = failure_of(
-                        partial(score_run, folder, compose, self._batch(start), self.backbone, self.request)
+                        partial(score_run, folder, compose, self.jobs, places, self.backbone, self.request)
                     )
                     if reason is not None:
                         _say(f"failed: {name}, jobs from {start}: {reason}")
@@ -187,20 +187,22 @@ def score_run(
     folder: Path,
     compose: partial[TransferCLI],
     jobs: Sequence[SweepJob],
+    places: range,
     backbone: KeptBackbone,
     request: StopRequest,
 ) -> None:
-    """Run a batch of jobs and write its scores."""
+    """Run the jobs at some places and write their scores."""
     shutil.rmtree(folder, ignore_errors=True)  # part of a run that was stopped
     callbacks = [Costs(profile_cpu=True), RunFolder(folder), Preemption(request)]
     cli = compose(trainer={"callbacks": callbacks, "logger": run_loggers(folder)})
-    backbone.lend(cli)
+    backbone.lend(cli, [job.prompt for job in jobs])
     with written_whole(folder / "config.yaml") as path:
         path.write_text(cli.parser.dump(cli.config, skip_link_targets=False))
     cli.trainer.fit(cli.model, cli.datamodule)
     measured = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["jobs"]
     rows = []
-    for number, (job, found) in enumerate(zip(jobs, measured, strict=True)):
+    for number, (place, found) in enumerate(zip(places, measured, strict=True)):
+        job = jobs[place]
         frames, clip = cli.model.result.frames[number], cli.datamodule.clips[number]
         pair = align(clip, Clip(frames, clip.fps, "output"))
         plain = cli.model.result.baseline
