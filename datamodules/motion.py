@@ -148,7 +148,7 @@ class MotionDataModule(LightningDataModule):
         self.check_settings(module)
         files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
         read = {name: self._read(file) for name, file in files.items()}
-        self.sources = [read[str(one)] if str(one) in read else self._read(one) for one in self.sources]
+        self.sources = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
         return self.sources
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
