@@ -46,6 +46,16 @@ class InnerSteps(Dataset[MotionTarget]):
         return self.targets[min(self.module.step, len(self.targets) - 1)]
 
 
+def check_interval(start: float, end: float | None) -> None:
+    """Check an interval of a clip in seconds; an end of ``None`` is the clip's.
+
+    Raises:
+        UserError: If it is none.
+    """
+    if start < 0 or (end is not None and end <= start):
+        raise UserError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
+
+
 class MotionDataModule(LightningDataModule):
     """Jobs of motion transfer: one clip for all prompts, or a clip for each.
 
@@ -107,8 +117,7 @@ class MotionDataModule(LightningDataModule):
         self.seeds = [seed + number for number in range(len(prompts))] if isinstance(seed, int) else seed
         if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
             raise UserError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
-        if start < 0 or (end is not None and end <= start):
-            raise UserError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
+        check_interval(start, end)
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
             raise UserError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
         if extraction_batch < 1:
@@ -124,18 +133,28 @@ class MotionDataModule(LightningDataModule):
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
         self.cache_dir = CACHE if cache_dir is None else Path(cache_dir)
 
-    def read_clips(self, module: MotionTransfer) -> list[Clip]:
-        """Check the settings against a module and its backbone, without its weights, and read the clips, once.
+    def check_settings(self, module: MotionTransfer) -> None:
+        """Check the settings against a module and its backbone, without its weights.
 
         Raises:
-            ValueError: If the backbone does not have the geometry or the block, or a loss cannot be computed on it.
-            ClipError: If a clip cannot be used.
+            UserError: If the backbone does not have the geometry or the block, or a loss cannot be computed on it.
         """
         backbone = module.backbone
         backbone.check_geometry(self.num_frames, *self.size)
         backbone.check_block(self.motion.block)
         module.check_target(backbone.latent_shape(self.num_frames, *self.size)[1], self.motion)
-        self.sources = [self._read(source) for source in self.sources]
+
+    def read_clips(self, module: MotionTransfer) -> list[Clip]:
+        """Check the settings as :meth:`check_settings` does, and read the clips, once.
+
+        Raises:
+            UserError: If a setting does not go with the backbone.
+            ClipError: If a clip cannot be used.
+        """
+        self.check_settings(module)
+        files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
+        read = {name: self._read(file) for name, file in files.items()}
+        self.sources = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
         return self.sources
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":

@@ -20,6 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
+from fastvmt_pl.tables import decoded
 
 webdataset.utils.enforce_security = True  # a shard is data: no pickle is unpacked
 
@@ -155,9 +156,9 @@ def _captioned(entry: dict[str, Any]) -> tuple[str, bytes, str]:
     if missing:
         raise SampleError(f"{where}: no {' and no '.join(missing)}")
     try:
-        caption = entry["txt"].decode().strip()
-    except UnicodeDecodeError as error:
-        raise SampleError(f"{where}: its txt is no text") from error
+        caption = decoded(entry["txt"]).strip()
+    except ValueError as error:
+        raise SampleError(f"{where}: its txt is no text ({error}); save it as UTF-8") from error
     if not caption:
         raise SampleError(f"{where}: its caption is empty")
     return where, entry["mp4"], caption

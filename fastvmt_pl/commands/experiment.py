@@ -14,6 +14,7 @@ from fastvmt_pl.commands.options import CONFIGS
 from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, toy_jobs
 from fastvmt_pl.datamodules.toy_world import FPS
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.tables import path_in_table, read_text
 from fastvmt_pl.video import write_video
 
 Overrides = dict[str, Any]
@@ -24,7 +25,7 @@ class FileJob:
     """A job on a clip of one's own.
 
     Args:
-        clip: Video file; a relative path starts at the experiment's file.
+        clip: Video file; a relative path starts at the experiment's file, and ``~`` is the home folder.
         prompt: What the video is to show.
     """
 
@@ -107,6 +108,14 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, Overrides]:
     return found
 
 
+def backbone_of(overrides: Overrides) -> str:
+    """Return what settings have in common that can run on a backbone that is in memory."""
+    backbone = {
+        name: value for name, value in overrides.items() if name == "model" or name.startswith("model.backbone")
+    }
+    return json.dumps(backbone, sort_keys=True, default=str)
+
+
 def read_experiment(path: Path) -> Experiment:
     """Return the experiment of a YAML file.
 
@@ -116,8 +125,8 @@ def read_experiment(path: Path) -> Experiment:
     if not path.is_file():
         raise UserError(f"experiment {path} is no file; check the path")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise UserError(f"experiment {path} cannot be read ({error}); give a YAML file") from error
     if not isinstance(content, dict):
         raise UserError(f"experiment {path} is no mapping; it needs jobs, and settings or a grid")
@@ -174,7 +183,7 @@ class SweepJob:
 def make_jobs(experiment: Experiment, path: Path, folder: Path) -> list[SweepJob]:
     """Return the jobs of an experiment; toy clips are written to a folder."""
     if not isinstance(experiment.jobs, ToyJobs):
-        return [SweepJob(path.parent / job.clip, job.prompt) for job in experiment.jobs]
+        return [SweepJob(path_in_table(str(job.clip), path.parent), job.prompt) for job in experiment.jobs]
     wanted, jobs = experiment.jobs, []
     for number, job in enumerate(
         toy_jobs(wanted.num_jobs, wanted.split, wanted.num_objects, wanted.camera, wanted.paths)

@@ -1,26 +1,26 @@
 """Job lists: which clips are to move which prompts, from a table or from tar files of clips."""
 
 import argparse
-import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import yaml
 from jsonargparse import ArgumentParser
 
+from fastvmt_pl.commands.job_rows import OWN, check_names, rows_of_list
 from fastvmt_pl.commands.options import as_words, one_line, slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
-from fastvmt_pl.datamodules import read_videos
+from fastvmt_pl.datamodules import ClipError, check_interval, find_pictures
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files import written_whole
+from fastvmt_pl.tables import path_in_table
 
 Kind = TypeVar("Kind")
-OWN = ("name", "clip", "prompt", "prompts", "seed")
-"""Columns that are not settings."""
+BACKBONE = ("model", "dtype", "lora", "config")
+"""Options that change the backbone."""
 BATCH_SIZE = 4
 """The most prompts of a clip that run side by side, unless told otherwise."""
 
@@ -36,6 +36,7 @@ class Job:
         seed: Seed of its noise.
         options: How to transfer: those of the command, overridden by its own.
         settings: What else it overrides of the config, by dotted names.
+        config: Hash of the config that they override.
     """
 
     name: str
@@ -44,14 +45,28 @@ class Job:
     seed: int = 0
     options: TransferOptions = field(default_factory=TransferOptions)
     settings: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
 
-    @property
+    @cached_property
     def group(self) -> str:
         """What jobs that can run side by side have in common: all but name, prompt, seed, and where they run."""
-        config = hashlib.sha256(config_of(self.options).read_bytes()).hexdigest()
         options = {name: value for name, value in self.options.items() if name not in ("device", "config")}
-        same = {"clip": str(self.clip), "options": options, "settings": self.settings, "config": config}
+        same = {"clip": str(self.clip), "options": options, "settings": self.settings, "config": self.config}
         return json.dumps(same, sort_keys=True, default=str)
+
+    @cached_property
+    def kind(self) -> str:
+        """What jobs have in common whose settings are good or bad together, whatever their clips."""
+        free = ("device", "config", "start", "end", "negative_prompt")
+        options = {name: value for name, value in self.options.items() if name not in free}
+        return json.dumps([options, self.settings, self.config], sort_keys=True, default=str)
+
+    @cached_property
+    def backbone(self) -> str:
+        """What jobs have in common that can run on a backbone that is in memory."""
+        options = {name: value for name, value in self.options.items() if name in BACKBONE}
+        settings = {name: value for name, value in self.settings.items() if name.startswith("model.backbone")}
+        return json.dumps([options, settings, self.config], sort_keys=True, default=str)
 
     def described(self) -> str:
         """Return the job as YAML, the same for the same job."""
@@ -63,10 +78,10 @@ class Job:
 def stamp_of(clip: Path) -> str:
     """Return what changes when a clip does."""
     try:
-        found = clip.stat()
-    except OSError:
+        found = [path.stat() for path in (find_pictures(clip) if clip.is_dir() else [clip])]
+    except (OSError, ClipError):
         return "missing"
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return " ".join(f"{each.st_size} {each.st_mtime_ns}" for each in found)
 
 
 @dataclass(frozen=True)
@@ -91,12 +106,12 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
         clips: Folder that the clips of a tar file are unpacked to.
 
     Raises:
-        ValueError: If the list as a whole cannot be read, or is empty.
+        UserError: If the list as a whole cannot be read, or is empty.
     """
-    jobs, refused = dict[str, Job](), list[Refusal]()
-    for where, row in _rows(path, clips, refused):
+    jobs, refused, configs = dict[str, Job](), list[Refusal](), dict[tuple[Any, Any], str]()
+    for where, row in rows_of_list(path, clips, lambda problem: refused.append(Refusal(path.name, problem))):
         try:
-            found = _jobs_of_row(row, path.parent, options)
+            found = _jobs_of_row(row, path.parent, options, configs)
             for job in found:
                 if job.name in jobs:
                     raise UserError(f"another job is called {job.name!r} too; give one of them a name, or a seed")
@@ -110,63 +125,17 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
     return list(jobs.values()), refused
 
 
-def _rows(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
-    """Yield where each row of a list stands, and what it holds."""
-    if not path.is_file():
-        raise UserError(f"job list {path} is no file; check the path")
-    readers: dict[str, Callable[[Path], Iterator[Any]]] = {
-        ".csv": _csv,
-        ".jsonl": _jsonl,
-        ".yaml": _yaml,
-        ".yml": _yaml,
-    }
-    if path.suffix == ".tar":
-        yield from _tar(path, clips, refused)
-    elif path.suffix in readers:
-        try:
-            for number, row in enumerate(readers[path.suffix](path), 1):
-                yield f"row {number} of {path.name}", row
-        except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
-            raise UserError(f"job list {path} cannot be read ({error})") from error
-    else:
-        raise UserError(f"job list {path} has the ending {path.suffix!r}; use .csv, .jsonl, .yaml or .tar")
+def _jobs_of_row(row: Any, folder: Path, options: TransferOptions, configs: dict[tuple[Any, Any], str]) -> list[Job]:
+    """Return the job, or the jobs, of a row.
 
-
-def _csv(path: Path) -> Iterator[Any]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file, restkey="more cells than columns"):
-            yield {name: cell for name, cell in row.items() if cell not in ("", None)}
-
-
-def _jsonl(path: Path) -> Iterator[Any]:
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                yield error
-
-
-def _yaml(path: Path) -> Iterator[Any]:
-    rows = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    if not isinstance(rows, list):
-        raise UserError(f"job list {path} is no list; begin each job with '- clip: ...'")
-    yield from rows
-
-
-def _tar(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
-    for where, video, caption in read_videos([path], lambda problem: refused.append(Refusal(path.name, problem))):
-        key = where.rsplit(", sample ", 1)[-1]
-        name = f"{slug(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # a slug is not all of a key
-        clip = (clips / f"{name}.mp4").resolve()
-        if not clip.exists() or clip.read_bytes() != video:
-            with written_whole(clip) as temporary:
-                temporary.write_bytes(video)
-        yield where, {"name": name, "clip": str(clip), "prompt": caption}
-
-
-def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
-    """Return the job, or the jobs, of a row; its clip's path is relative to the list's folder."""
+    Args:
+        row: The row, or what is wrong with it.
+        folder: The list's folder, where relative paths of clips start.
+        options: How to transfer, where the row does not say otherwise.
+        configs: Hashes of the configs that earlier rows named, by their options config and model.
+    """
+    if isinstance(row, UserError):
+        raise row
     if not isinstance(row, dict) or not all(isinstance(name, str) for name in row):
         raise UserError(f"{row!r} is no job; give clip and prompt")
     clip = _own(row, "clip", str)
@@ -178,16 +147,26 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
         raise UserError(f"seed is {seed}; use 0 or more")
     own, settings = _settings({name: value for name, value in row.items() if name not in OWN})
     merged: TransferOptions = {**options, **own}
-    if not config_of(merged).is_file():
-        raise UserError(f"config {config_of(merged)} is no file; check the path")
+    check_interval(merged.get("start") or 0.0, merged.get("end"))
+    key = merged.get("config"), merged.get("model")
+    if key not in configs:
+        configs[key] = _config_hash(merged)
     names = [_own(row, "name", str)] if "name" in row else [slug(Path(clip).stem, x, str(seed)) for x in prompts]
     if len(names) < len(prompts):
         names = [f"{names[0]}-{number}" for number in range(len(prompts))]
     for name in names:
         if Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
             raise UserError(f"name is {name[:60]!r}; use one that a folder can have, of at most 200 bytes")
-    place = (folder / clip).resolve()
-    return [Job(name, place, prompt, seed, merged, settings) for name, prompt in zip(names, prompts, strict=True)]
+    place, config = path_in_table(clip, folder).resolve(), configs[key]
+    pairs = zip(names, prompts, strict=True)
+    return [Job(name, place, prompt, seed, merged, settings, config) for name, prompt in pairs]
+
+
+def _config_hash(options: TransferOptions) -> str:
+    config = config_of(options)
+    if not config.is_file():
+        raise UserError(f"config {config} is no file; check the path")
+    return hashlib.sha256(config.read_bytes()).hexdigest()
 
 
 def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
@@ -202,19 +181,25 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
 
 def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
     """Return what a row sets of the command's options, and of the config by dotted names."""
-    settings = {name: value for name, value in row.items() if "." in name}
-    taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in settings]
-    if taken:
-        raise UserError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt and seed")
-    options = {name.replace("-", "_"): value for name, value in row.items() if "." not in name}
-    known = [name for name in TransferOptions.__annotations__ if name != "device"]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *known))}, or dotted names")
+    check_names(list(row))
+    own: Any = {}
+    for word in as_words({name: value for name, value in row.items() if "." not in name}):
+        own |= _read_option(word)
+    return own, {name: value for name, value in row.items() if "." in name}
+
+
+@lru_cache(maxsize=4096)
+def _read_option(word: str) -> dict[str, Any]:
+    """Return the option of a word of the command line; rows of a list share most of theirs."""
+    read: dict[str, Any] = _parser().parse_args([word]).as_dict()
+    return read
+
+
+@cache
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(_take_options, as_group=False)
-    own: Any = parser.parse_args(as_words(options)).as_dict()
-    return own, settings
+    return parser
 
 
 def _take_options(**options: Unpack[TransferOptions]) -> None:

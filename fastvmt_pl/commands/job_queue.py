@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
-from fastvmt_pl.commands.job_check import Verdict, cut
+from fastvmt_pl.commands.job_check import Checks, cut
 from fastvmt_pl.commands.job_list import Job, stamp_of
-from fastvmt_pl.commands.options import InUseError, claimed_folder
+from fastvmt_pl.commands.options import InUseError, claimed_folder, locked
 from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share
 from fastvmt_pl.preemption import StopRequest
 
@@ -23,48 +22,50 @@ class Batch:
     Attributes:
         jobs: The jobs, of one clip and with the same settings.
         cost: What they cost, to compare it with others.
+        key: A name that follows from the jobs and their clip alone.
     """
 
     jobs: tuple[Job, ...]
     cost: int
-
-    @property
-    def key(self) -> str:
-        """A name that depends on the jobs and their clip alone."""
-        described = [job.described() + stamp_of(job.clip) for job in self.jobs]
-        return sha256("".join(described).encode()).hexdigest()[:16]
+    key: str
 
 
-def make_batches(jobs: Sequence[Job], verdicts: Mapping[str, Verdict], batch_size: int) -> list[Batch]:
-    """Return the jobs in batches, the most expensive first, so that no process ends long behind the others.
+def make_batches(jobs: Sequence[Job], costs: Mapping[str, int], batch_size: int) -> list[Batch]:
+    """Return the jobs in batches, the most expensive first, so that all processes end at about the same time.
 
-    They follow from the list alone, and so do not depend on who runs them.
+    Which jobs make a batch follows from the list alone, and so does not depend on the processes that run them.
 
     Args:
         jobs: Jobs that can run.
-        verdicts: What was found out about each group of them.
+        costs: What a job of each kind costs; one of another kind is taken for as expensive as the most expensive.
         batch_size: The most jobs of a batch.
     """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.group, []).append(job)
+    highest = max(costs.values(), default=1)
+    stamps = {clip: stamp_of(clip) for clip in {job.clip for job in jobs}}
     batches = []
-    for group, members in groupby(sorted(jobs, key=lambda job: job.group), key=lambda job: job.group):
-        verdict = verdicts[group]
-        some = [cut(job, verdict.num_frames) for job in members]
-        for start in range(0, len(some), batch_size):
-            batch = tuple(some[start : start + batch_size])
-            batches.append(Batch(batch, verdict.cost * len(batch)))
-    return sorted(batches, key=lambda batch: (-batch.cost, batch.key))
+    for group, members in groups.items():
+        for start in range(0, len(members), batch_size):
+            some = tuple(members[start : start + batch_size])
+            described = [group, stamps[some[0].clip], *(f"{job.name} {job.prompt} {job.seed}" for job in some)]
+            key = sha256("\0".join(described).encode()).hexdigest()[:16]
+            batches.append(Batch(some, costs.get(some[0].kind, highest) * len(some), key))
+    return sorted(batches, key=lambda batch: -batch.cost)
 
 
 @dataclass
 class JobQueue:
     """The batches of a list, for one of the processes that work on it.
 
-    A process locks the folders of a batch's jobs while it works on them. The kernel opens the locks of a process that
-    dies, and what it had not finished is taken over.
+    A process locks a batch, and the folders of its jobs, while it works on them. The kernel opens the locks of a
+    process that dies, and what it had not finished is taken over.
 
     Args:
-        folder: Folder with a folder for each job.
-        batches: All batches of the list, the same in all processes.
+        folder: The list's folder.
+        batches: All batches of the list, in the order in which this process tries them.
+        checks: What is known of the clips.
         run: Runs a batch.
         is_begun: Whether a batch has a checkpoint.
         request: Whether this process was asked to stop.
@@ -72,21 +73,23 @@ class JobQueue:
 
     folder: Path
     batches: Sequence[Batch]
+    checks: Checks
     run: Callable[[Batch], None]
     is_begun: Callable[[Batch], bool]
     request: StopRequest
 
     def __post_init__(self) -> None:
         """Note when this process began."""
-        self.failures = Failures(self.folder)
+        self.jobs = self.folder / "jobs"
+        self.failures = Failures(self.jobs)
 
     def is_done(self, job: Job) -> bool:
         """Return whether a job is finished."""
-        return Path(self.folder / job.name / METRICS).exists()
+        return Path(self.jobs / job.name / METRICS).exists()
 
     def failure(self, job: Job) -> str | None:
         """Return why a job failed, here or elsewhere since this process began."""
-        return self.failures.reason(self.folder / job.name)
+        return self.failures.reason(self.jobs / job.name)
 
     def work(self, to_the_end: bool) -> None:
         """Run what nobody has taken, until there is nothing left.
@@ -100,17 +103,35 @@ class JobQueue:
         share(self.batches, self._attempt, self.request, to_the_end=to_the_end)
 
     def _attempt(self, batch: Batch) -> bool:
-        """Run a batch that is open; return whether another process is at it."""
+        """Run a batch that is open, if its clip can be read; return whether another process is at it."""
         if not self._open(batch):
             return False
-        with self._claimed(batch) as claimed:
-            if claimed:
-                self._run(batch)
-            return not claimed
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.folder / "batches" / batch.key))
+            except InUseError:
+                return True
+            if not self._open(batch):  # another process has done it meanwhile
+                return False
+            verdict = self.checks.verdict(batch.jobs)
+            if verdict.status == "refused":
+                print(f"refused: {', '.join(job.name for job in batch.jobs)}: {verdict.detail}", flush=True)
+                return False
+            batch = replace(batch, jobs=tuple(cut(batch.jobs, verdict.num_frames)))
+            if not stack.enter_context(self._claimed(batch)):
+                return True
+            self._run(batch)
+            return False
 
     def _open(self, batch: Batch) -> bool:
-        """Return whether a batch has a job that is neither finished nor failed."""
-        return any(not self.is_done(job) and self.failure(job) is None for job in batch.jobs)
+        """Return whether a batch has a job that is neither finished nor failed, and was not refused."""
+        if self._is_settled(batch):
+            return False
+        known = self.checks.known(batch.jobs[0])
+        return known is None or known.status != "refused"
+
+    def _is_settled(self, batch: Batch) -> bool:
+        return all(self.is_done(job) or self.failure(job) is not None for job in batch.jobs)
 
     @contextmanager
     def _claimed(self, batch: Batch) -> Iterator[bool]:
@@ -118,7 +139,7 @@ class JobQueue:
         with ExitStack() as stack:
             for job in batch.jobs:
                 try:
-                    stack.enter_context(claimed_folder(self.folder / job.name, job=job.described()))
+                    stack.enter_context(claimed_folder(self.jobs / job.name, job=job.described()))
                 except InUseError:
                     stack.close()
                     yield False
@@ -129,7 +150,7 @@ class JobQueue:
 
     def _run(self, batch: Batch) -> None:
         """Run a batch that is locked; if one of its jobs fails, the others alone, so that the good ones are done."""
-        if not self._open(batch):  # another process has done it meanwhile
+        if self._is_settled(batch):
             return
         reason = None
         if len(batch.jobs) == 1 or self._is_whole(batch):
@@ -139,17 +160,17 @@ class JobQueue:
         if len(batch.jobs) == 1:
             self._record(batch.jobs[0], str(reason))
         else:
-            for job in batch.jobs:
-                self._run(Batch((job,), batch.cost))
+            for number, job in enumerate(batch.jobs):
+                self._run(Batch((job,), batch.cost, f"{batch.key}-{number}"))
 
     def _is_whole(self, batch: Batch) -> bool:
         """Return whether a batch is to run side by side: as none of its jobs ever failed, and none or all are to do.
 
         One that was killed while it wrote its results is to write the rest of them.
         """
-        failed = any((self.folder / job.name / FAILED).exists() or self.failure(job) for job in batch.jobs)
+        failed = any((self.jobs / job.name / FAILED).exists() or self.failure(job) for job in batch.jobs)
         return not failed and (self.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
 
     def _record(self, job: Job, reason: str) -> None:
         print(f"failed: {job.name}: {reason}", flush=True)
-        self.failures.record(self.folder / job.name, reason)
+        self.failures.record(self.jobs / job.name, reason)

@@ -1,22 +1,24 @@
 """``fastvmt transfer --jobs``: a list of transfers, by any number of processes, each job once."""
 
-import csv
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Unpack
+
+import yaml
 
 from fastvmt_pl.callbacks import RunFolder
-from fastvmt_pl.commands.job_check import Verdict, check_jobs, cut
+from fastvmt_pl.commands.job_check import Checks, check_settings, cut
 from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
+from fastvmt_pl.commands.job_outcomes import Outcome, conclude, outcome_of, refused, report, write_table
 from fastvmt_pl.commands.job_queue import Batch, JobQueue, make_batches
 from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import as_words, read_config, slug
-from fastvmt_pl.commands.sharing import FAILED
+from fastvmt_pl.commands.sharing import FAILED, together
 from fastvmt_pl.commands.transfer_options import (
     TransferOptions,
     checkpoint_of,
@@ -29,23 +31,6 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import remove_unfinished, written_whole
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import Rank, alone, num_to_start, read_rank, start_ranks, take_own_gpu
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job of a list.
-
-    Attributes:
-        name: Its name, or where it stands in the list.
-        status: Finished, failed, refused before anything ran, or in the hands of another process.
-        detail: Why it failed or was refused, or what was changed.
-        video: Its video.
-    """
-
-    name: str
-    status: Literal["done", "failed", "refused", "open"]
-    detail: str = ""
-    video: str = ""
 
 
 def transfer_jobs(
@@ -68,14 +53,14 @@ def transfer_jobs(
         output: Folder for the results; runs/ and the list's name if left out.
         batch_size: The most prompts of a clip that run side by side; each takes memory.
         devices: Processes to start, a device each; as many as the config's trainer.devices if left out.
-        check: Only look at every clip and setting, and say what is wrong.
+        check: Only read every clip and check every setting, and say what is wrong.
         options: How to transfer; see :class:`~fastvmt_pl.commands.transfer_options.TransferOptions`.
 
     Returns:
         What became of each job.
 
     Raises:
-        ValueError: If the list cannot be read, or no job of it can run; nothing has run then.
+        UserError: If the list cannot be read, or no job of it can run; nothing has run then.
         RuntimeError: If jobs failed or were refused; the others are done.
         Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
     """
@@ -85,30 +70,35 @@ def transfer_jobs(
     num_processes = num_to_start(rank, devices, read_config(config_of(options)))
     with listening(request), alone(), _quiet():
         take_own_gpu(rank)
-        runner = JobRunner(folder, rank, request)
         if folder.exists() and not (folder / "jobs").exists() and any(folder.iterdir()):
             raise UserError(f"{folder} is in use and holds no list of jobs; choose another output")
         (folder / "jobs").mkdir(parents=True, exist_ok=True)
-        listed, refused = read_jobs(jobs, options, folder / "clips")
-        verdicts = check_jobs(listed, folder, runner.compose, request)
-        able, refused = _able(listed, refused, verdicts, folder)
-        if not rank.number:
-            _report(able, refused, verdicts)
+        runner = JobRunner(folder, rank, request)
+        checks = Checks(folder, runner.compose)
+        listed, no_jobs = read_jobs(jobs, options, folder / "clips")
+        able, bad, costs = check_settings(listed, runner.compose, request)
+        able, taken = _without_other_settings(able, folder / "jobs", checks)
+        unable = [refused(refusal) for refusal in (*no_jobs, *bad, *taken)]
         if check or not able:
-            return _concluded([Outcome(job.name, "open") for job in able], refused, "nothing has run")
-        batches = make_batches(able, verdicts, batch_size)
-        queue = JobQueue(folder / "jobs", batches, runner.run, runner.is_begun, request)
-        runner.kept.prompts = sorted({job.prompt for job in able if not queue.is_done(job)})
+            return _look_at(able, unable, checks, request)
+        if not rank.number:
+            _announce(able, unable)
+        batches = together(make_batches(able, costs, batch_size), lambda batch: batch.jobs[0].backbone, rank.number)
+        queue = JobQueue(folder, batches, checks, runner.run, runner.is_begun, request)
+        for job in (job for batch in batches for job in batch.jobs if not queue.is_done(job)):
+            runner.prompts.setdefault(job.backbone, []).append(job.prompt)
         if num_processes > 1:
             given = {"jobs": jobs, "output": folder, "batch-size": batch_size}
             given |= {name.replace("_", "-"): value for name, value in options.items()}
             start_ranks(["transfer", *as_words(given)], num_processes, request)
         queue.work(to_the_end=rank.number == 0)
-    outcomes = [_outcome(queue, job, verdicts[job.group]) for job in able]
+    outcomes = [*(outcome_of(job, checks, queue) for job in able), *unable]
     if rank.number:  # the first is there to the end, and says how it went
         return outcomes
-    _write_table(folder / "results.csv", [*outcomes, *map(_refused, refused)])
-    return _concluded(outcomes, refused, f"the videos lie in {folder / 'jobs'}")
+    write_table(folder / "results.csv", outcomes)
+    report(able, outcomes, checks)
+    conclude(outcomes, f"the videos are in {folder / 'jobs'}")
+    return outcomes
 
 
 @dataclass
@@ -119,6 +109,9 @@ class JobRunner:
         folder: The run's folder.
         rank: Which process this is.
         request: Whether it was asked to stop.
+
+    Attributes:
+        prompts: The prompts that are still to do with each backbone, in their order.
     """
 
     folder: Path
@@ -127,10 +120,11 @@ class JobRunner:
 
     def __post_init__(self) -> None:
         """Keep no backbone yet."""
-        self.kept = KeptBackbone((), self.request)
+        self.kept = KeptBackbone(self.request)
+        self.prompts: dict[str, list[str]] = {}
 
-    def compose(self, jobs: Sequence[Job], folder: Path | None = None) -> TransferCLI:
-        """Return the transfer of some jobs of one group."""
+    def compose(self, jobs: Sequence[Job], read_clips: bool, folder: Path | None = None) -> TransferCLI:
+        """Return the transfer of some jobs of one group, with their clip or only with their settings."""
         first = jobs[0]
         settings = {name: "null" if value is None else value for name, value in first.settings.items()}
         settings |= {"data.clips": [str(first.clip)], "data.prompts": [job.prompt for job in jobs]}
@@ -139,9 +133,8 @@ class JobRunner:
         folders = [self.folder / "jobs" / job.name for job in jobs]
         place = folder or self.folder / "batches"
         progress = not self.rank.launched  # of several processes, it would be a jumble
-        return compose_transfer(
-            first.options, settings, place, RunFolder(place, folders), self.request, progress=progress
-        )
+        results = RunFolder(place, folders)
+        return compose_transfer(first.options, settings, place, results, self.request, progress, read_clips)
 
     def is_begun(self, batch: Batch) -> bool:
         """Return whether a batch has a checkpoint."""
@@ -154,8 +147,8 @@ class JobRunner:
         """Run a batch, from its checkpoint if it has one."""
         folder = self._folder_of(batch)
         remove_unfinished(folder)
-        cli = self.compose(batch.jobs, folder)
-        self.kept.lend(cli)
+        cli = self.compose(batch.jobs, True, folder)
+        self.kept.lend(cli, self.prompts.get(batch.jobs[0].backbone, []))
         config = cli.parser.dump(cli.config, skip_link_targets=False)
         for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
             with written_whole(path / "config.yaml") as temporary:
@@ -178,65 +171,42 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _able(
-    jobs: Sequence[Job], refused: Sequence[Refusal], verdicts: Mapping[str, Verdict], folder: Path
-) -> tuple[list[Job], list[Refusal]]:
-    """Return the jobs that can run, and all that cannot."""
-    able, others = list[Job](), list(refused)
+def _without_other_settings(jobs: Sequence[Job], folder: Path, checks: Checks) -> tuple[list[Job], list[Refusal]]:
+    """Return the jobs whose folders are free or hold the very same jobs, and those whose folders hold others."""
+    able, taken, present = list[Job](), list[Refusal](), set(os.listdir(folder))
     for job in jobs:
-        verdict, kept = verdicts[job.group], folder / "jobs" / job.name / "job.yaml"
-        if verdict.status == "refused":
-            others.append(Refusal(job.name, verdict.detail))
-        elif kept.exists() and kept.read_text() != cut(job, verdict.num_frames).described():
-            others.append(Refusal(job.name, f"{kept.parent} holds a job with other settings; rename one of them"))
+        kept = folder / job.name / "job.yaml"
+        if job.name in present and kept.exists() and _is_other(job, kept.read_text(), checks):
+            taken.append(Refusal(job.name, f"{kept.parent} holds a job with other settings; rename one of them"))
         else:
             able.append(job)
-    return able, others
+    return able, taken
 
 
-def _report(able: Sequence[Job], refused: Sequence[Refusal], verdicts: Mapping[str, Verdict]) -> None:
-    """Print which jobs run as they are, which with fewer frames, and which not, and why."""
-    trimmed = {job.name: verdicts[job.group] for job in able if verdicts[job.group].status == "trimmed"}
-    clips = len({job.clip for job in able})
-    counts = f"{len(able) - len(trimmed)} kept, {len(trimmed)} trimmed, {len(refused)} refused"
-    print(f"{len(able) + len(refused)} jobs: {counts}; {clips} clips")
-    for name, verdict in trimmed.items():
-        print(f"trimmed to {verdict.num_frames} frames: {name}: {verdict.detail}")
-    for refusal in refused:
-        print(f"refused: {refusal.name}: {refusal.reason}", flush=True)
+def _is_other(job: Job, kept: str, checks: Checks) -> bool:
+    """Return whether a description is of another job; a clip is only read if its length decides."""
+    if kept == job.described():
+        return False
+    num_frames = (yaml.safe_load(kept).get("settings") or {}).get("data.num_frames")
+    if kept != cut([job], num_frames)[0].described():
+        return True
+    return kept != cut([job], checks.verdict([job]).num_frames)[0].described()
 
 
-def _outcome(queue: JobQueue, job: Job, verdict: Verdict) -> Outcome:
-    if queue.is_done(job):
-        detail = "" if verdict.num_frames is None else f"trimmed to {verdict.num_frames} frames"
-        return Outcome(job.name, "done", detail, str(queue.folder / job.name / "output.mp4"))
-    return Outcome(job.name, "failed", queue.failure(job) or "") if queue.failure(job) else Outcome(job.name, "open")
-
-
-def _refused(refusal: Refusal) -> Outcome:
-    return Outcome(refusal.name, "refused", refusal.reason)
-
-
-def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(Outcome.__annotations__))
-        writer.writeheader()
-        writer.writerows(asdict(outcome) for outcome in outcomes)
-
-
-def _concluded(outcomes: Sequence[Outcome], refused: Sequence[Refusal], where: str) -> list[Outcome]:
-    """Print what became of the jobs.
-
-    Raises:
-        ValueError: If none could run.
-        RuntimeError: If some failed or were refused.
-    """
-    outcomes = [*outcomes, *map(_refused, refused)]
-    counts = Counter(outcome.status for outcome in outcomes)
-    print(f"{where}; {', '.join(f'{count} {status}' for status, count in counts.items())}", flush=True)
-    bad = [outcome.name for outcome in outcomes if outcome.status in ("failed", "refused")]
-    if outcomes and counts["refused"] == len(outcomes):
-        raise UserError(f"no job of the list can run: {bad[0]}: {outcomes[0].detail}")
-    if bad:
-        raise RuntimeError(f"{len(bad)} of {len(outcomes)} jobs failed or were refused: {', '.join(bad)}")
+def _look_at(able: Sequence[Job], unable: Sequence[Outcome], checks: Checks, request: StopRequest) -> list[Outcome]:
+    """Read every clip, and report on all jobs without running any."""
+    for job in {job.group: job for job in able}.values():
+        request.check()
+        checks.verdict([job])
+    outcomes = [*(outcome_of(job, checks) for job in able), *unable]
+    report(able, outcomes, checks)
+    conclude(outcomes, "nothing has run")
     return outcomes
+
+
+def _announce(able: Sequence[Job], unable: Sequence[Outcome]) -> None:
+    """Print what is about to run, and what cannot."""
+    clips = len({job.clip for job in able})
+    print(f"{len(able) + len(unable)} jobs: {len(able)} on {clips} clips can begin, {len(unable)} are refused")
+    for outcome in unable:
+        print(f"refused: {outcome.name}: {outcome.detail}", flush=True)

@@ -74,11 +74,24 @@ class TransferCLI(JobCLI):
     """LightningCLI for motion transfer; the trainer's epochs follow from the guided steps.
 
     Jobs on several devices share nothing but files, so a trainer has one device unless the config says otherwise.
+
+    Args:
+        args: Words of the command line.
+        trainer_defaults: The trainer's settings where the words leave them open.
+        read_clips: Read the clips at once; without them, only the settings are checked.
+        options: Lightning's.
     """
 
     module, data = MotionTransfer, MotionDataModule
 
-    def __init__(self, args: list[str], trainer_defaults: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        args: list[str],
+        trainer_defaults: dict[str, Any] | None = None,
+        read_clips: bool = True,
+        **options: Any,
+    ) -> None:
+        self.read_clips = read_clips
         super().__init__(args, trainer_defaults={"devices": 1, **(trainer_defaults or {})}, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -87,7 +100,10 @@ class TransferCLI(JobCLI):
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Refuse clips and settings that do not go with the model before anything is loaded or written."""
-        self.datamodule.read_clips(self.model)
+        if self.read_clips:
+            self.datamodule.read_clips(self.model)
+        else:
+            self.datamodule.check_settings(self.model)
         return super().instantiate_trainer(**options)
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
+from fastvmt_pl.tables import lines_of, read_text
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 
@@ -69,12 +70,9 @@ def read_prompts(path: Path) -> list[str]:
     """Return the prompts of a text file, one a line.
 
     Raises:
-        ValueError: If there are none.
+        UserError: If there are none.
     """
-    try:
-        prompts = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts {path} cannot be read ({error}); give a text file with a prompt a line") from error
+    prompts = [line.strip() for line in lines_of(read_text(path)) if line.strip()]
     if not prompts:
         raise UserError(f"prompts {path} is empty; give a text file with a prompt a line")
     return prompts

@@ -1,7 +1,5 @@
 """Which references and videos are to be compared: of two files, of run folders, or of a table."""
 
-import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,8 +7,10 @@ from typing import Any
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs import find_runs
+from fastvmt_pl.tables import Row, path_in_table, read_rows
 
-TABLES = (".csv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl")
+NEEDED = ("reference", "output")
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ def find_pairs(inputs: Sequence[str]) -> tuple[list[PairFiles], list[str]]:
         ValueError: If an argument is none of that, or no pair is found.
     """
     paths = [Path(path) for path in inputs]
-    if len(paths) == 2 and not (paths[1].is_dir() or any(path.suffix in TABLES for path in paths)):
+    if len(paths) == 2 and not (paths[1].is_dir() or any(path.suffix.lower() in TABLES for path in paths)):
         return [PairFiles(paths[0], paths[1])], []
     for path in paths:
-        if path.suffix not in TABLES and not path.is_dir():
+        if path.suffix.lower() not in TABLES and not path.is_dir():
             raise UserError(f"{path} is no folder and no table; give a reference and a video, run folders, or tables")
     pairs, problems = list[PairFiles](), list[str]()
     for path in paths:
-        found, wrong = _pairs_of_table(path) if path.suffix in TABLES else _pairs_of_runs(path)
+        found, wrong = _pairs_of_table(path) if path.suffix.lower() in TABLES else _pairs_of_runs(path)
         pairs += found
         problems += wrong
     if not pairs:
@@ -68,33 +68,36 @@ def _pairs_of_runs(folder: Path) -> tuple[list[PairFiles], list[str]]:
 
 def _pairs_of_table(path: Path) -> tuple[list[PairFiles], list[str]]:
     """Read a table; its paths are relative to its own folder."""
-    rows: list[Any]
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file)) if path.suffix == ".csv" else [line for line in file if line.strip()]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        return [], [f"table {path} cannot be read ({error})"]
+        rows = list(read_rows(path, NEEDED, _check_names))
+    except UserError as error:
+        return [], [f"table {error}"]
     pairs, problems = list[PairFiles](), [] if rows else [f"table {path} is empty; give a row a pair"]
     for number, row in enumerate(rows, 1):
         try:
-            pairs.append(_pair_of_row(path, number, row))
-        except ValueError as error:
-            problems.append(str(error))
+            pairs.append(_pair_of_row(row, path.parent))
+        except UserError as error:
+            problems.append(f"row {number} of {path}: {error}")
     return pairs, problems
 
 
-def _pair_of_row(path: Path, number: int, row: Any) -> PairFiles:
-    """Return the pair of a row of a CSV file, or of a line of JSON."""
-    try:
-        row = json.loads(row) if isinstance(row, str) else row
-    except json.JSONDecodeError as error:
-        raise UserError(f"row {number} of {path} is no JSON ({error}); give an object a line") from error
+def _check_names(names: Sequence[str]) -> None:
     known = [field.name for field in fields(PairFiles)]
-    given = {name: value for name, value in row.items() if value} if isinstance(row, dict) else {}
-    texts = all(isinstance(value, str) for value in given.values())
-    if not texts or not {"reference", "output"} <= set(given) <= set(known):
-        raise UserError(
-            f"row {number} of {path} has {', '.join(map(str, given)) or 'nothing'}; "
-            "it needs reference and output, and may have baseline and prompt"
-        )
-    return PairFiles(**{name: value if name == "prompt" else path.parent / value for name, value in given.items()})
+    if not set(names) <= set(known):
+        raise UserError(f"a pair has {', '.join(names)}; it has reference and output, and may have baseline and prompt")
+
+
+def _pair_of_row(row: Row | UserError, folder: Path) -> PairFiles:
+    if isinstance(row, UserError):
+        raise row
+    given = {name: value for name, value in row.items() if value}
+    if not set(NEEDED) <= set(given):
+        raise UserError(f"a pair has {', '.join(given) or 'nothing'}; give reference and output")
+    _check_names(list(given))
+    wrong = next((name for name, value in given.items() if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise UserError(f"{wrong} is {given[wrong]!r}; give a text")
+    files: dict[str, Any] = {
+        name: value if name == "prompt" else path_in_table(value, folder) for name, value in given.items()
+    }
+    return PairFiles(**files)

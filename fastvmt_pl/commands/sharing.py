@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,13 +35,40 @@ def share(pieces: Iterable[Piece], attempt: Callable[[Piece], bool], request: St
         Preempted: If this process was asked to stop.
     """
     while True:
-        taken = False
+        taken = []
         for piece in pieces:
             request.check()
-            taken = attempt(piece) or taken
+            if attempt(piece):
+                taken.append(piece)
         if not (taken and to_the_end):
             return
+        pieces = taken
         time.sleep(0.5)
+
+
+def together(pieces: Iterable[Piece], kind: Callable[[Piece], Hashable], number: int) -> list[Piece]:
+    """Bring pieces of a kind together, in the order in which they come.
+
+    Args:
+        pieces: All pieces of work.
+        kind: What those pieces have in common that are to be done one after the other.
+        number: The process's number; each begins with another kind, while there are others.
+
+    >>> together("aBbAc", str.lower, number=1)
+    ['B', 'b', 'c', 'a', 'A']
+    """
+    kinds: dict[Hashable, list[Piece]] = {}
+    for piece in pieces:
+        kinds.setdefault(kind(piece), []).append(piece)
+    parts = list(kinds.values())
+    first = number % len(parts) if parts else 0
+    return [piece for part in (*parts[first:], *parts[:first]) for piece in part]
+
+
+def now_of(folder: Path) -> int:
+    """Return the time in nanoseconds by the clock of a folder's file system."""
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        return Path(file.name).stat().st_mtime_ns
 
 
 def failure_of(work: Callable[[], Any]) -> str | None:
@@ -72,8 +99,7 @@ class Failures:
 
     def __init__(self, folder: Path) -> None:
         self.reasons: dict[Path, str] = {}
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
-            self.begun = Path(file.name).stat().st_mtime_ns
+        self.begun = now_of(folder)
 
     def record(self, folder: Path, reason: str) -> None:
         """Tell all processes why the work of a folder failed."""

@@ -15,7 +15,7 @@ Row = dict[str, Any]
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write rows, with a column for whatever any of them has."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

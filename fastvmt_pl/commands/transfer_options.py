@@ -116,6 +116,7 @@ def compose_transfer(
     results: RunFolder,
     request: StopRequest,
     progress: bool = True,
+    read_clips: bool = True,
 ) -> TransferCLI:
     """Return the trainer, module and datamodule of a transfer, with its clips read and all settings checked.
 
@@ -126,6 +127,7 @@ def compose_transfer(
         results: Writes the results.
         request: Told when the process is to stop.
         progress: Show how far it is.
+        read_clips: Read the clips, and do not only check the settings.
 
     Raises:
         ValueError: If a setting, the clip or the model cannot be used; the message says what to change.
@@ -141,6 +143,7 @@ def compose_transfer(
     cli = TransferCLI(
         args=as_arguments(config_of(options), settings_of(options) | settings),
         trainer_defaults={**trainer, "enable_progress_bar": progress},
+        read_clips=read_clips,
         run=False,
         save_config_callback=None,
     )

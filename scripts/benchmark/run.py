@@ -14,13 +14,14 @@ from guidance import part_a, part_b, part_d
 from jobs import part_e
 from jsonargparse import auto_cli
 from levers import part_g
+from list_start import part_i
 from measure import hardware
 from scaling import part_h
 from subject import Sizes, load_subject, write_scaled_wan
 
 from fastvmt_pl.backbones.wan import Precision
 
-PARTS = "abcdefgh"
+PARTS = "abcdefghi"
 
 
 def main(
@@ -42,7 +43,8 @@ def main(
             way of executing it. c: windowed against global motion flow. d: a step that reuses a gradient against a
             fresh one. e: whole jobs on the bundled model, with and without each part of the method. f: guided steps
             at the size of Wan 2.1 1.3B and the memory they take; writes 3 GB to the temporary folder. g: what the
-            memory levers save and cost; needs a C++ compiler. h: a list of jobs by two processes against one.
+            memory levers save and cost; needs a C++ compiler. h: a list of jobs by two processes against one. i: how
+            soon a list of 10,000 jobs begins.
         num_heads: Attention heads of the transformer in a, b, d and g, which has Wan 2.1 1.3B's 30 blocks.
         head_dim: Width of each head.
         grid: Rows and columns of tokens in a latent frame, in a, b, d and g; multiples of 3 and 4 in b.
@@ -82,6 +84,8 @@ def main(
                 text = part_g(scratch / "scaled", sizes, repeats)
             elif part == "h":
                 text = part_h(scratch, repeats)
+            elif part == "i":
+                text = part_i(scratch, repeats)
             else:
                 text = part_f(scratch, device, num_frames, size)
             print(text, flush=True)

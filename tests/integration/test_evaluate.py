@@ -74,6 +74,16 @@ def test_a_table_is_scored_as_far_as_it_can_be_read_and_resumes(succeed, refused
     (clips / "missing.mp4").unlink()
 
 
+def test_a_table_as_a_spreadsheet_writes_it(succeed, clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(clips))
+    (tmp_path / "Pairs.CSV").write_text("Reference;Output;PROMPT\n~/a.mp4;~/a.mp4;one\u2028line\n", encoding="utf-16")
+    succeed("evaluate", "Pairs.CSV")
+    (pair,) = json.loads(Path("evaluation.json").read_text())["pairs"]
+    assert pair["reference"] == str(clips / "a.mp4")
+    assert pair["prompt"] == "one\u2028line"
+    assert pair["scores"]["motion_fidelity"] == pytest.approx(1.0)
+
+
 def test_one_bad_row_or_run_does_not_stop_the_others(refused, clips, tmp_path):
     (tmp_path / "unfinished").mkdir()
     rows = ["reference,output", f"{clips / 'a.mp4'},", f"{clips / 'a.mp4'},{clips / 'b.mp4'}"]
@@ -158,8 +168,11 @@ class TestBadInput:
         ("name", "content", "says"),
         [
             ("empty.csv", "", "is empty"),
-            ("columns.csv", "source,output\na,b\n", "row 1"),
-            ("half.csv", "reference,output\na.mp4,\n", "it needs reference and output"),
+            ("columns.csv", "source,output\n" + 100 * "a,b\n", "'reference'"),
+            ("extra.csv", "reference,output,score\n" + 100 * "a,b,c\n", "score"),
+            ("half.csv", "reference,output\na.mp4,\n", "row 1"),
+            ("comma.csv", "reference,output,prompt\na.mp4,b.mp4,a dog, running\n", "'running'"),
+            ("latin.csv", "reference,output,größe\n".encode("latin-1"), "UTF-8"),
             ("broken.jsonl", '{"reference": \n', "row 1"),
             ("open.csv", "reference,output\n" + '"' + 200_000 * "a", "cannot be read"),
             ("list.jsonl", '["a", "b"]\n', "row 1"),
@@ -167,10 +180,11 @@ class TestBadInput:
         ],
     )
     def test_a_bad_table_is_refused_by_its_row(self, refused, tmp_path, name, content, says):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         line = refused("evaluate", tmp_path / name)
         assert says in line
         assert name in line
+        assert line.count(name) == 1  # once, however many rows there are
 
     def test_a_file_keeps_what_it_holds_and_takes_one_kind_of_scores(self, succeed, refused, clips, tmp_path):
         a, b = clips / "a.mp4", clips / "b.mp4"

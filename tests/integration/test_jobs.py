@@ -6,10 +6,12 @@ import random
 import resource
 import shutil
 import signal
+import weakref
 from multiprocessing import get_context
 
 import pytest
 import torch
+from diffusers import WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 
 from fastvmt_pl.cli import main
@@ -133,7 +135,7 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         {"name": "hot", "clip": str(clips / "1.mp4"), "prompt": prompt, "model.optimizer.init_args.lr": 1e38},
         {"name": "unwritable", "clip": str(clips / "2.mp4"), "prompt": prompt},
     ]
-    rows = good_rows(clips, 30)
+    rows = good_rows(clips, 18)
     for number, row in enumerate(bad):
         rows.insert(3 * number, row)
     output = tmp_path / "run"
@@ -148,6 +150,9 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
     monkeypatch.setattr(JobQueue, "work", after_the_check)
     assert run(path, output, "--batch-size=10", "--steps=2", "--guided-steps=1") == 1
     said = capsys.readouterr()
+    assert said.out.index(" done\n") < said.out.index("refused: noise: ")  # no clip is read before its turn
+    assert said.out.index("(mute): ") < said.out.index(" done\n")  # nor is anything run before all rows are
+    report = said.out[said.out.index(" refused; ") :]
     found = statuses(output)
     assert sorted(latents_of(output)) == sorted(row["name"] for row in rows if row not in bad)
     for row in bad:
@@ -155,7 +160,13 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         assert name is not None, row
         assert found[name][1], row  # says why
         assert row["name"] in said.err.splitlines()[-1]
-    assert {found[name][0] for name in ("vanishing", "hot", "unwritable")} == {"failed"}
+        assert found[name][0] == "failed" or f"refused: {name}: " in report
+    assert {name: found[name][0] for name in ("vanishing", "hot", "unwritable", "cut")} == {
+        "vanishing": "refused",
+        "hot": "failed",
+        "unwritable": "failed",
+        "cut": "refused",
+    }
 
 
 def test_when_the_disk_is_full_every_job_is_named_and_done_once_there_is_room(clips, tmp_path, capsys):
@@ -185,12 +196,38 @@ def test_a_list_can_be_looked_at_before_it_runs(clips, tmp_path, capsys):
     assert not list((tmp_path / "run" / "jobs").iterdir())
 
 
+def test_each_backbone_is_read_once_and_one_is_in_memory_at_a_time(clips, tmp_path, monkeypatch):
+    transformers, num_alive, texts = [], [], []
+    read, read_text = WanTransformer3DModel.from_pretrained, WanPipeline.from_pretrained
+
+    def counted(*args, **options):
+        num_alive.append(sum(reference() is not None for reference in transformers))
+        transformer = read(*args, **options)
+        transformers.append(weakref.ref(transformer))
+        return transformer
+
+    monkeypatch.setattr(WanTransformer3DModel, "from_pretrained", counted)
+    monkeypatch.setattr(
+        WanPipeline, "from_pretrained", lambda *args, **options: texts.append(1) or read_text(*args, **options)
+    )
+    rows = [
+        {**row, "model.backbone.init_args.vae_tiling": number % 2 == 0}
+        for number, row in enumerate(good_rows(clips, 4))
+    ]
+    path = write_list(tmp_path / "jobs.jsonl", rows)
+    assert run(path, tmp_path / "run", "--steps=2", "--guided-steps=0") == 0
+    assert num_alive == [0, 0]
+    assert len(texts) == 2
+    assert len(latents_of(tmp_path / "run")) == 4
+
+
 def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
     rows = good_rows(clips, 2)
     rows[0] |= {"clip": str(clips / "1.mp4"), "prompt": "a 🐼 cross"}
     rows.append({"name": "late", "clip": "late.mp4", "prompt": "a red cross"})
     rows.append({"name": "broken", "clip": rows[0]["clip"], "prompt": "x", "model.optimizer.init_args.lr": 1e38})
     rows.append({"name": "beside", "clip": rows[0]["clip"], "prompt": "y", "model.optimizer.init_args.lr": 1e38})
+    rows.append({"name": "long", "clip": str(clips / "0.mp4"), "prompt": "x", "num_frames": 13})
     path, output = write_list(tmp_path / "jobs.jsonl", rows), tmp_path / "run"
     assert run(path, output) == 1
     assert [statuses(output)[name][0] for name in ("late", "broken", "beside")] == ["refused", "failed", "failed"]
@@ -200,6 +237,7 @@ def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
     assert run(path, output) == 1
     assert sorted(job.name for batch in runs for job in batch.jobs) == ["beside", "broken", "late"]  # each alone, once
     assert statuses(output)["late"][0] == "done"
+    assert statuses(output)["long"] == ("done", "trimmed to 9 frames")
 
 
 def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):

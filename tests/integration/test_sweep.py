@@ -1,9 +1,10 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +13,12 @@ import yaml
 
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import sharing
-from fastvmt_pl.commands import sweep as command
-from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, read_experiment
-from fastvmt_pl.commands.options import CONFIGS, locked_file
+from fastvmt_pl.commands import sweep_runs as command
+from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
+from fastvmt_pl.commands.options import CONFIGS, InUseError, locked_file
 from fastvmt_pl.commands.sharing import Failures
 from fastvmt_pl.datamodules import ToyWorld
+from fastvmt_pl.datamodules.reader import ClipReader
 from fastvmt_pl.motion_transfer import NonFiniteError
 from fastvmt_pl.video import write_video
 
@@ -77,6 +79,10 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     assert ran == [unguided / "002-1"]
     again = [{**row, "seconds": ""} for row in rows_of("out/results.csv")]
     assert again == [{**row, "seconds": ""} for row in rows[3:6] + rows[:3]]
+    decoded, read = [], ClipReader.read
+    monkeypatch.setattr(ClipReader, "read", lambda self, indices: (decoded.append(self.path), read(self, indices))[1])
+    succeed("sweep", plan, "out")
+    assert sorted(path.name for path in decoded) == ["a.mp4", "b.mp4"]  # once for all settings and jobs
     written("plan.yaml", jobs=jobs[:2], common=common)
     assert "other settings" in refused("sweep", plan, "out")
 
@@ -90,14 +96,14 @@ def test_toy_jobs_are_judged_by_their_true_paths(succeed):
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch):
-    original = command._score
+    original = command.score_run
 
     def failing(folder, *args):
         if folder.parent.name.startswith("guided"):
             raise NonFiniteError("the loss is nan")
         original(folder, *args)
 
-    monkeypatch.setattr(command, "_score", failing)
+    monkeypatch.setattr(command, "score_run", failing)
     settings = {"guided": {"model.num_guided_steps": 1}, "unguided": {"model.num_guided_steps": 0}}
     plan = written("plan.yaml", jobs={"num_jobs": 1}, settings=settings)
     line = refused("sweep", plan, "out", code=1)
@@ -108,23 +114,45 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch)
 TWO = {"jobs": {"num_jobs": 1}, "settings": {name: PLAN["settings"][name] for name in ("guided", "unguided")}}
 
 
+def test_runs_go_on_while_others_write_the_table_and_backbones_are_not_read_in_turn(succeed, monkeypatch):
+    monkeypatch.setattr(command, "UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr(command, "PATIENCE", 0.1)
+    tiled = {"model.backbone.init_args.vae_tiling": True}
+    settings = {"one": tiled, "two": {}, "three": {**tiled, "model.shift": 2.0}}
+    common = {**SHORT, "model.num_guided_steps": 0}
+    plan = written("plan.yaml", jobs={"num_jobs": 1}, common=common, settings=settings)
+    halted, original = ExitStack(), command.score_run
+
+    def beside_a_halted_process(*args):
+        with suppress(InUseError):
+            halted.enter_context(locked_file(Path("out/results.csv")))
+        original(*args)
+
+    monkeypatch.setattr(command, "score_run", beside_a_halted_process)
+    with halted:
+        said = succeed("sweep", plan, "out").err
+    begun = re.findall(r"(\w+): jobs 0 to 0$", said, re.MULTILINE)
+    assert begun == ["one", "three", "two"]
+    assert [row["setting"] for row in rows_of("out/results.csv")] == ["one", "two", "three"]
+
+
 @pytest.mark.processes
 def test_processes_share_the_runs_and_what_they_know_of_failures(monkeypatch, capfd):
-    monkeypatch.setattr(command, "_score", lambda *args: pytest.fail("nobody else has run it"))
+    monkeypatch.setattr(command, "score_run", lambda *args: pytest.fail("nobody else has run it"))
     hot = {"hot": {**TWO["settings"]["guided"], "model.optimizer.init_args.lr": 1e38}}
     plan = written("plan.yaml", **{**TWO, "settings": {**hot, **TWO["settings"]}})
     assert main(["sweep", plan, "out", "--devices", "2"]) == 1
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
     assert "| unguided | " in Path("out/summary.md").read_text()
-    said = capfd.readouterr().err.splitlines()
-    begun = sorted(line for line in said if line.endswith(": jobs 0 to 0"))
-    assert begun == [f"{name}: jobs 0 to 0" for name in ("guided", "hot", "unguided")]  # each once
-    assert said[-1].startswith("fastvmt: error: 1 runs failed: hot, jobs from 0: ")
+    said = capfd.readouterr().err
+    begun = sorted(re.findall(r"(\w+): jobs 0 to 0$", said, re.MULTILINE))  # after a bar of another process, perhaps
+    assert begun == ["guided", "hot", "unguided"]  # each once
+    assert said.splitlines()[-1].startswith("fastvmt: error: 1 runs failed: hot, jobs from 0: ")
 
 
 def test_a_run_that_failed_elsewhere_and_was_done_since_has_not_failed(succeed, monkeypatch):
     plan = written("plan.yaml", **TWO)
-    folder = Path("out/runs") / command._folder_of("guided", TWO["settings"]["guided"]) / "000-1"
+    folder = Path("out/runs") / command.folder_of("guided", TWO["settings"]["guided"]) / "000-1"
     work = command.Runs.work
 
     def after_others(self, to_the_end):
@@ -146,7 +174,7 @@ def test_what_another_process_is_at_is_left_to_it_unless_it_dies(succeed, monkey
     shutil.rmtree("out/runs")
     plan = written("plan.yaml", **TWO)
     other = ExitStack()
-    folder = Path("out/runs") / command._folder_of("guided", TWO["settings"]["guided"]) / "000-1"
+    folder = Path("out/runs") / command.folder_of("guided", TWO["settings"]["guided"]) / "000-1"
     other.enter_context(locked_file(folder))
     Path("out/summary.md").unlink()
     with monkeypatch.context() as patch:
@@ -160,14 +188,14 @@ def test_what_another_process_is_at_is_left_to_it_unless_it_dies(succeed, monkey
 
 
 def test_a_sweep_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(succeed, monkeypatch):
-    plan, original = written("plan.yaml", **TWO), command._score
+    plan, original = written("plan.yaml", **TWO), command.score_run
 
     def preempted(*args):
         os.kill(os.getpid(), signal.SIGUSR1)
         original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_score", preempted)
+        patch.setattr(command, "score_run", preempted)
         assert main(["sweep", plan, "out"]) == 75
     assert not list(Path("out").rglob("scores.json"))
     succeed("sweep", plan, "out")
@@ -223,9 +251,9 @@ def test_every_shipped_experiment_can_be_composed(path, tmp_path):
     assert isinstance(plan.jobs, ToyJobs)
     assert plan.jobs.num_jobs >= 32
     plan.jobs.num_jobs = 1
-    jobs = command.make_jobs(plan, path, tmp_path)
+    jobs = make_jobs(plan, path, tmp_path)
     for overrides in plan.all_settings.values():
-        command._compose(plan, config_of(plan, path), jobs, overrides, 0)
+        command.compose_run(plan, config_of(plan, path), jobs, overrides, range(1), read_clips=False)
 
 
 def test_a_grid_is_every_combination():

@@ -53,6 +53,40 @@ def test_every_kind_of_table_gives_the_same_jobs(read, tmp_path, ending):
     assert {name: int(value) for name, value in second.settings.items()} == {"model.num_inner_steps": 2}
 
 
+def test_a_list_as_a_spreadsheet_writes_it(read, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    lines = ["Name;Clip; Prompt ;Guided Steps", ";~/a.mp4;a cross; red;", ';b.mp4;"a dot; blue";4']
+    (tmp_path / "list.csv").write_text("\r\n".join(lines), encoding="utf-16")
+    jobs, refused = read_jobs(tmp_path / "list.csv", {}, tmp_path)
+    assert [refusal.name for refusal in refused] == ["row 1 of list.csv"]  # whose prompt is torn
+    assert [(job.clip, job.prompt, job.options) for job in jobs] == [
+        (tmp_path / "b.mp4", "a dot; blue", {"guided_steps": 4})
+    ]
+    (tmp_path / "list.csv").write_text("\t".join(["CLIP", "PROMPT"]) + "\n~/a.mp4\tx", encoding="utf-8-sig")
+    jobs, refused = read_jobs(tmp_path / "list.csv", {}, tmp_path)
+    assert not refused
+    assert [job.clip for job in jobs] == [tmp_path / "home" / "a.mp4"]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "yaml"])
+def test_a_prompt_keeps_its_line_separators(read, ending):
+    row = json.dumps({"clip": "a.mp4", "prompt": "a\u2028b\u0085c"}, ensure_ascii=ending == "yaml")
+    jobs, refused = read(row if ending == "jsonl" else f"[{row}]", ending)
+    assert not refused
+    assert [job.prompt for job in jobs] == ["a\u2028b\u0085c"]
+
+
+def test_rows_with_the_same_settings_are_of_one_kind_whatever_their_clips(read):
+    rows = [
+        {"clip": "a.mp4", "prompt": "x", "steps": 4},
+        {"clip": "b.mp4", "prompt": "x", "steps": "4", "start": 1, "negative_prompt": "y"},
+        {"clip": "a.mp4", "prompt": "x", "steps": 4, "name": "n", "dtype": "bfloat16"},
+    ]
+    jobs, _ = read(rows)
+    assert jobs[0].kind == jobs[1].kind != jobs[2].kind
+    assert jobs[0].backbone == jobs[1].backbone != jobs[2].backbone
+
+
 def test_a_row_may_have_several_prompts(read):
     jobs, _ = read([{"name": "m", "clip": "a.mp4", "prompts": ["x", "y"]}, {"clip": "a.mp4", "prompts": ["x", "y"]}])
     assert [job.name for job in jobs] == ["m-0", "m-1", "a-x-0", "a-y-0"]
@@ -87,7 +121,7 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
             f"{50 * 'k'}1.mp4": b"video",
             f"{50 * 'k'}1.txt": b"a cross",
             f"{50 * 'k'}2.mp4": b"other",
-            f"{50 * 'k'}2.txt": b"a dot",
+            f"{50 * 'k'}2.txt": "\ufeffa dot".encode(),
             "mute.mp4": b"more",
         }.items():
             entry = tarfile.TarInfo(name)
@@ -103,8 +137,8 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("{not json", "is no job"),
-        ('["a", "b"]', "is no job"),
+        ("{not json", "{not json"),
+        ('["a", "b"]', '["a", "b"]'),
         ({"prompt": "x"}, "clip is None; give a str"),
         ({"clip": "a.mp4"}, "prompt is None"),
         ({"clip": "a.mp4", "prompt": "  "}, "a prompt is empty"),
@@ -121,6 +155,8 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
         ({"clip": "a.mp4", "prompt": "x", "name": 201 * "x"}, "at most 200 bytes"),
         ({"clip": "a.mp4", "prompt": "x", "name": "good"}, "another job is called 'good' too"),
         ({"clip": "a.mp4", "prompt": "x", "config": "none.yaml"}, "none.yaml"),
+        ({"clip": "a.mp4", "prompt": "x", "start": 2, "end": 1}, "start is 2"),
+        ({"clip": "a.mp4", "prompt": "x", "Prompt": "y"}, "'prompt'"),
     ],
     ids=str,
 )
@@ -135,11 +171,14 @@ def test_a_bad_row_is_refused_by_its_place_and_the_others_stay(read, row, says):
 @pytest.mark.parametrize(
     ("ending", "content", "says"),
     [
-        ("txt", "x", "use .csv, .jsonl, .yaml or .tar"),
+        ("txt", "x", "'.txt'"),
         ("jsonl", "", "is empty"),
         ("yaml", "a: 1", "is no list"),
         ("yaml", "[", "cannot be read"),
         ("csv", "clip,prompt\n", "is empty"),
+        ("csv", "clip,text\n" + 100 * "a.mp4,x\n", "no column 'prompt'"),
+        ("csv", "clip,prompt,stepz\n" + 100 * "a.mp4,x,3\n", "'stepz'"),
+        ("csv", "clip,prompt,data.seed\na.mp4,x,3\n", "data.seed"),
     ],
 )
 def test_a_list_that_is_none_is_refused(read, ending, content, says):

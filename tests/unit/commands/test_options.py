@@ -1,6 +1,7 @@
 import pytest
 
-from fastvmt_pl.commands.options import InUseError, claimed_folder, locked, read_config, shared_folder
+from fastvmt_pl.commands.options import InUseError, claimed_folder, locked, read_config, read_prompts, shared_folder
+from fastvmt_pl.errors import UserError
 
 
 @pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
@@ -36,3 +37,17 @@ def test_a_config_is_a_mapping_of_settings(tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match=says):
             read_config(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_prompts_stand_in_lines(tmp_path, encoding):
+    (tmp_path / "prompts.txt").write_bytes("a größer dog\r\n\r\n  one\u2028line \n".encode(encoding))
+    assert read_prompts(tmp_path / "prompts.txt") == ["a größer dog", "one\u2028line"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", "größer".encode("latin-1"), None])
+def test_a_file_without_prompts_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"prompts\.txt"):
+        read_prompts(tmp_path / "prompts.txt")

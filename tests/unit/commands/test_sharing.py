@@ -5,13 +5,13 @@ import signal
 import pytest
 
 from fastvmt_pl.commands import sharing
-from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share
+from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share, together
 from fastvmt_pl.preemption import Preempted, StopRequest
 
 
 def test_what_others_are_at_is_tried_again_only_to_the_end(monkeypatch):
     monkeypatch.setattr(sharing.time, "sleep", lambda seconds: None)
-    for to_the_end, expected in ((False, ["a", "b"]), (True, ["a", "b", "a", "b", "a", "b"])):
+    for to_the_end, expected in ((False, ["a", "b"]), (True, ["a", "b", "b", "b"])):
         tried = []
 
         def attempt(piece, tried=tried):
@@ -20,6 +20,14 @@ def test_what_others_are_at_is_tried_again_only_to_the_end(monkeypatch):
 
         share("ab", attempt, StopRequest(), to_the_end=to_the_end)
         assert tried == expected
+
+
+def test_pieces_of_a_kind_come_together_and_processes_begin_with_different_kinds():
+    pieces = ["a1", "b1", "c1", "a2", "b2"]
+    orders = [together(pieces, lambda piece: piece[0], number) for number in range(4)]
+    assert orders[:2] == [["a1", "a2", "b1", "b2", "c1"], ["b1", "b2", "c1", "a1", "a2"]]
+    assert [order[0] for order in orders] == ["a1", "b1", "c1", "a1"]
+    assert together([], str, 3) == []
 
 
 def test_whoever_is_asked_to_stop_takes_nothing_more():

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.datamodules import Clip, ClipError, MotionDataModule, motion
+from fastvmt_pl.datamodules.reader import ClipReader
 from fastvmt_pl.motion import MotionSettings
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.video import write_video
@@ -71,6 +72,16 @@ def assert_same(first, second, **tolerance):
 
 def cached(tmp_path):
     return list((tmp_path / "cache").iterdir())
+
+
+def test_a_file_of_several_jobs_is_read_once(prepare, toy_clips, tmp_path, monkeypatch):
+    for number in range(2):
+        write_video(tmp_path / f"{number}.mp4", toy_clips[number].frames, 8.0)
+    files, read, original = [tmp_path / f"{number}.mp4" for number in (0, 1, 0)], [], ClipReader.read
+    monkeypatch.setattr(ClipReader, "read", lambda self, frames: (read.append(self.path), original(self, frames))[1])
+    data = prepare(files, [PROMPT, OTHER, OTHER])
+    assert sorted(read) == files[:2]
+    assert [clip.name for clip in data.clips] == [str(file) for file in files]
 
 
 def test_a_target_for_every_guided_step(prepare):

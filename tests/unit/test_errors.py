@@ -1,0 +1,12 @@
+import pytest
+
+from fastvmt_pl.datamodules import TooShortError
+from fastvmt_pl.errors import UserError, blaming_settings
+
+
+def test_a_setting_is_blamed_and_an_error_of_the_users_stays_what_it_is():
+    with pytest.raises(UserError, match="lr"), blaming_settings():
+        raise ValueError("lr")
+    with pytest.raises(TooShortError) as caught, blaming_settings():
+        raise TooShortError("clip", 9)
+    assert caught.value.num_frames == 9
