@@ -41,7 +41,7 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
     """
     frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
     frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
-    with written_whole(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
+    with written_whole(path) as temporary, _opened(temporary) as container:
         # x264's macroblock tree, on pictures of a few blocks, makes another file each time.
         options = {"crf": "12", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", Fraction(fps).limit_denominator(1001), options=options)
@@ -50,6 +50,12 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
         for frame in frames.numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def _opened(path: Path) -> av.container.OutputContainer:
+    """Open a video file to write it."""
+    # As a URL: FFmpeg takes a path such as run:1/output.mp4 for one of the protocol "run".
+    return av.open(f"file:{path.absolute()}", "w", options={"movflags": "faststart"})
 
 
 def side_by_side(videos: list[UInt8[Tensor, "frames height width 3"]]) -> UInt8[Tensor, "frames height wide 3"]:

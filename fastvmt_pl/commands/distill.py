@@ -29,6 +29,7 @@ from fastvmt_pl.datamodules import check_file
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.files import naming
 from fastvmt_pl.motion_distillation import Objective
 from fastvmt_pl.preemption import StopRequest, listening
 
@@ -199,9 +200,10 @@ def distill(
                 f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error} and another --output"
             )
         last = folder / "checkpoints" / "last.ckpt"
-        training.trainer.fit(
-            training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
-        )
+        with naming(folder):
+            training.trainer.fit(
+                training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
+            )
     print(f"the LoRA lies in {folder / 'lora'}")
     return folder / "lora"
 

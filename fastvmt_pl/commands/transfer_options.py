@@ -20,6 +20,7 @@ from fastvmt_pl.commands.options import (
     read_config,
     run_loggers,
 )
+from fastvmt_pl.files import naming
 from fastvmt_pl.preemption import StopRequest
 
 
@@ -152,12 +153,17 @@ def checkpoint_of(folder: Path) -> Path:
 
 
 def fit(cli: TransferCLI, folder: Path) -> None:
-    """Run a transfer, from its checkpoint if it has one; a damaged one is put aside."""
+    """Run a transfer, from its checkpoint if it has one; a damaged one is put aside.
+
+    Raises:
+        UnwritableError: If the folder cannot be written.
+    """
     last = checkpoint_of(folder)
     if last.exists() and not _is_readable(last):
         rank_zero_warn(f"{last} is damaged; starting anew")
         last.replace(last.with_suffix(".damaged"))
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
+    with naming(folder):
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
 
 
 def _is_readable(checkpoint: Path) -> bool:
