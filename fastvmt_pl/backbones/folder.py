@@ -1,5 +1,6 @@
 """Find a model's folder and check it before any weights are read."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.file_hash import file_sha256
 
 BUNDLED = {"wan-tiny": Path(__file__).parent / "wan_tiny"}
 """Models that ship with this package."""
@@ -106,21 +108,16 @@ def check_weights(folder: Path, components: Iterable[str]) -> None:
             raise UserError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")
 
 
-def sample_weights(folder: Path, components: Iterable[str]) -> bytes:
-    """Return names and sizes of components' files, and samples of them, which tell models apart without reading all."""
-    found = b""
+def hash_components(folder: Path, components: Iterable[str]) -> str:
+    """Return a hash of every byte of the weights and configs of components, which tells models apart.
+
+    Args:
+        folder: A diffusers folder.
+        components: Folders in it.
+    """
+    digest = hashlib.sha256()
     for name in components:
-        for path in sorted(path for path in (folder / name).iterdir() if path.is_file()):
-            found += f"{name}/{path.name}:{path.stat().st_size}".encode() + _sample_of(path)
-    return found
-
-
-def _sample_of(path: Path, num_samples: int = 64, size: int = 1 << 14) -> bytes:
-    """Return evenly spaced pieces of a file, which tell weights apart without reading gigabytes of them."""
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        pieces = []
-        for index in range(num_samples):
-            file.seek(max(0, total - size) * index // (num_samples - 1))
-            pieces.append(file.read(size))
-    return b"".join(pieces)
+        for path in sorted(path for pattern in (*CONFIGS, WEIGHTS) for path in (folder / name).glob(pattern)):
+            if path.suffix != ".md":
+                digest.update(f"{name}/{path.name}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()
