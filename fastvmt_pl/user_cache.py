@@ -17,7 +17,9 @@ def user_cache() -> Path:
     try:
         return Path(place).expanduser() / "fastvmt_pl"
     except RuntimeError as error:
-        raise UserError("this user has no home folder for the cache; set XDG_CACHE_HOME to a folder") from error
+        raise UserError(
+            "this user has no home folder for the cache; set the environment variable XDG_CACHE_HOME to one"
+        ) from error
 
 
 def check_writable(folder: Path, advice: str) -> None:

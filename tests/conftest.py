@@ -8,6 +8,14 @@ from fastvmt_pl.datamodules import Clip, ToyWorld
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Keep tests, what they share, and processes that they start out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     state = torch.get_rng_state()

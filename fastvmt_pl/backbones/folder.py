@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from fastvmt_pl.errors import UserError
@@ -39,6 +40,8 @@ def resolve_model(model: str | Path, revision: str | None = None, *, weights: bo
     known = f"use {', '.join(BUNDLED)}, a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         raise UserError(f"model {str(model)!r} is not known; {known}")
+    if HF_HUB_CACHE.startswith("~"):
+        raise UserError(f"this user has no home folder for model {model}; set the environment variable HF_HOME to one")
     wanted = [*CONFIGS, WEIGHTS] if weights else list(CONFIGS)
     try:
         return Path(snapshot_download(str(model), revision=revision, allow_patterns=wanted))
