@@ -7,7 +7,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
@@ -101,12 +101,12 @@ def distill(
         raise UserError("with one config of your own, name the model too, for the other one: --model wan-tiny")
     if model is None and config is None:
         model = "wan-tiny"
-    usual = model or ""
-    lora_config = config or default_lora_config(usual)
+    lora_config = config or default_lora_config(str(model))
+    usual = model or _model_of(lora_config)
     source, objective = _learned(lora_config, source, objective)
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
-    teacher_batch = (8 if usual in BUNDLED else 1) if teacher_batch is None else teacher_batch
+    teacher_batch = (8 if is_bundled_kind(usual) else 1) if teacher_batch is None else teacher_batch
     _check(clip_prompt, source, objective, num_prompts, teacher_batch)
     if source != "clip" and len(listed) < num_prompts:
         raise UserError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")
@@ -213,6 +213,12 @@ def _learned(config: Path, source: Source | None, objective: Objective | None) -
     settings = read_config(config)
     data, model = (settings.get(name) or {} for name in ("data", "model"))
     return source or data.get("source", "mix"), objective or model.get("objective", "flow_matching")
+
+
+def _model_of(config: Path) -> str:
+    """Return the model that a config of the training names."""
+    backbone = (read_config(config).get("model") or {}).get("backbone") or {}
+    return str((backbone.get("init_args") or {}).get("model", "wan-tiny"))
 
 
 def _check_same_model(training: DistillCLI, teacher: TransferCLI, warn: bool) -> None:

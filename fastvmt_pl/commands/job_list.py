@@ -12,7 +12,7 @@ from typing import Any, TypeVar, Unpack
 import yaml
 from jsonargparse import ArgumentParser
 
-from fastvmt_pl.commands.options import as_words, one_line, slug
+from fastvmt_pl.commands.options import as_words, one_line, slug, words
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
 from fastvmt_pl.datamodules import read_videos
 from fastvmt_pl.errors import UserError
@@ -157,7 +157,7 @@ def _yaml(path: Path) -> Iterator[Any]:
 def _tar(path: Path, clips: Path, refused: list[Refusal]) -> Iterator[tuple[str, Any]]:
     for where, video, caption in read_videos([path], lambda problem: refused.append(Refusal(path.name, problem))):
         key = where.rsplit(", sample ", 1)[-1]
-        name = f"{slug(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # a slug is not all of a key
+        name = f"{words(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # a slug is not all of a key
         clip = (clips / f"{name}.mp4").resolve()
         if not clip.exists() or clip.read_bytes() != video:
             with written_whole(clip) as temporary:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
-from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
+from fastvmt_pl.backbones.folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
 
@@ -28,14 +29,30 @@ LOCK = ".lock"
 """File of a run folder that is locked while a process is at work in it."""
 PATIENCE = 60.0
 """Seconds to wait for what another process does in a moment."""
+SHAPES = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
+"""Layers, width and latent channels of the transformers that the shipped configs were made for."""
 
 
 def default_config(model: str) -> Path:
-    """Return the shipped config that fits a model, by its size."""
-    if model in BUNDLED:
-        return CONFIGS / f"{model.replace('-', '_')}.yaml"
-    num_layers = read_json(resolve_model(model, weights=False) / "transformer" / "config.json").get("num_layers")
-    return CONFIGS / ("wan2.1_14b.yaml" if num_layers == 40 else "wan2.1_1.3b.yaml")
+    """Return the shipped config that fits a model, by the shape of its transformer.
+
+    Raises:
+        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+    """
+    folder = resolve_model(model, weights=False)
+    if is_bundled_kind(folder):
+        return CONFIGS / "wan_tiny.yaml"
+    refuse_other_wans(folder, model)
+    found = architecture(folder)
+    width = found.get("num_attention_heads", 0) * found.get("attention_head_dim", 0)
+    shape = found.get("num_layers", 0), width, found.get("in_channels", 0)
+    if shape not in SHAPES:
+        kind = read_json(folder / "model_index.json").get("_class_name")
+        raise UserError(
+            f"no shipped config fits {model}, a {kind} of {shape[0]} layers {width} wide and {shape[2]} latent channels; "
+            f"give one by --config, such as a changed copy of {CONFIGS / 'wan2.1_1.3b.yaml'}"
+        )
+    return CONFIGS / SHAPES[shape]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -55,13 +72,21 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def default_lora_config(model: str) -> Path:
-    """Return the shipped config for training a LoRA of a model."""
-    return CONFIGS / ("wan_tiny_lora.yaml" if model in BUNDLED else "wan2.1_lora.yaml")
+    """Return the shipped config for training a LoRA of a model.
+
+    Raises:
+        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+    """
+    return CONFIGS / ("wan_tiny_lora.yaml" if default_config(model).name == "wan_tiny.yaml" else "wan2.1_lora.yaml")
 
 
 def default_prompts(model: str) -> Path:
-    """Return the shipped file of prompts that a model has words for."""
-    return CONFIGS / ("wan_tiny_prompts.txt" if model in BUNDLED else "prompts.txt")
+    """Return the shipped file of prompts that a model has words for.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return CONFIGS / ("wan_tiny_prompts.txt" if is_bundled_kind(model) else "prompts.txt")
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -259,12 +284,31 @@ def as_words(options: dict[str, Any]) -> list[str]:
 
 
 def slug(*parts: str) -> str:
-    """Return a file name made of the letters and digits of some texts.
+    """Return a file name made of some texts, another one if one of them is another.
 
-    >>> slug("clip 1", "A red circle!")
+    It ends with a hash if the letters, digits and spaces in it do not tell all of the texts.
+
+    >>> slug("clip 1", "a red circle", "0")
+    'clip-1-a-red-circle-0'
+    >>> slug("clip 1", "A red circle!", "0")
+    'clip-1-a-red-circle-0-226e99'
+    """
+    name = words(*parts)
+    if name == "-".join(part.replace(" ", "-") for part in parts) and not any("-" in part for part in parts):
+        return name
+    told = sha256("\0".join(parts).encode()).hexdigest()[:6]
+    return f"{name}-{told}" if name else told
+
+
+def words(*parts: str) -> str:
+    """Return the letters and digits of some texts as a part of a file name, cut short.
+
+    >>> words("clip 1", "A red circle!")
     'clip-1-a-red-circle'
     """
-    return "-".join(re.sub(r"\W+", "-", part.lower()).strip("-")[:40].rstrip("-") for part in parts)
+    found = (re.sub(r"\W+", "-", part.lower()).strip("-")[:40] for part in parts)
+    # A name has 255 bytes, and letters up to four each.
+    return "-".join(part.encode()[:80].decode(errors="ignore").rstrip("-") for part in found if part)
 
 
 def one_line(message: str) -> str:

@@ -9,7 +9,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -103,7 +103,7 @@ def sample(
     video = folder / "output.mp4"
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
-    fps = (8.0 if backbone.name in BUNDLED else 16.0) if fps is None else fps
+    fps = (8.0 if is_bundled_kind(backbone.source) else 16.0) if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()

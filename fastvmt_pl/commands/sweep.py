@@ -35,7 +35,7 @@ from fastvmt_pl.commands.options import (
     read_config,
     run_loggers,
     shared_folder,
-    slug,
+    words,
 )
 from fastvmt_pl.commands.sharing import Failures, failure_of, share
 from fastvmt_pl.commands.sweep_table import Row, summarise, write_csv
@@ -217,7 +217,7 @@ def _say(line: str) -> None:
 def _folder_of(name: str, overrides: Overrides) -> str:
     """Return the name of a setting's folder, which says what it overrides, so that a changed setting is another one."""
     described = json.dumps([VERSION, overrides], sort_keys=True)
-    return f"{slug(name)}-{sha256(described.encode()).hexdigest()[:6]}"
+    return f"{words(name)}-{sha256(described.encode()).hexdigest()[:6]}"
 
 
 def _compose(

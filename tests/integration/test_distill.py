@@ -15,7 +15,7 @@ from fastvmt_pl.cli import main
 from fastvmt_pl.commands import teacher
 from fastvmt_pl.commands.encode import _read
 from fastvmt_pl.commands.lightning import DistillCLI
-from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
+from fastvmt_pl.commands.options import CONFIGS, default_prompts, read_prompts
 from fastvmt_pl.datamodules import read_clip, read_shards
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
@@ -277,8 +277,6 @@ def test_every_shipped_config_makes_a_training(path, no_weights):
 def test_shipped_prompts_are_those_that_the_model_was_trained_on():
     trained_on = {prompt_for([item], background) for item, background in combinations(held_out=False)}
     assert set(read_prompts(default_prompts("wan-tiny"))) == trained_on
-    assert len(set(read_prompts(default_prompts("some/model")))) >= 28
-    assert default_lora_config("some/model").exists()
 
 
 def test_help_names_the_commands(capsys):

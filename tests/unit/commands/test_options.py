@@ -1,6 +1,6 @@
 import pytest
 
-from fastvmt_pl.commands.options import InUseError, claimed_folder, locked, read_config, shared_folder
+from fastvmt_pl.commands.options import InUseError, claimed_folder, locked, read_config, shared_folder, slug
 
 
 @pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
@@ -36,3 +36,32 @@ def test_a_config_is_a_mapping_of_settings(tmp_path):
         path.write_text(content)
         with pytest.raises(ValueError, match=says):
             read_config(path)
+
+
+PROMPTS = [
+    "a red circle on a gray background, seen from far away",
+    "a red circle on a gray background, seen from close by",
+    "a red circle",
+    "A red circle",
+    "a red circle!",
+    "a-red-circle",
+    "a  red circle",
+    "🐼",
+    "🐼🐼",
+    "!",
+    40 * "赤",
+    41 * "赤",
+    200 * "🎈",
+]
+
+
+def test_other_texts_have_other_names_that_a_folder_can_have(tmp_path):
+    names = {slug("clip", prompt, "0") for prompt in PROMPTS}
+    assert len(names) == len(PROMPTS)
+    for name in names:
+        (tmp_path / name).mkdir()
+
+
+def test_a_name_that_tells_all_of_its_texts_has_no_hash():
+    assert slug("my_clip", "a red circle on a gray background", "7") == "my_clip-a-red-circle-on-a-gray-background-7"
+    assert slug("Clip", "x") == slug("Clip", "x") != "clip-x"
