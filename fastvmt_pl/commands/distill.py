@@ -1,7 +1,8 @@
 """``fastvmt distill``: from a clip to a LoRA of its motion."""
 
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
@@ -30,10 +31,13 @@ from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import naming
+from fastvmt_pl.identity import Settings, identity_of
 from fastvmt_pl.motion_distillation import Objective
 from fastvmt_pl.preemption import StopRequest, listening
 
 NUM_PREVIEWS = 4
+OWN = ("clip_prompt", "num_prompts", "teacher_batch", "max_flow_error", "max_leak", "previewed")
+"""What changes the result and is in neither config; the teacher's has the clip."""
 
 
 def distill(
@@ -189,10 +193,10 @@ def distill(
     )
     _check_same_model(training, teacher, warn=config is not None)
     training.model.backbone = teacher.model.backbone  # which need not be in memory twice
-    options |= {"clip_sha256": sha256(Path(clip).read_bytes()).hexdigest(), "previewed": str(previewed)}
+    options |= {"num_prompts": str(num_prompts), "teacher_batch": str(teacher_batch), "previewed": str(previewed)}
     config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
     texts = {"config": config_text, "teacher": teacher_text, "distill": yaml.safe_dump(options)}
-    with listening(request), claimed_folder(folder, **texts):
+    with listening(request), claimed_folder(folder, partial(_identity, defaults=options), **texts):
         made = listed[:num_prompts] if source != "clip" else []
         make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error, [Preemption(request)])
         if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
@@ -206,6 +210,16 @@ def distill(
             )
     print(f"the LoRA lies in {folder / 'lora'}")
     return folder / "lora"
+
+
+def _identity(files: dict[str, Any], defaults: dict[str, str]) -> Settings:
+    """Return what changes a distillation's result, given its files; an older version wrote no defaults to them."""
+    own, teacher = files.get("distill") or {}, identity_of(files.get("teacher") or {})
+    return {
+        **identity_of(files.get("config") or {}),
+        **{f"teacher.{name}": value for name, value in teacher.items()},
+        **{name: defaults[name] if own.get(name, "None") == "None" else own[name] for name in OWN},
+    }
 
 
 def _learned(config: Path, source: Source | None, objective: Objective | None) -> tuple[Source, Objective]:

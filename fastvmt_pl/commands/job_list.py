@@ -6,21 +6,25 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from fastvmt_pl.commands.options import as_words, one_line, slug, words
-from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
+from fastvmt_pl.commands.options import as_words, one_line, read_config, slug, words
+from fastvmt_pl.commands.transfer_options import TransferOptions, config_of, settings_of
 from fastvmt_pl.datamodules import read_videos
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
+from fastvmt_pl.identity import Settings, identity_of_overridden
 
 Kind = TypeVar("Kind")
 OWN = ("name", "clip", "prompt", "prompts", "seed")
 """Columns that are not settings."""
+PERSONAL = ("name", "prompt", "seed")
+"""What a job shares with no other."""
 BATCH_SIZE = 4
 """The most prompts of a clip that run side by side, unless told otherwise."""
 
@@ -45,19 +49,44 @@ class Job:
     options: TransferOptions = field(default_factory=TransferOptions)
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
+    def identity(self) -> Settings:
+        """What changes its result: name, prompt, seed, the clip's content, and the settings that it comes to.
+
+        Raises:
+            ValueError: If a setting or the config cannot be read.
+        """
+        return self.identify({"job": yaml.safe_load(self.described())})
+
+    @cached_property
     def group(self) -> str:
         """What jobs that can run side by side have in common: all but name, prompt, seed, and where they run."""
-        config = hashlib.sha256(config_of(self.options).read_bytes()).hexdigest()
-        options = {name: value for name, value in self.options.items() if name not in ("device", "config")}
-        same = {"clip": str(self.clip), "options": options, "settings": self.settings, "config": config}
-        return json.dumps(same, sort_keys=True, default=str)
+        return json.dumps({name: value for name, value in self.identity.items() if name not in PERSONAL})
 
     def described(self) -> str:
-        """Return the job as YAML, the same for the same job."""
-        own = {"name": self.name, "prompt": self.prompt, "seed": self.seed}
-        described: str = yaml.safe_dump(own | json.loads(self.group))
+        """Return the job as YAML."""
+        options = {name: value for name, value in self.options.items() if name != "device" and value is not None}
+        own = {"name": self.name, "prompt": self.prompt, "seed": self.seed, "clip": str(self.clip)}
+        text = json.dumps({**own, "options": options, "settings": self.settings}, default=str)
+        described: str = yaml.safe_dump(json.loads(text), allow_unicode=True)
         return described
+
+    def identify(self, files: dict[str, Any]) -> Settings:
+        """Return what changes the result of a job that :meth:`described` describes.
+
+        An older version names not the config but its hash, which is compared with that of this job's.
+        """
+        job = files["job"]
+        options: Any = dict(job["options"])
+        if "config" in job and job["config"] == hashlib.sha256(config_of(self.options).read_bytes()).hexdigest():
+            options["config"] = config_of(self.options)
+        if "config" in options:
+            options["config"] = Path(options["config"])
+        config = read_config(config_of(options))
+        data = {name: value for name, value in (config.get("data") or {}).items() if name not in ("prompts", "seed")}
+        config["data"] = {**data, "clips": [job["clip"]]}
+        settings = identity_of_overridden(config, settings_of(options) | job["settings"])
+        return {**settings, **{name: job[name] for name in PERSONAL}}
 
 
 def stamp_of(clip: Path) -> str:
@@ -178,8 +207,6 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
         raise UserError(f"seed is {seed}; use 0 or more")
     own, settings = _settings({name: value for name, value in row.items() if name not in OWN})
     merged: TransferOptions = {**options, **own}
-    if not config_of(merged).is_file():
-        raise UserError(f"config {config_of(merged)} is no file; check the path")
     names = [_own(row, "name", str)] if "name" in row else [slug(Path(clip).stem, x, str(seed)) for x in prompts]
     if len(names) < len(prompts):
         names = [f"{names[0]}-{number}" for number in range(len(prompts))]
@@ -187,7 +214,9 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions) -> list[Job]:
         if Path(name).name != name or name.startswith(".") or len(name.encode()) > 200:
             raise UserError(f"name is {name[:60]!r}; use one that a folder can have, of at most 200 bytes")
     place = (folder / clip).resolve()
-    return [Job(name, place, prompt, seed, merged, settings) for name, prompt in zip(names, prompts, strict=True)]
+    jobs = [Job(name, place, prompt, seed, merged, settings) for name, prompt in zip(names, prompts, strict=True)]
+    _ = jobs[0].identity  # refuses settings that cannot be read
+    return jobs
 
 
 def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:

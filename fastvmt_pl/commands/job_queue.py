@@ -1,5 +1,6 @@
 """Deal jobs out to any number of processes that share nothing but a folder."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.commands.job_check import Verdict, cut
-from fastvmt_pl.commands.job_list import Job, stamp_of
+from fastvmt_pl.commands.job_list import Job
 from fastvmt_pl.commands.options import InUseError, claimed_folder
 from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share
 from fastvmt_pl.preemption import StopRequest
@@ -30,9 +31,8 @@ class Batch:
 
     @property
     def key(self) -> str:
-        """A name that depends on the jobs and their clip alone."""
-        described = [job.described() + stamp_of(job.clip) for job in self.jobs]
-        return sha256("".join(described).encode()).hexdigest()[:16]
+        """A name that depends on the jobs and the content of their clip alone."""
+        return sha256(json.dumps([job.identity for job in self.jobs]).encode()).hexdigest()[:16]
 
 
 def make_batches(jobs: Sequence[Job], verdicts: Mapping[str, Verdict], batch_size: int) -> list[Batch]:
@@ -118,7 +118,7 @@ class JobQueue:
         with ExitStack() as stack:
             for job in batch.jobs:
                 try:
-                    stack.enter_context(claimed_folder(self.folder / job.name, job=job.described()))
+                    stack.enter_context(claimed_folder(self.folder / job.name, job.identify, job=job.described()))
                 except InUseError:
                     stack.close()
                     yield False

@@ -15,7 +15,7 @@ from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
 from fastvmt_pl.commands.job_queue import Batch, JobQueue, make_batches
 from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_words, read_config, slug
+from fastvmt_pl.commands.options import as_words, cut_list, other_settings, read_config, slug
 from fastvmt_pl.commands.sharing import FAILED
 from fastvmt_pl.commands.transfer_options import (
     TransferOptions,
@@ -184,11 +184,16 @@ def _able(
     """Return the jobs that can run, and all that cannot."""
     able, others = list[Job](), list(refused)
     for job in jobs:
-        verdict, kept = verdicts[job.group], folder / "jobs" / job.name / "job.yaml"
+        verdict, kept = verdicts[job.group], folder / "jobs" / job.name
         if verdict.status == "refused":
             others.append(Refusal(job.name, verdict.detail))
-        elif kept.exists() and kept.read_text() != cut(job, verdict.num_frames).described():
-            others.append(Refusal(job.name, f"{kept.parent} holds a job with other settings; rename one of them"))
+            continue
+        shortened = cut(job, verdict.num_frames)
+        differing = other_settings(kept, shortened.identify, job=shortened.described())
+        if differing:
+            others.append(
+                Refusal(job.name, f"{kept} holds a job with other settings ({cut_list(differing)}); rename one of them")
+            )
         else:
             able.append(job)
     return able, others

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from hashlib import sha256
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from fastvmt_pl.backbones.folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
+from fastvmt_pl.identity import Settings, differences, flat
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 
@@ -25,6 +26,10 @@ class InUseError(UserError):
     """Another process is at work in a folder."""
 
 
+Identify = Callable[[dict[str, Any]], Settings]
+"""Returns what changes a run's result, given the contents of its YAML files by their names without the ending."""
+IDENTITY = "identity.json"
+"""File of a run folder that holds what changes its result, by dotted names."""
 LOCK = ".lock"
 """File of a run folder that is locked while a process is at work in it."""
 PATIENCE = 60.0
@@ -48,9 +53,10 @@ def default_config(model: str) -> Path:
     shape = found.get("num_layers", 0), width, found.get("in_channels", 0)
     if shape not in SHAPES:
         kind = read_json(folder / "model_index.json").get("_class_name")
+        described = f"{kind} of {shape[0]} layers {width} wide and {shape[2]} latent channels"
+        example = CONFIGS / "wan2.1_1.3b.yaml"
         raise UserError(
-            f"no shipped config fits {model}, a {kind} of {shape[0]} layers {width} wide and {shape[2]} latent channels; "
-            f"give one by --config, such as a changed copy of {CONFIGS / 'wan2.1_1.3b.yaml'}"
+            f"no shipped config fits {model}, a {described}; give one by --config, such as a copy of {example}"
         )
     return CONFIGS / SHAPES[shape]
 
@@ -105,54 +111,111 @@ def read_prompts(path: Path) -> list[str]:
 
 
 @contextmanager
-def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
+def claimed_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
     """Make a run folder with its settings, or see that it is this very run's, and keep other processes out meanwhile.
 
     Of several processes of one trainer, the first locks.
 
     Args:
         folder: The run folder.
+        identify: Returns what changes the run's result, given the contents of the files.
         settings: Contents of YAML files by their names without the ending; the first is the one that has to be there.
 
     Raises:
         InUseError: If another process is at work in the folder.
-        ValueError: If it holds something else.
+        ValueError: If it holds something else, saying which settings differ.
     """
-    files = _settings_files(folder, settings)
+    run = _Run(folder, identify, settings)
+    run.refuse_others()
     first = getattr(rank_zero_only, "rank", 0) == 0
     with locked(folder) if first else nullcontext():
         if first:
             remove_unfinished(folder)
-        _settle(folder, files)
+        run.settle()
         yield
 
 
 @contextmanager
-def shared_folder(folder: Path, **settings: str) -> Iterator[None]:
+def shared_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
     """As :func:`claimed_folder`, for a run that many processes work on: others wait for the end of the block."""
-    files = _settings_files(folder, settings)
+    run = _Run(folder, identify, settings)
+    run.refuse_others()
     with locked(folder, PATIENCE):
-        _settle(folder, files)
+        run.settle()
         yield
 
 
-def _settings_files(folder: Path, settings: dict[str, str]) -> dict[Path, str]:
-    """Return what a run's files of settings contain; refuse other runs' folders before anything is written there."""
-    files = {folder / f"{name}.yaml": content for name, content in settings.items()}
-    _refuse_other_settings(folder, files)
-    if not (folder / LOCK).exists():
-        _refuse_foreign(folder, next(iter(files)))
-    return files
+def other_settings(folder: Path, identify: Identify = flat, **settings: str) -> list[str]:
+    """Return which settings of a run folder differ; see :func:`claimed_folder`. A new folder differs in none.
+
+    Raises:
+        ValueError: If the folder's own settings cannot be read.
+    """
+    return _Run(folder, identify, settings).differences()
 
 
-def _settle(folder: Path, files: dict[Path, str]) -> None:
-    """Write those files of settings that are not there, into a folder that is locked."""
-    _refuse_other_settings(folder, files)  # which may have come meanwhile
-    _refuse_foreign(folder, next(iter(files)))
-    for path, content in files.items():
-        if not path.exists():
-            with written_whole(path) as temporary:
-                temporary.write_text(content)
+class _Run:
+    """A run folder that is to be made, or that a run goes on in."""
+
+    def __init__(self, folder: Path, identify: Identify, settings: dict[str, str]) -> None:
+        self.folder, self.identify, self.settings = folder, identify, settings
+        now = identify({name: yaml.safe_load(content) for name, content in settings.items()})
+        self.identity: Settings = json.loads(json.dumps(now))  # as it is read again
+
+    def differences(self) -> list[str]:
+        """Return which settings in the folder differ, each with both values."""
+        try:
+            there = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of an older version, or not written yet
+            there = self._older()
+        return [] if there is None else differences(there, self.identity)
+
+    def _older(self) -> Settings | None:
+        """Return what changes the result of the run that the folder's YAML files describe, if it has any."""
+        paths = {name: self.folder / f"{name}.yaml" for name in self.settings}
+        try:
+            found = {
+                name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()
+            }
+            return self.identify(found) if found else None
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{self.folder} holds settings that are no run's ({error}); choose another output"
+            ) from error
+
+    def refuse_others(self) -> None:
+        """Refuse a folder of another run, or one that is neither empty nor a run's."""
+        found = self.differences()
+        if found:
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({cut_list(found)}); choose another output, or go on "
+                "with its settings"
+            )
+        if (self.folder / f"{next(iter(self.settings))}.yaml").exists() or not self.folder.exists():
+            return
+        ours = (LOCK, IDENTITY)
+        if not self.folder.is_dir() or any(
+            path.name not in ours and not path.name.startswith(PREFIX) for path in self.folder.iterdir()
+        ):
+            raise UserError(f"{self.folder} is in use and holds no run; choose another output")
+
+    def settle(self) -> None:
+        """Write those files that are not there, into a folder that is locked."""
+        self.refuse_others()  # which may have come meanwhile
+        files = {f"{name}.yaml": content for name, content in self.settings.items()}
+        for name, content in {**files, IDENTITY: json.dumps(self.identity, indent=1) + "\n"}.items():
+            if not (self.folder / name).exists():
+                with written_whole(self.folder / name) as temporary:
+                    temporary.write_text(content, encoding="utf-8")
+
+
+def cut_list(items: Sequence[str], most: int = 4) -> str:
+    """Return the first of some items, and how many more there are.
+
+    >>> cut_list(["a", "b", "c"], most=2)
+    'a; b; and 1 more'
+    """
+    return "; ".join([*items[:most], *([f"and {len(items) - most} more"] if len(items) > most else [])])
 
 
 @contextmanager
@@ -198,19 +261,6 @@ def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def _refuse_other_settings(folder: Path, files: dict[Path, str]) -> None:
-    if any(path.exists() and path.read_text() != content for path, content in files.items()):
-        raise UserError(f"{folder} holds a run with other settings; choose another output")
-
-
-def _refuse_foreign(folder: Path, needed: Path) -> None:
-    """Raise ``ValueError`` if a folder is there, and is neither empty nor a run's."""
-    if needed.exists() or not folder.exists():
-        return
-    if not folder.is_dir() or any(path.name != LOCK and not path.name.startswith(PREFIX) for path in folder.iterdir()):
-        raise UserError(f"{folder} is in use and holds no run; choose another output")
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ from fastvmt_pl.commands.options import (
 )
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError, blaming_settings
+from fastvmt_pl.files import naming
+from fastvmt_pl.identity import backbone_identity
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample as draw
 from fastvmt_pl.video import enlarge, to_frames, write_video
@@ -107,7 +109,8 @@ def sample(
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()
-    with claimed_folder(folder, config=yaml.safe_dump(chosen, sort_keys=False)):
+    text = yaml.safe_dump(chosen, sort_keys=False)
+    with claimed_folder(folder, lambda files: backbone_identity(files["config"]), config=text), naming(folder):
         backbone.to(trainer.strategy.root_device)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("denoising", total=module.num_steps)

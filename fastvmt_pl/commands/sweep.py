@@ -43,6 +43,7 @@ from fastvmt_pl.datamodules import Clip, align
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
+from fastvmt_pl.identity import Settings, flat, identity_of_overridden
 from fastvmt_pl.metrics.scores import score_video
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import alone, num_to_start, read_rank, start_ranks, take_own_gpu
@@ -80,7 +81,7 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
         take_own_gpu(rank)
         described = _checked(plan, experiment, config, request)
         same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common), "jobs": described}
-        with shared_folder(output, **same):  # other settings have other folders
+        with shared_folder(output, _identity, **same):  # other settings have other folders
             jobs = make_jobs(plan, experiment, output / "clips")
         runs = Runs(plan, config, jobs, output, request)
         if num_processes > 1:
@@ -97,6 +98,12 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {'; '.join(failed[:3])}")
     return rows
+
+
+def _identity(files: dict[str, Any]) -> Settings:
+    """Return what changes the results of a sweep, given its files; each setting has a folder of its own."""
+    settings = identity_of_overridden(files.get("config") or {}, files.get("common") or {})
+    return settings | flat({"jobs": files.get("jobs") or []})
 
 
 def _checked(plan: Experiment, experiment: Path, config: Path, request: StopRequest) -> str:

@@ -78,7 +78,7 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     quick = [*SIZE, "--steps", "2"]
     made = succeed("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
     assert "sampled" in made.out
-    assert {path.name for path in Path("sampled").iterdir()} == {".lock", "output.mp4", "config.yaml"}
+    assert {path.name for path in Path("sampled").iterdir()} == {".lock", "output.mp4", "config.yaml", "identity.json"}
     assert "finished run" in refused("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
     weights = json.dumps([f"{lora}:0.5", f"{lora / ORIGINAL_FILE}:0.5"])
     succeed("sample", CAPTION, "--lora", weights, "--output", "twice", *quick)
