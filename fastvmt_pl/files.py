@@ -63,8 +63,6 @@ def naming(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UnwritableError:
-        raise
     except OSError as error:
         if error.errno is None or not _is_about(error, path):
             raise
@@ -78,6 +76,8 @@ def naming(path: Path) -> Iterator[None]:
 
 def _is_about(error: OSError, path: Path) -> bool:
     """Return whether an error names a temporary file, the path or its parents, or no file, and the disk is full."""
+    if isinstance(error, UnwritableError):
+        return PREFIX in str(error)
     if error.filename is None:
         return error.errno in FULL
     name = os.fsdecode(error.filename)

@@ -10,6 +10,7 @@ from shutil import copyfile
 from huggingface_hub import ModelCardData
 
 from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.files import naming
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, verify_lora, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
 
@@ -62,7 +63,7 @@ def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, trai
     """
     backbone = module.backbone
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as name:
+    with naming(folder), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as name:
         unproven = Path(name)
         write_lora(adapter, unproven)
         deviations = verify_lora(adapter, unproven, Path(backbone.source))

@@ -56,7 +56,7 @@ class Job:
         Raises:
             ValueError: If a setting or the config cannot be read.
         """
-        return self.identify({"job": yaml.safe_load(self.described())})
+        return self.identify({"job": self._as_read_again()})
 
     @cached_property
     def group(self) -> str:
@@ -65,11 +65,16 @@ class Job:
 
     def described(self) -> str:
         """Return the job as YAML."""
+        described: str = yaml.safe_dump(self._as_read_again(), allow_unicode=True)
+        return described
+
+    def _as_read_again(self) -> dict[str, Any]:
         options = {name: value for name, value in self.options.items() if name != "device" and value is not None}
         own = {"name": self.name, "prompt": self.prompt, "seed": self.seed, "clip": str(self.clip)}
-        text = json.dumps({**own, "options": options, "settings": self.settings}, default=str)
-        described: str = yaml.safe_dump(json.loads(text), allow_unicode=True)
-        return described
+        read: dict[str, Any] = json.loads(
+            json.dumps({**own, "options": options, "settings": self.settings}, default=str)
+        )
+        return read
 
     def identify(self, files: dict[str, Any]) -> Settings:
         """Return what changes the result of a job that :meth:`described` describes.

@@ -4,7 +4,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from copy import deepcopy
+from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -68,13 +69,19 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it has none.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = deepcopy(_parsed(path.read_text(encoding="utf-8"))) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
     groups = [content.get(name) or {} for name in ("model", "data", "trainer")] if isinstance(content, dict) else [None]
     if not all(isinstance(group, dict) for group in groups):
         raise UserError(f"config {path} is no mapping of settings; give a YAML file with model, data and trainer")
     return content
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> Any:
+    """Return what YAML says; a list of jobs has the same config again and again."""
+    return yaml.safe_load(text)
 
 
 def default_lora_config(model: str) -> Path:

@@ -143,3 +143,60 @@ class TestJobList:
         (place / "job.yaml").write_text(yaml.safe_dump(older))
         assert "1 done" in succeed(*self.args(folder)).out
         assert "guidance_scale" in refused(*self.args(folder, "--guidance-scale=2"))
+
+
+@pytest.fixture
+def killed(monkeypatch, capsys):
+    """Runs a command that is killed in its work, unless it is refused; returns why."""
+
+    def fail(*_, **__):
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+
+    def run(*args):
+        code = main([str(arg) for arg in args])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert code == (1 if "killed" in said else 2)
+        return None if code == 1 else said
+
+    return run
+
+
+def test_a_distillation_goes_on_by_what_changes_its_lora(killed, clip, tmp_path):
+    (tmp_path / "words.txt").write_text("a blue cross on a navy background\n")
+    own = ["--num-frames=5", "--num-prompts=1", "--output=out"]
+    args = ["distill", clip, PROMPT, *own, "--prompts=words.txt"]
+    assert killed(*args) is None
+    (tmp_path / "words.txt").rename(tmp_path / "moved.txt")
+    same = ["distill", clip, PROMPT, *own, f"--prompts={tmp_path / 'moved.txt'}", "--device=cpu", "--model=wan-tiny"]
+    assert killed(*same, "--teacher-batch=8", "--rank=16") is None  # as they are by default
+    assert "max_flow_error: 0.7 there, 0.5 now" in killed(*same, "--max-flow-error=0.5")
+    assert "model.rank: 16 there, 4 now" in killed(*same, "--rank=4")
+    assert "teacher.data.seed: 0 there, 2 now" in killed(*same, "--seed=2")
+    (tmp_path / "out" / "identity.json").unlink()
+    older = yaml.safe_load((tmp_path / "out" / "distill.yaml").read_text())
+    (tmp_path / "out" / "distill.yaml").write_text(yaml.safe_dump(older | {"teacher_batch": "None", "config": "x"}))
+    assert "model.rank: 16 there, 4 now" in killed(*same, "--rank=4")
+    assert killed(*same) is None
+
+
+def test_a_sweep_goes_on_by_what_changes_its_results(killed, tmp_path):
+    config = yaml.safe_load(default_config("wan-tiny").read_text())
+    plan = {"jobs": {"num_jobs": 1}, "settings": {"guided": {"model.num_guided_steps": 1}}, "config": "my.yaml"}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(config))
+    assert killed("sweep", "plan.yaml", "out") is None
+    config["trainer"] |= {"accelerator": "auto", "enable_model_summary": False}
+    (tmp_path / "my.yaml").write_text("# a comment\n" + yaml.safe_dump(config))
+    assert killed("sweep", "plan.yaml", "out") is None
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**plan, "common": {"model.guidance_scale": 2}}))
+    assert "model.guidance_scale: 4.0 there, 2 now" in killed("sweep", "plan.yaml", "out")
+
+
+def test_a_sample_is_made_again_only_as_it_was(succeed, refused):
+    args = ["sample", PROMPT, "--steps=1", "--num-frames=5", "--output=out"]
+    succeed(*args)
+    Path("out/output.mp4").unlink()
+    assert "seed: 0 there, 1 now" in refused(*args, "--seed=1")
+    succeed(*args, "--device=cpu", f"--model={BUNDLED['wan-tiny']}", f"--config={default_config('wan-tiny')}")

@@ -82,6 +82,13 @@ def test_the_innermost_name_is_told_and_errors_of_reading_are_left_alone(tmp_pat
         (tmp_path / "missing").read_bytes()
 
 
+def test_a_file_in_a_folder_that_is_written_whole_is_told_by_the_name_of_the_folder(tmp_path):
+    with pytest.raises(UnwritableError) as raised, full_disk(), written_whole(tmp_path / "lora") as folder:
+        write_tensors(folder / "weights.safetensors")
+    assert str(raised.value).startswith(f"{tmp_path / 'lora'} cannot be written")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_interrupted_file_leaves_nothing_behind(tmp_path, error):
     with pytest.raises(error):
