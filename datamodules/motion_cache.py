@@ -29,15 +29,22 @@ class Entry:
 
     Attributes:
         path: Its file.
-        clip: Name of the clip.
         size: Bytes.
         used: When it was last read or written, in seconds since 1970.
     """
 
     path: Path
-    clip: str
     size: int
     used: float
+
+    @property
+    def clip(self) -> str:
+        """Name of the clip."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                return str((file.metadata() or {}).get("clip", "unknown clip"))
+        except (SafetensorError, OSError):
+            return "unreadable"
 
 
 class MotionCache:
@@ -102,7 +109,7 @@ class MotionCache:
         for path in self.folder.glob("*.safetensors"):
             with suppress(FileNotFoundError):  # another process has removed it since
                 status = path.stat()
-                found.append(Entry(path, _clip_of(path), status.st_size, status.st_mtime))
+                found.append(Entry(path, status.st_size, status.st_mtime))
         return sorted(found, key=lambda entry: entry.used)
 
     def remove(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -152,11 +159,3 @@ def _lock(file: IO[bytes], kind: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _clip_of(path: Path) -> str:
-    try:
-        with safe_open(path, "pt") as file:
-            return str((file.metadata() or {}).get("clip", "unknown clip"))
-    except SafetensorError:
-        return "damaged"

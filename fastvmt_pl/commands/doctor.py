@@ -167,7 +167,8 @@ def check_folders(folder: Path) -> Iterator[Check]:
         yield Check("failure", "motion cache", str(error))
     for name, place in places.items():
         existing = next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        homeless = str(place).startswith("~")
+        if homeless or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             fix = {"models": "set HF_HOME", "motion cache": "set XDG_CACHE_HOME"}.get(name, "use another --folder")
             yield Check("failure", name, f"{place} cannot be written", fix)
             continue

@@ -189,11 +189,14 @@ def _able(
             others.append(Refusal(job.name, verdict.detail))
             continue
         shortened = cut(job, verdict.num_frames)
-        differing = other_settings(kept, shortened.identify, job=shortened.described())
+        try:
+            differing = other_settings(kept, shortened.identify, job=shortened.described())
+        except UserError as error:
+            others.append(Refusal(job.name, str(error)))
+            continue
         if differing:
-            others.append(
-                Refusal(job.name, f"{kept} holds a job with other settings ({cut_list(differing)}); rename one of them")
-            )
+            reason = f"{kept} holds a job with other settings ({cut_list(differing)}); rename one of them"
+            others.append(Refusal(job.name, reason))
         else:
             able.append(job)
     return able, others

@@ -175,7 +175,7 @@ class _Run:
             there = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # of an older version, or not written yet
             there = self._older()
-        return [] if there is None else differences(there, self.identity)
+        return differences(there, self.identity) if isinstance(there, dict) else []
 
     def _older(self) -> Settings | None:
         """Return what changes the result of the run that the folder's YAML files describe, if it has any."""
@@ -191,13 +191,31 @@ class _Run:
             ) from error
 
     def refuse_others(self) -> None:
-        """Refuse a folder of another run, or one that is neither empty nor a run's."""
+        """Refuse another run's folder, or one of something else, before anything is written there."""
+        self._refuse_differences()
+        if not (self.folder / LOCK).exists():
+            self._refuse_foreign()
+
+    def settle(self) -> None:
+        """Write those files that are not there, into a folder that is locked."""
+        self._refuse_differences()  # which may have come meanwhile
+        self._refuse_foreign()
+        files = {f"{name}.yaml": content for name, content in self.settings.items()}
+        for name, content in {**files, IDENTITY: json.dumps(self.identity, indent=1) + "\n"}.items():
+            if not (self.folder / name).exists():
+                with written_whole(self.folder / name) as temporary:
+                    temporary.write_text(content, encoding="utf-8")
+
+    def _refuse_differences(self) -> None:
         found = self.differences()
         if found:
             raise UserError(
                 f"{self.folder} holds a run with other settings ({cut_list(found)}); choose another output, or go on "
                 "with its settings"
             )
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that is there, and is neither empty nor a run's."""
         if (self.folder / f"{next(iter(self.settings))}.yaml").exists() or not self.folder.exists():
             return
         ours = (LOCK, IDENTITY)
@@ -205,15 +223,6 @@ class _Run:
             path.name not in ours and not path.name.startswith(PREFIX) for path in self.folder.iterdir()
         ):
             raise UserError(f"{self.folder} is in use and holds no run; choose another output")
-
-    def settle(self) -> None:
-        """Write those files that are not there, into a folder that is locked."""
-        self.refuse_others()  # which may have come meanwhile
-        files = {f"{name}.yaml": content for name, content in self.settings.items()}
-        for name, content in {**files, IDENTITY: json.dumps(self.identity, indent=1) + "\n"}.items():
-            if not (self.folder / name).exists():
-                with written_whole(self.folder / name) as temporary:
-                    temporary.write_text(content, encoding="utf-8")
 
 
 def cut_list(items: Sequence[str], most: int = 4) -> str:

@@ -190,6 +190,15 @@ def test_every_byte_of_weights_and_configs_is_in_the_fingerprint(copied):
     assert len(found) == len(places) + 1 > 20
 
 
+def test_every_byte_of_a_lora_and_its_weight_are_in_the_fingerprint(tmp_path):
+    path, content = tmp_path / "lora.safetensors", bytes(1000)
+    found = {WanBackbone().fingerprint()}
+    for position, weight in ((0, 1.0), (500, 1.0), (999, 1.0), (999, 0.5)):
+        path.write_bytes(content[:position] + b"x" + content[position + 1 :])
+        found.add(WanBackbone(loras={str(path): weight}).fingerprint())
+    assert len(found) == 5
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "some-org/no-such-model", ""])
 def test_an_unknown_model_is_refused(name):
     with pytest.raises(ValueError, match="wan-tiny"):
