@@ -60,8 +60,9 @@ class Job:
 
     @cached_property
     def group(self) -> str:
-        """What jobs that can run side by side have in common: all but name, prompt, seed, and where they run."""
-        return json.dumps({name: value for name, value in self.identity.items() if name not in PERSONAL})
+        """A hash of what jobs that run side by side have in common: all but name, prompt, seed, and where they run."""
+        same = {name: value for name, value in self.identity.items() if name not in PERSONAL}
+        return hashlib.sha256(json.dumps([same, str(self.clip)], sort_keys=True).encode()).hexdigest()
 
     def described(self) -> str:
         """Return the job as YAML."""
