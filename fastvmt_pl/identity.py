@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,16 @@ def backbone_identity(arguments: Mapping[str, Any]) -> Settings:
 
 
 def content_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file; if it cannot be read, its path."""
+    """Return the SHA-256 of a file, or of the names and contents in a folder; if it cannot be read, its path."""
+    path = Path(path)
     try:
-        return f"sha256 {file_sha256(Path(path))}"
+        if not path.is_dir():
+            return f"sha256 {file_sha256(path)}"
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        listed = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
+        return f"sha256 {sha256(listed.encode()).hexdigest()}"
     except OSError:
-        return f"missing {Path(path).absolute()}"
+        return f"missing {path.absolute()}"
 
 
 def flat(settings: Any, prefix: str = "") -> Settings:

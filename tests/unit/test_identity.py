@@ -81,6 +81,17 @@ def test_files_count_by_their_content(config, tmp_path):
     assert [line.split(":")[0] for line in found] == ["data.clips", "model.backbone.init_args.loras"]
 
 
+def test_a_folder_of_pictures_counts_by_their_names_and_contents(config, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    found = []
+    for name, content in (("1.png", b"one"), ("2.png", b"two"), ("2.png", b"other"), ("3.png", b"two")):
+        (pictures / name).write_bytes(content)
+        found.append(identity_of(changed(config, "data", clips=[str(pictures)]))["data.clips"][0])
+    assert len(set(found)) == 4
+    assert found[-1] == identity_of(changed(config, "data", clips=[str(pictures / ".." / "pictures")]))["data.clips"][0]
+
+
 def test_an_override_is_what_the_config_would_say(config):
     plain = identity_of_overridden(config, {"model.num_steps": 20, "data.motion.window": "5", "trainer.devices": 2})
     said = changed(config, "model", num_steps=20)
