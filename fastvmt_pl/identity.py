@@ -68,16 +68,17 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
         config: Settings in groups, as read from YAML.
     """
     model, data, trainer = (dict(config.get(name) or {}) for name in ("model", "data", "trainer"))
-    if isinstance(model.get("backbone"), Mapping):
-        arguments = backbone_identity(model["backbone"].get("init_args") or {})
-        model["backbone"] = {**model["backbone"], "init_args": arguments}
+    backbone = model.get("backbone")
+    if isinstance(backbone, Mapping) and isinstance(backbone.get("init_args"), Mapping):
+        model["backbone"] = {**backbone, "init_args": backbone_identity(backbone["init_args"])}
     data = {name: value for name, value in data.items() if name not in OUTSIDE}
-    if "clips" in data:
-        data["clips"] = [content_of(clip) for clip in data["clips"]]
+    if data.get("clips"):
+        data["clips"] = [content_of(clip) for clip in _as_list(data["clips"])]
     trainer = {name: value for name, value in trainer.items() if name in TRAINER}
-    callbacks = trainer.get("callbacks") or []
-    callbacks = [callbacks] if isinstance(callbacks, Mapping) else callbacks
-    trainer["callbacks"] = [each for each in callbacks if _class_name(each.get("class_path", "")) not in WATCHING]
+    callbacks = [
+        each if isinstance(each, Mapping) else {"class_path": each} for each in _as_list(trainer.get("callbacks"))
+    ]
+    trainer["callbacks"] = [each for each in callbacks if _class_name(each.get("class_path")) not in WATCHING]
     groups = {"seed_everything": config.get("seed_everything"), "model": model, "data": data, "trainer": trainer}
     return flat(groups)
 
@@ -111,7 +112,7 @@ def backbone_identity(arguments: Mapping[str, Any]) -> Settings:
     kept = {name: value for name, value in arguments.items() if name not in ROUNDING}
     if "model" in kept:
         kept["model"] = _model_content(str(kept["model"]))
-    if kept.get("loras"):
+    if isinstance(kept.get("loras"), Mapping):
         kept["loras"] = sorted([_lora_content(path), weight] for path, weight in kept["loras"].items())
     return kept
 
@@ -183,8 +184,14 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _class_name(path: str) -> str:
-    return path.rsplit(".", 1)[-1] if path.startswith(NAMED_BY_CLASS) else path
+def _class_name(path: Any) -> str:
+    name = str(path)
+    return name.rsplit(".", 1)[-1] if name.startswith(NAMED_BY_CLASS) else name
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return what a setting that may be one thing or several has."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _model_content(model: str) -> str:
