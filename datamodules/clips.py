@@ -1,7 +1,7 @@
 """Read reference clips: which frames, cropped and resized to which geometry."""
 
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from math import inf
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from fastvmt_pl.file_hash import file_sha256
 
 from .picture_folder import PictureFolder, find_pictures
 from .reader import ClipError, ClipReader, DecoderName
@@ -155,13 +157,8 @@ def content_hash(path: str | Path) -> str:
     """
     path = check_file(path)
     if not path.is_dir():
-        return _file_hash(path)
-    return sha256("".join(_file_hash(picture) for picture in find_pictures(path)).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
+    return sha256("".join(map(file_sha256, find_pictures(path))).encode()).hexdigest()
 
 
 def _too_short(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict
@@ -12,23 +11,20 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files import written_whole
 from fastvmt_pl.jobs import TransferJobs
 from fastvmt_pl.motion import MotionSettings, MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import SHARED_SEED, add_noise, job_noise
 
 from .clips import Clip, ClipError, check_file, read_clip
+from .motion_cache import MotionCache
 from .reader import DecoderName
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "fastvmt_pl" / "motion"
 CACHE_VERSION = 2
 """Part of every key: raised when what is stored changes its meaning."""
 
@@ -78,7 +74,7 @@ class MotionDataModule(LightningDataModule):
         reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
             seed, or with each job's own, as the paper does.
         extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
-        cache_dir: Folder of extracted motion; ``None`` is the user's cache folder.
+        cache_dir: Folder of extracted motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
 
     Raises:
         ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
@@ -131,18 +127,22 @@ class MotionDataModule(LightningDataModule):
         self.fps, self.decoder = fps, decoder
         self.motion, self.reference_timestep = motion, reference_timestep
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
-        self.cache_dir = CACHE if cache_dir is None else Path(cache_dir)
+        self.cache_dir = cache_dir
 
     def check_settings(self, module: MotionTransfer) -> None:
         """Check the settings against a module and its backbone, without its weights.
 
         Raises:
-            UserError: If the backbone does not have the geometry or the block, or a loss cannot be computed on it.
+            ValueError: If the backbone does not have the geometry or the block, a loss cannot be computed on it, or
+                the cache folder cannot be used.
+            ClipError: If a clip cannot be used.
         """
         backbone = module.backbone
         backbone.check_geometry(self.num_frames, *self.size)
         backbone.check_block(self.motion.block)
         module.check_target(backbone.latent_shape(self.num_frames, *self.size)[1], self.motion)
+        self.cache = MotionCache(self.cache_dir)
+        self.cache.check()
 
     def read_clips(self, module: MotionTransfer) -> list[Clip]:
         """Check the settings as :meth:`check_settings` does, and read the clips, once.
@@ -210,17 +210,15 @@ class MotionDataModule(LightningDataModule):
             sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
         noise_seed = SHARED_SEED if self.reference_noise == "shared" else seed
         key = self._key(video, module, sigmas, noise_seed)
-        path = self.cache_dir / f"{key}.safetensors"
-        stored = _load(path)
+        stored = self.cache.load(key)
         if stored is None:
             latents = module.backbone.encode(video)
             flow, centres = self._measure(latents, module, sigmas, noise_seed)
             stored = {"latents": latents.cpu(), "flow": flow.cpu(), "centres": centres.cpu()}
-            with written_whole(path) as temporary:
-                save_file({name: tensor.contiguous() for name, tensor in stored.items()}, temporary)
+            self.cache.store(key, stored, clip.name)
             rank_zero_info(f"extracted the motion of {clip.name} for {len(sigmas)} guided steps")
         else:
-            rank_zero_info(f"found the motion of {clip.name} in {path}; nothing was extracted")
+            rank_zero_info(f"found the motion of {clip.name} in {self.cache.folder}; nothing was extracted")
         latents = stored["latents"]
         grid, num_frames = module.backbone.token_grid(latents), latents.shape[2]
         targets = [
@@ -268,14 +266,3 @@ class MotionDataModule(LightningDataModule):
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         digest.update(video.numpy().tobytes())
         return digest.hexdigest()[:32]
-
-
-def _load(path: Path) -> dict[str, Tensor] | None:
-    """Return what is stored, or nothing if it is not there or damaged."""
-    if not path.exists():
-        return None
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        rank_zero_warn(f"{path} is damaged ({error}); extracting again")
-        return None

@@ -19,6 +19,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: dict[str, Any] | None = None
     ) -> None:
-        """Write a checkpoint to a local path."""
-        with written_whole(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        """Write a checkpoint to a local path.
+
+        Raises:
+            UnwritableError: If it cannot be written.
+        """
+        with written_whole(Path(path)) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # which hides why a file cannot be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise

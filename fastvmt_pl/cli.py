@@ -10,6 +10,7 @@ import jsonargparse
 from safetensors import SafetensorError
 from torch.distributed import get_backend, is_initialized
 
+from fastvmt_pl.commands.cache import cache
 from fastvmt_pl.commands.distill import distill
 from fastvmt_pl.commands.doctor import doctor
 from fastvmt_pl.commands.encode import encode
@@ -159,6 +160,13 @@ fastvmt plan --config configs/wan2.1_1.3b.yaml --num-jobs 8 --memory 24 --calibr
         """Prints a line for each thing: ok, warning or failure, and how to mend it. The exit code is 1 if one fails.
 """,
         doctor,
+    ),
+    "cache": Command(
+        "List or clear the motion of clips that is kept for other prompts and seeds.",
+        """Prints the size, the time of the last use and the clip of each entry, and the total. Example:
+fastvmt cache --clear
+""",
+        cache,
     ),
     "fit": Command("Transfer as a LightningCLI: every setting of every class, from YAML and options.", "", FitCLI),
     "train": Command("Training of a LoRA on a data folder that is there, as a LightningCLI.", "", TrainCLI),

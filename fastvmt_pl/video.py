@@ -52,7 +52,7 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
         raise UserError(f"fps is {fps}; use a positive number of frames a second")
     frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
     frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
-    with written_whole(path) as temporary, av.open(str(temporary), "w", options={"movflags": "faststart"}) as container:
+    with written_whole(path) as temporary, _opened(temporary) as container:
         # x264's macroblock tree, on pictures of a few blocks, makes another file each time.
         options = {"crf": "12", "x264-params": "mbtree=0"}
         # Rates such as 30000/1001 are exact, and so are rates of less than a frame in a thousand seconds.
@@ -73,6 +73,12 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
 def is_high_definition(height: int, width: int) -> bool:
     """Return whether players take the colours of a video of this size, in pixels, for those of high definition."""
     return width >= 1280 or height > 576
+
+
+def _opened(path: Path) -> av.container.OutputContainer:
+    """Open a video file to write it."""
+    # As a URL: FFmpeg takes a path such as run:1/output.mp4 for one of the protocol "run".
+    return av.open(f"file:{path.absolute()}", "w", options={"movflags": "faststart"})
 
 
 def side_by_side(videos: list[UInt8[Tensor, "frames height width 3"]]) -> UInt8[Tensor, "frames height wide 3"]:

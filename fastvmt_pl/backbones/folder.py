@@ -1,5 +1,6 @@
 """Find a model's folder and check it before any weights are read."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.file_hash import file_sha256
 
 BUNDLED = {"wan-tiny": Path(__file__).parent / "wan_tiny"}
 """Models that ship with this package."""
@@ -37,6 +40,8 @@ def resolve_model(model: str | Path, revision: str | None = None, *, weights: bo
     known = f"use {', '.join(BUNDLED)}, a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
         raise UserError(f"model {str(model)!r} is not known; {known}")
+    if HF_HUB_CACHE.startswith("~"):
+        raise UserError(f"this user has no home folder for model {model}; set the environment variable HF_HOME to one")
     wanted = [*CONFIGS, WEIGHTS] if weights else list(CONFIGS)
     try:
         return Path(snapshot_download(str(model), revision=revision, allow_patterns=wanted))
@@ -77,6 +82,45 @@ def read_licence(folder: Path) -> str:
     return str(ModelCard(card.read_text(), ignore_metadata_errors=True).data.get("license") or "unknown")
 
 
+def refuse_other_wans(folder: Path, name: str) -> None:
+    """Refuse kinds of Wan that are not supported yet.
+
+    Args:
+        folder: A diffusers folder of the Wan family.
+        name: What the user calls the model.
+
+    Raises:
+        ValueError: If it is not a Wan 2.1 text-to-video model, saying what it is.
+    """
+    index = read_json(folder / "model_index.json")
+    config = read_json(folder / "transformer" / "config.json")
+    kinds = {
+        "Wan 2.2 TI2V 5B": index.get("expand_timesteps")
+        or read_json(folder / "vae" / "config.json").get("z_dim") == 48,
+        "two-expert Wan 2.2": index.get("boundary_ratio") is not None,
+        "image-to-video Wan": config.get("image_dim"),
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise UserError(f"{name} is a {kind}, which is not supported yet; use a Wan 2.1 text-to-video model")
+
+
+def architecture(folder: Path) -> dict[str, Any]:
+    """Return the settings of a model's transformer, without notes on where it came from."""
+    config = read_json(folder / "transformer" / "config.json")
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def is_bundled_kind(model: str | Path) -> bool:
+    """Return whether a model is a bundled one, or has the transformer of a bundled one, as a fine-tune of it has.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    kinds = [architecture(folder) for folder in BUNDLED.values()]
+    return str(model) in BUNDLED or architecture(resolve_model(model, weights=False)) in kinds
+
+
 def check_classes(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
     """Check that a folder holds a pipeline of these classes.
 
@@ -106,21 +150,16 @@ def check_weights(folder: Path, components: Iterable[str]) -> None:
             raise UserError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")
 
 
-def sample_weights(folder: Path, components: Iterable[str]) -> bytes:
-    """Return names and sizes of components' files, and samples of them, which tell models apart without reading all."""
-    found = b""
+def hash_components(folder: Path, components: Iterable[str]) -> str:
+    """Return a hash of every byte of the weights and configs of components, which tells models apart.
+
+    Args:
+        folder: A diffusers folder.
+        components: Folders in it.
+    """
+    digest = hashlib.sha256()
     for name in components:
-        for path in sorted(path for path in (folder / name).iterdir() if path.is_file()):
-            found += f"{name}/{path.name}:{path.stat().st_size}".encode() + _sample_of(path)
-    return found
-
-
-def _sample_of(path: Path, num_samples: int = 64, size: int = 1 << 14) -> bytes:
-    """Return evenly spaced pieces of a file, which tell weights apart without reading gigabytes of them."""
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        pieces = []
-        for index in range(num_samples):
-            file.seek(max(0, total - size) * index // (num_samples - 1))
-            pieces.append(file.read(size))
-    return b"".join(pieces)
+        for path in sorted(path for pattern in (*CONFIGS, WEIGHTS) for path in (folder / name).glob(pattern)):
+            if path.suffix != ".md":
+                digest.update(f"{name}/{path.name}:{file_sha256(path)}\n".encode())
+    return digest.hexdigest()

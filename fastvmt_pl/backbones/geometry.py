@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastvmt_pl.backbones.folder import read_json
+from fastvmt_pl.backbones.folder import read_json, refuse_other_wans
 from fastvmt_pl.backbones.protocol import Latents
 from fastvmt_pl.errors import UserError
 
@@ -36,8 +36,7 @@ class WanGeometry:
         config = read_json(
             folder / "transformer" / "config.json", needed=("num_layers", "patch_size", "attention_head_dim")
         )
-        if read_json(folder / "model_index.json").get("boundary_ratio") is not None or config.get("image_dim"):
-            raise UserError(f"{self.name} is a two-expert or image-to-video Wan; use a Wan 2.1 text-to-video model")
+        refuse_other_wans(folder, self.name)
         self.num_blocks, self.head_dim = int(config["num_layers"]), int(config["attention_head_dim"])
         self.patch_size: tuple[int, int, int] = tuple(config["patch_size"])
         vae = read_json(folder / "vae" / "config.json")

@@ -13,12 +13,13 @@ from torch.nn.functional import pad
 
 from fastvmt_pl.backbones.attention import check_backend, try_backend, use_backend
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
-from fastvmt_pl.backbones.folder import check_classes, check_weights, read_licence, resolve_model, sample_weights
+from fastvmt_pl.backbones.folder import check_classes, check_weights, hash_components, read_licence, resolve_model
 from fastvmt_pl.backbones.geometry import WanGeometry
 from fastvmt_pl.backbones.offload import at_work
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
-from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_bytes
+from fastvmt_pl.file_hash import file_sha256
+from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -91,14 +92,14 @@ class WanBackbone(WanGeometry, Backbone):
         return folder
 
     def fingerprint(self) -> str:
-        """Return a hash of precision, tiling, LoRAs, and the names, sizes and samples of configs and weights.
+        """Return a hash of precision, tiling, and every byte of LoRAs, configs and weights, which are read for it once.
 
-        Not of what changes no more than rounding: a cache may be shared with and without it.
+        Settings that change rounding alone are no part of it: a cache may be shared with and without them.
         """
         digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
-        digest.update(sample_weights(self.folder, COMPONENTS))
+        digest.update(hash_components(self.folder, (*COMPONENTS, "tokenizer")).encode())
         for path, weight in self.loras.items():
-            digest.update(f"{weight}:".encode() + lora_bytes(path))
+            digest.update(f"{weight}:{' '.join(map(file_sha256, lora_files(path)))}".encode())
         return digest.hexdigest()[:16]
 
     @cached_property

@@ -1,13 +1,14 @@
 """``fastvmt distill``: from a clip to a LoRA of its motion."""
 
-from hashlib import sha256
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
@@ -29,10 +30,14 @@ from fastvmt_pl.datamodules import check_file
 from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.files import naming
+from fastvmt_pl.identity import Settings, identity_of
 from fastvmt_pl.motion_distillation import Objective
 from fastvmt_pl.preemption import StopRequest, listening
 
 NUM_PREVIEWS = 4
+OWN = ("clip_prompt", "num_prompts", "teacher_batch", "max_flow_error", "max_leak", "previewed")
+"""What changes the result and is in neither config; the teacher's has the clip."""
 
 
 def distill(
@@ -100,12 +105,12 @@ def distill(
         raise UserError("with one config of your own, name the model too, for the other one: --model wan-tiny")
     if model is None and config is None:
         model = "wan-tiny"
-    usual = model or ""
-    lora_config = config or default_lora_config(usual)
+    lora_config = config or default_lora_config(str(model))
+    usual = model or _model_of(lora_config)
     source, objective = _learned(lora_config, source, objective)
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
-    teacher_batch = (8 if usual in BUNDLED else 1) if teacher_batch is None else teacher_batch
+    teacher_batch = (8 if is_bundled_kind(usual) else 1) if teacher_batch is None else teacher_batch
     _check(clip_prompt, source, objective, num_prompts, teacher_batch)
     if source != "clip" and len(listed) < num_prompts:
         raise UserError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")
@@ -188,10 +193,10 @@ def distill(
     )
     _check_same_model(training, teacher, warn=config is not None)
     training.model.backbone = teacher.model.backbone  # which need not be in memory twice
-    options |= {"clip_sha256": sha256(Path(clip).read_bytes()).hexdigest(), "previewed": str(previewed)}
+    options |= {"num_prompts": str(num_prompts), "teacher_batch": str(teacher_batch), "previewed": str(previewed)}
     config_text, teacher_text = (cli.parser.dump(cli.config, skip_link_targets=False) for cli in (training, teacher))
     texts = {"config": config_text, "teacher": teacher_text, "distill": yaml.safe_dump(options)}
-    with listening(request), claimed_folder(folder, **texts):
+    with listening(request), claimed_folder(folder, partial(_identity, defaults=options), **texts):
         made = listed[:num_prompts] if source != "clip" else []
         make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch, max_flow_error, [Preemption(request)])
         if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
@@ -199,11 +204,22 @@ def distill(
                 f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error} and another --output"
             )
         last = folder / "checkpoints" / "last.ckpt"
-        training.trainer.fit(
-            training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
-        )
+        with naming(folder):
+            training.trainer.fit(
+                training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
+            )
     print(f"the LoRA lies in {folder / 'lora'}")
     return folder / "lora"
+
+
+def _identity(files: dict[str, Any], defaults: dict[str, str]) -> Settings:
+    """Return what changes a distillation's result, given its files; an older version wrote no defaults to them."""
+    own, teacher = files.get("distill") or {}, identity_of(files.get("teacher") or {})
+    return {
+        **identity_of(files.get("config") or {}),
+        **{f"teacher.{name}": value for name, value in teacher.items()},
+        **{name: defaults[name] if own.get(name, "None") == "None" else own[name] for name in OWN},
+    }
 
 
 def _learned(config: Path, source: Source | None, objective: Objective | None) -> tuple[Source, Objective]:
@@ -211,6 +227,12 @@ def _learned(config: Path, source: Source | None, objective: Objective | None) -
     settings = read_config(config)
     data, model = (settings.get(name) or {} for name in ("data", "model"))
     return source or data.get("source", "mix"), objective or model.get("objective", "flow_matching")
+
+
+def _model_of(config: Path) -> str:
+    """Return the model that a config of the training names."""
+    backbone = (read_config(config).get("model") or {}).get("backbone") or {}
+    return str((backbone.get("init_args") or {}).get("model", "wan-tiny"))
 
 
 def _check_same_model(training: DistillCLI, teacher: TransferCLI, warn: bool) -> None:

@@ -17,8 +17,9 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from packaging.requirements import Requirement
 
 from fastvmt_pl.datamodules import ClipError, ToyWorld, read_clip
-from fastvmt_pl.datamodules.motion import CACHE
+from fastvmt_pl.datamodules.motion_cache import MotionCache
 from fastvmt_pl.datamodules.toy_world import FPS
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.video import write_video
 
 Status = Literal["ok", "warning", "failure"]
@@ -159,10 +160,15 @@ def check_video() -> Iterator[Check]:
 
 def check_folders(folder: Path) -> Iterator[Check]:
     """See that runs, models and motion can be written, and that there is room."""
-    places = {"runs": folder, "models": Path(HF_HUB_CACHE), "motion cache": CACHE}
+    places = {"runs": folder, "models": Path(HF_HUB_CACHE)}
+    try:
+        places["motion cache"] = MotionCache().folder
+    except UserError as error:
+        yield Check("failure", "motion cache", str(error))
     for name, place in places.items():
         existing = next(path for path in (place.absolute(), *place.absolute().parents) if os.path.exists(path))
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        homeless = str(place).startswith("~")
+        if homeless or not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             fix = {"models": "set HF_HOME", "motion cache": "set XDG_CACHE_HOME"}.get(name, "use another --folder")
             yield Check("failure", name, f"{place} cannot be written", fix)
             continue

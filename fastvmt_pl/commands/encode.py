@@ -54,8 +54,8 @@ def encode(
     names = [f"videos-{tar.stem}.tar" for tar in tars]
     if len(set(names)) < len(names):
         raise UserError("two tar files have the same name; rename one of them")
-    usual = read_config(default_config(model))["data"]
-    frames, shape = num_frames or usual["num_frames"], tuple(usual["size"] if size is None else parse_size(size))
+    usual = {} if num_frames and size else read_config(default_config(model))["data"]
+    frames, shape = num_frames or usual["num_frames"], tuple(parse_size(size) if size else usual["size"])
     backbone = WanBackbone(model, dtype)
     backbone.check_geometry(frames, *shape)
     places = {name.removeprefix("trainer."): value for name, value in parse_device(device).items()}

@@ -20,6 +20,7 @@ from fastvmt_pl.commands.options import locked_file, one_line
 from fastvmt_pl.commands.pairs import PairFiles, find_pairs
 from fastvmt_pl.datamodules import content_hash, read_pair
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.file_hash import file_sha256
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.metrics.clip import ClipEmbedder
 from fastvmt_pl.metrics.scores import BETTER, score_video
@@ -72,7 +73,7 @@ def evaluate(
     settings = {
         "version": VERSION,
         "tracker": tracker,
-        "cotracker_checkpoint": None if weights is None else content_hash(weights),
+        "cotracker_checkpoint": None if weights is None else file_sha256(weights),
         "clip_model": clip_model,
         "reconstruction": reconstruction,
         **({} if fps is None else {"fps": fps}),

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fastvmt_pl.commands.options import CONFIGS
+from fastvmt_pl.datamodules import content_hash
 from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, toy_jobs
 from fastvmt_pl.datamodules.toy_world import FPS
 from fastvmt_pl.errors import UserError
@@ -175,9 +177,12 @@ class SweepJob:
     toy: ToyJob | None = None
 
     @property
-    def content(self) -> bytes:
-        """The content of its file; of a toy clip the frames, which another version of an encoder writes otherwise."""
-        return self.clip.read_bytes() if self.toy is None else self.toy.clip.frames.numpy().tobytes()
+    def content(self) -> str:
+        """SHA-256 of its clip; of a toy clip its frames, which another version of an encoder writes otherwise."""
+        if self.toy is None:
+            content: str = content_hash(self.clip)
+            return content
+        return sha256(self.toy.clip.frames.numpy().tobytes()).hexdigest()
 
 
 def make_jobs(experiment: Experiment, path: Path, folder: Path) -> list[SweepJob]:

@@ -12,13 +12,16 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fastvmt_pl.commands.job_rows import OWN, check_names, rows_of_list
-from fastvmt_pl.commands.options import as_words, one_line, slug
-from fastvmt_pl.commands.transfer_options import TransferOptions, config_of
+from fastvmt_pl.commands.options import as_words, one_line, read_config, slug
+from fastvmt_pl.commands.transfer_options import TransferOptions, config_of, settings_of
 from fastvmt_pl.datamodules import ClipError, check_interval, find_pictures
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.identity import Settings, identity_of_overridden
 from fastvmt_pl.tables import path_in_table
 
 Kind = TypeVar("Kind")
+PERSONAL = ("name", "prompt", "seed")
+"""What a job shares with no other."""
 BACKBONE = ("model", "dtype", "lora", "config")
 """Options that change the backbone."""
 BATCH_SIZE = 4
@@ -36,7 +39,7 @@ class Job:
         seed: Seed of its noise.
         options: How to transfer: those of the command, overridden by its own.
         settings: What else it overrides of the config, by dotted names.
-        config: Hash of the config that they override.
+        config: Hash of the settings in the config that they override.
     """
 
     name: str
@@ -48,11 +51,15 @@ class Job:
     config: str = ""
 
     @cached_property
+    def shared(self) -> str:
+        """What jobs that can run side by side have in common, but for their clip and where they run."""
+        options = {name: value for name, value in self.options.items() if name not in ("device", "config")}
+        return json.dumps([options, self.settings, self.config], sort_keys=True, default=str)
+
+    @property
     def group(self) -> str:
         """What jobs that can run side by side have in common: all but name, prompt, seed, and where they run."""
-        options = {name: value for name, value in self.options.items() if name not in ("device", "config")}
-        same = {"clip": str(self.clip), "options": options, "settings": self.settings, "config": self.config}
-        return json.dumps(same, sort_keys=True, default=str)
+        return f"{self.clip}\n{self.shared}"
 
     @cached_property
     def kind(self) -> str:
@@ -69,10 +76,50 @@ class Job:
         return json.dumps([options, settings, self.config], sort_keys=True, default=str)
 
     def described(self) -> str:
-        """Return the job as YAML, the same for the same job."""
-        own = {"name": self.name, "prompt": self.prompt, "seed": self.seed}
-        described: str = yaml.safe_dump(own | json.loads(self.group))
+        """Return the job as YAML."""
+        described: str = yaml.safe_dump(self._as_read_again(), allow_unicode=True)
         return described
+
+    def _as_read_again(self) -> dict[str, Any]:
+        options = {name: value for name, value in self.options.items() if name != "device" and value is not None}
+        own = {"name": self.name, "prompt": self.prompt, "seed": self.seed, "clip": str(self.clip)}
+        read: dict[str, Any] = json.loads(
+            json.dumps({**own, "options": options, "settings": self.settings}, default=str)
+        )
+        return read
+
+    @cached_property
+    def identity(self) -> Settings:
+        """What changes its result: name, prompt, seed, the clip's content, and the settings that it comes to.
+
+        Raises:
+            UserError: If a setting or the config cannot be read.
+        """
+        return self.identify({"job": self._as_read_again()})
+
+    def identify(self, files: dict[str, Any]) -> Settings:
+        """Return what changes the result of a job that :meth:`described` describes.
+
+        An older version names not the config but its hash, which is compared with that of this job's.
+        """
+        job = files["job"]
+        options = dict(job["options"])
+        if "config" in job and job["config"] == hashlib.sha256(config_of(self.options).read_bytes()).hexdigest():
+            options["config"] = str(config_of(self.options))
+        shared = _shared_identity(json.dumps([options, job["settings"]], sort_keys=True), job["clip"])
+        return {**shared, **{name: job[name] for name in PERSONAL}}
+
+
+@lru_cache(maxsize=1000)
+def _shared_identity(described: str, clip: str) -> Settings:
+    """Return what changes the results of all jobs of a clip with the same options and settings."""
+    options, settings = json.loads(described)
+    if "config" in options:
+        options["config"] = Path(options["config"])
+    config = read_config(config_of(options))
+    data = {name: value for name, value in (config.get("data") or {}).items() if name not in ("prompts", "seed")}
+    config["data"] = {**data, "clips": [clip]}
+    return identity_of_overridden(config, settings_of(options) | settings)
 
 
 def stamp_of(clip: Path) -> str:
@@ -108,6 +155,7 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
     Raises:
         UserError: If the list as a whole cannot be read, or is empty.
     """
+    _shared_identity.cache_clear()  # files may have changed since the last list was read
     jobs, refused, configs = dict[str, Job](), list[Refusal](), dict[tuple[Any, Any], str]()
     for where, row in rows_of_list(path, clips, lambda problem: refused.append(Refusal(path.name, problem))):
         try:
@@ -166,7 +214,7 @@ def _config_hash(options: TransferOptions) -> str:
     config = config_of(options)
     if not config.is_file():
         raise UserError(f"config {config} is no file; check the path")
-    return hashlib.sha256(config.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(read_config(config), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:

@@ -46,10 +46,11 @@ def make_batches(jobs: Sequence[Job], costs: Mapping[str, int], batch_size: int)
     highest = max(costs.values(), default=1)
     stamps = {clip: stamp_of(clip) for clip in {job.clip for job in jobs}}
     batches = []
-    for group, members in groups.items():
+    for members in groups.values():
         for start in range(0, len(members), batch_size):
             some = tuple(members[start : start + batch_size])
-            described = [group, stamps[some[0].clip], *(f"{job.name} {job.prompt} {job.seed}" for job in some)]
+            personal = [f"{job.name} {job.prompt} {job.seed}" for job in some]
+            described = [some[0].shared, stamps[some[0].clip], *personal]  # a list may be moved with its clips
             key = sha256("\0".join(described).encode()).hexdigest()[:16]
             batches.append(Batch(some, costs.get(some[0].kind, highest) * len(some), key))
     return sorted(batches, key=lambda batch: -batch.cost)
@@ -139,7 +140,7 @@ class JobQueue:
         with ExitStack() as stack:
             for job in batch.jobs:
                 try:
-                    stack.enter_context(claimed_folder(self.jobs / job.name, job=job.described()))
+                    stack.enter_context(claimed_folder(self.jobs / job.name, job.identify, job=job.described()))
                 except InUseError:
                     stack.close()
                     yield False

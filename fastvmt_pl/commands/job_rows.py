@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from fastvmt_pl.commands.options import slug
+from fastvmt_pl.commands.options import words
 from fastvmt_pl.commands.transfer_options import TransferOptions
 from fastvmt_pl.datamodules import read_videos
 from fastvmt_pl.errors import UserError
@@ -75,7 +75,7 @@ def _yaml(path: Path) -> Iterator[Any]:
 def _tar(path: Path, clips: Path, skipped: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     for where, video, caption in read_videos([path], skipped):
         key = where.rsplit(", sample ", 1)[-1]
-        name = f"{slug(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # a slug is not all of a key
+        name = f"{words(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # words are not all of a key
         clip = (clips / f"{name}.mp4").resolve()
         if not clip.exists() or clip.read_bytes() != video:
             with written_whole(clip) as temporary:

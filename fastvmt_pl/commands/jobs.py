@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-import yaml
-
 from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.job_check import Checks, check_settings, cut
 from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
@@ -17,7 +15,7 @@ from fastvmt_pl.commands.job_outcomes import Outcome, conclude, outcome_of, refu
 from fastvmt_pl.commands.job_queue import Batch, JobQueue, make_batches
 from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_words, read_config, slug
+from fastvmt_pl.commands.options import as_words, cut_list, other_settings, read_config, slug
 from fastvmt_pl.commands.sharing import FAILED, together
 from fastvmt_pl.commands.transfer_options import (
     TransferOptions,
@@ -175,22 +173,22 @@ def _without_other_settings(jobs: Sequence[Job], folder: Path, checks: Checks) -
     """Return the jobs whose folders are free or hold the very same jobs, and those whose folders hold others."""
     able, taken, present = list[Job](), list[Refusal](), set(os.listdir(folder))
     for job in jobs:
-        kept = folder / job.name / "job.yaml"
-        if job.name in present and kept.exists() and _is_other(job, kept.read_text(), checks):
-            taken.append(Refusal(job.name, f"{kept.parent} holds a job with other settings; rename one of them"))
+        differing = _differing(job, folder / job.name, checks) if job.name in present else []
+        if differing:
+            reason = f"{folder / job.name} holds a job with other settings ({cut_list(differing)}); rename one of them"
+            taken.append(Refusal(job.name, reason))
         else:
             able.append(job)
     return able, taken
 
 
-def _is_other(job: Job, kept: str, checks: Checks) -> bool:
-    """Return whether a description is of another job; a clip is only read if its length decides."""
-    if kept == job.described():
-        return False
-    num_frames = (yaml.safe_load(kept).get("settings") or {}).get("data.num_frames")
-    if kept != cut([job], num_frames)[0].described():
-        return True
-    return kept != cut([job], checks.verdict([job]).num_frames)[0].described()
+def _differing(job: Job, folder: Path, checks: Checks) -> list[str]:
+    """Return which settings of a job differ from those in its folder; a clip is only read if its length decides."""
+    found = other_settings(folder, job.identify, job=job.described())
+    if len(found) == 1 and "data.num_frames" in found[0]:
+        shorter = cut([job], checks.verdict([job]).num_frames)[0]
+        return other_settings(folder, shorter.identify, job=shorter.described())
+    return found
 
 
 def _look_at(able: Sequence[Job], unable: Sequence[Outcome], checks: Checks, request: StopRequest) -> list[Outcome]:

@@ -3,9 +3,11 @@
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from copy import deepcopy
+from functools import lru_cache, partial
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
-from fastvmt_pl.backbones.folder import BUNDLED, read_json, resolve_model
+from fastvmt_pl.backbones.folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
+from fastvmt_pl.identity import Settings, differences, flat
 from fastvmt_pl.tables import lines_of, read_text
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
@@ -26,18 +29,39 @@ class InUseError(UserError):
     """Another process is at work in a folder."""
 
 
+Identify = Callable[[dict[str, Any]], Settings]
+"""Returns what changes a run's result, given the contents of its YAML files by their names without the ending."""
+IDENTITY = "identity.json"
+"""File of a run folder that holds what changes its result, by dotted names."""
 LOCK = ".lock"
 """File of a run folder that is locked while a process is at work in it."""
 PATIENCE = 60.0
 """Seconds to wait for what another process does in a moment."""
+SHAPES = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
+"""Layers, width and latent channels of the transformers that the shipped configs were made for."""
 
 
 def default_config(model: str) -> Path:
-    """Return the shipped config that fits a model, by its size."""
-    if model in BUNDLED:
-        return CONFIGS / f"{model.replace('-', '_')}.yaml"
-    num_layers = read_json(resolve_model(model, weights=False) / "transformer" / "config.json").get("num_layers")
-    return CONFIGS / ("wan2.1_14b.yaml" if num_layers == 40 else "wan2.1_1.3b.yaml")
+    """Return the shipped config that fits a model, by the shape of its transformer.
+
+    Raises:
+        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+    """
+    folder = resolve_model(model, weights=False)
+    if is_bundled_kind(folder):
+        return CONFIGS / "wan_tiny.yaml"
+    refuse_other_wans(folder, model)
+    found = architecture(folder)
+    width = found.get("num_attention_heads", 0) * found.get("attention_head_dim", 0)
+    shape = found.get("num_layers", 0), width, found.get("in_channels", 0)
+    if shape not in SHAPES:
+        kind = read_json(folder / "model_index.json").get("_class_name")
+        described = f"{kind} of {shape[0]} layers {width} wide and {shape[2]} latent channels"
+        example = CONFIGS / "wan2.1_1.3b.yaml"
+        raise UserError(
+            f"no shipped config fits {model}, a {described}; give one by --config, such as a copy of {example}"
+        )
+    return CONFIGS / SHAPES[shape]
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -47,7 +71,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it has none.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = deepcopy(_parsed(path.read_text(encoding="utf-8"))) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
     groups = [content.get(name) or {} for name in ("model", "data", "trainer")] if isinstance(content, dict) else [None]
@@ -56,14 +80,28 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> Any:
+    """Return what YAML says; a list of jobs has the same config again and again."""
+    return yaml.safe_load(text)
+
+
 def default_lora_config(model: str) -> Path:
-    """Return the shipped config for training a LoRA of a model."""
-    return CONFIGS / ("wan_tiny_lora.yaml" if model in BUNDLED else "wan2.1_lora.yaml")
+    """Return the shipped config for training a LoRA of a model.
+
+    Raises:
+        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+    """
+    return CONFIGS / ("wan_tiny_lora.yaml" if default_config(model).name == "wan_tiny.yaml" else "wan2.1_lora.yaml")
 
 
 def default_prompts(model: str) -> Path:
-    """Return the shipped file of prompts that a model has words for."""
-    return CONFIGS / ("wan_tiny_prompts.txt" if model in BUNDLED else "prompts.txt")
+    """Return the shipped file of prompts that a model has words for.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return CONFIGS / ("wan_tiny_prompts.txt" if is_bundled_kind(model) else "prompts.txt")
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -79,54 +117,120 @@ def read_prompts(path: Path) -> list[str]:
 
 
 @contextmanager
-def claimed_folder(folder: Path, **settings: str) -> Iterator[None]:
+def claimed_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
     """Make a run folder with its settings, or see that it is this very run's, and keep other processes out meanwhile.
 
     Of several processes of one trainer, the first locks.
 
     Args:
         folder: The run folder.
+        identify: Returns what changes the run's result, given the contents of the files.
         settings: Contents of YAML files by their names without the ending; the first is the one that has to be there.
 
     Raises:
         InUseError: If another process is at work in the folder.
-        ValueError: If it holds something else.
+        ValueError: If it holds something else, saying which settings differ.
     """
-    files = _settings_files(folder, settings)
+    run = _Run(folder, identify, settings)
+    run.refuse_others()
     first = getattr(rank_zero_only, "rank", 0) == 0
     with locked(folder) if first else nullcontext():
         if first:
             remove_unfinished(folder)
-        _settle(folder, files)
+        run.settle()
         yield
 
 
 @contextmanager
-def shared_folder(folder: Path, **settings: str) -> Iterator[None]:
+def shared_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
     """As :func:`claimed_folder`, for a run that many processes work on: others wait for the end of the block."""
-    files = _settings_files(folder, settings)
+    run = _Run(folder, identify, settings)
+    run.refuse_others()
     with locked(folder, PATIENCE):
-        _settle(folder, files)
+        run.settle()
         yield
 
 
-def _settings_files(folder: Path, settings: dict[str, str]) -> dict[Path, str]:
-    """Return what a run's files of settings contain; refuse other runs' folders before anything is written there."""
-    files = {folder / f"{name}.yaml": content for name, content in settings.items()}
-    _refuse_other_settings(folder, files)
-    if not (folder / LOCK).exists():
-        _refuse_foreign(folder, next(iter(files)))
-    return files
+def other_settings(folder: Path, identify: Identify = flat, **settings: str) -> list[str]:
+    """Return which settings of a run folder differ; see :func:`claimed_folder`. A new folder differs in none.
+
+    Raises:
+        ValueError: If the folder's own settings cannot be read.
+    """
+    return _Run(folder, identify, settings).differences()
 
 
-def _settle(folder: Path, files: dict[Path, str]) -> None:
-    """Write those files of settings that are not there, into a folder that is locked."""
-    _refuse_other_settings(folder, files)  # which may have come meanwhile
-    _refuse_foreign(folder, next(iter(files)))
-    for path, content in files.items():
-        if not path.exists():
-            with written_whole(path) as temporary:
-                temporary.write_text(content)
+class _Run:
+    """A run folder that is to be made, or that a run goes on in."""
+
+    def __init__(self, folder: Path, identify: Identify, settings: dict[str, str]) -> None:
+        self.folder, self.identify, self.settings = folder, identify, settings
+        now = identify({name: yaml.safe_load(content) for name, content in settings.items()})
+        self.identity: Settings = json.loads(json.dumps(now))  # as it is read again
+
+    def differences(self) -> list[str]:
+        """Return which settings in the folder differ, each with both values."""
+        try:
+            there = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # of an older version, or not written yet
+            there = self._older()
+        return differences(there, self.identity) if isinstance(there, dict) else []
+
+    def _older(self) -> Settings | None:
+        """Return what changes the result of the run that the folder's YAML files describe, if it has any."""
+        paths = {name: self.folder / f"{name}.yaml" for name in self.settings}
+        try:
+            found = {
+                name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()
+            }
+            return self.identify(found) if found else None
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{self.folder} holds settings that are no run's ({error}); choose another output"
+            ) from error
+
+    def refuse_others(self) -> None:
+        """Refuse another run's folder, or one of something else, before anything is written there."""
+        self._refuse_differences()
+        if not (self.folder / LOCK).exists():
+            self._refuse_foreign()
+
+    def settle(self) -> None:
+        """Write those files that are not there, into a folder that is locked."""
+        self._refuse_differences()  # which may have come meanwhile
+        self._refuse_foreign()
+        files = {f"{name}.yaml": content for name, content in self.settings.items()}
+        for name, content in {**files, IDENTITY: json.dumps(self.identity, indent=1) + "\n"}.items():
+            if not (self.folder / name).exists():
+                with written_whole(self.folder / name) as temporary:
+                    temporary.write_text(content, encoding="utf-8")
+
+    def _refuse_differences(self) -> None:
+        found = self.differences()
+        if found:
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({cut_list(found)}); choose another output, or go on "
+                "with its settings"
+            )
+
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that is there, and is neither empty nor a run's."""
+        if (self.folder / f"{next(iter(self.settings))}.yaml").exists() or not self.folder.exists():
+            return
+        ours = (LOCK, IDENTITY)
+        if not self.folder.is_dir() or any(
+            path.name not in ours and not path.name.startswith(PREFIX) for path in self.folder.iterdir()
+        ):
+            raise UserError(f"{self.folder} is in use and holds no run; choose another output")
+
+
+def cut_list(items: Sequence[str], most: int = 4) -> str:
+    """Return the first of some items, and how many more there are.
+
+    >>> cut_list(["a", "b", "c"], most=2)
+    'a; b; and 1 more'
+    """
+    return "; ".join([*items[:most], *([f"and {len(items) - most} more"] if len(items) > most else [])])
 
 
 @contextmanager
@@ -172,19 +276,6 @@ def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def _refuse_other_settings(folder: Path, files: dict[Path, str]) -> None:
-    if any(path.exists() and path.read_text() != content for path, content in files.items()):
-        raise UserError(f"{folder} holds a run with other settings; choose another output")
-
-
-def _refuse_foreign(folder: Path, needed: Path) -> None:
-    """Raise ``ValueError`` if a folder is there, and is neither empty nor a run's."""
-    if needed.exists() or not folder.exists():
-        return
-    if not folder.is_dir() or any(path.name != LOCK and not path.name.startswith(PREFIX) for path in folder.iterdir()):
-        raise UserError(f"{folder} is in use and holds no run; choose another output")
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:
@@ -271,12 +362,31 @@ def as_words(options: dict[str, Any]) -> list[str]:
 
 
 def slug(*parts: str) -> str:
-    """Return a file name made of the letters and digits of some texts.
+    """Return a file name made of some texts, another one if one of them is another.
 
-    >>> slug("clip 1", "A red circle!")
+    It ends with a hash if the letters, digits and spaces in it do not tell all of the texts.
+
+    >>> slug("clip 1", "a red circle", "0")
+    'clip-1-a-red-circle-0'
+    >>> slug("clip 1", "A red circle!", "0")
+    'clip-1-a-red-circle-0-226e99'
+    """
+    name = words(*parts)
+    if name == "-".join(part.replace(" ", "-") for part in parts) and not any("-" in part for part in parts):
+        return name
+    told = sha256("\0".join(parts).encode()).hexdigest()[:6]
+    return f"{name}-{told}" if name else told
+
+
+def words(*parts: str) -> str:
+    """Return the letters and digits of some texts as a part of a file name, cut short.
+
+    >>> words("clip 1", "A red circle!")
     'clip-1-a-red-circle'
     """
-    return "-".join(re.sub(r"\W+", "-", part.lower()).strip("-")[:40].rstrip("-") for part in parts)
+    found = (re.sub(r"\W+", "-", part.lower()).strip("-")[:40] for part in parts)
+    # A name has 255 bytes, and letters up to four each.
+    return "-".join(part.encode()[:80].decode(errors="ignore").rstrip("-") for part in found if part)
 
 
 def one_line(message: str) -> str:

@@ -9,7 +9,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -22,6 +22,8 @@ from fastvmt_pl.commands.options import (
 )
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError, blaming_settings
+from fastvmt_pl.files import naming
+from fastvmt_pl.identity import backbone_identity
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample as draw
 from fastvmt_pl.video import enlarge, to_frames, write_video
@@ -103,11 +105,12 @@ def sample(
     video = folder / "output.mp4"
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
-    fps = (8.0 if backbone.name in BUNDLED else 16.0) if fps is None else fps
+    fps = (8.0 if is_bundled_kind(backbone.source) else 16.0) if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()
-    with claimed_folder(folder, config=yaml.safe_dump(chosen, sort_keys=False)):
+    text = yaml.safe_dump(chosen, sort_keys=False)
+    with claimed_folder(folder, lambda files: backbone_identity(files["config"]), config=text), naming(folder):
         backbone.to(trainer.strategy.root_device)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("denoising", total=module.num_steps)

@@ -2,8 +2,8 @@
 
 import itertools
 import tempfile
-from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,6 +16,7 @@ from fastvmt_pl.datamodules import read_clip
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
+from fastvmt_pl.identity import Settings, flat, identity_of_overridden
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import alone, num_to_start, read_rank, start_ranks, take_own_gpu
 
@@ -47,7 +48,7 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
         take_own_gpu(rank)
         described = _checked(plan, experiment, config, request)
         same = {"config": yaml.safe_dump(base), "common": yaml.safe_dump(plan.common), "jobs": described}
-        with shared_folder(output, **same):  # other settings have other folders
+        with shared_folder(output, _identity, **same):  # other settings have other folders
             jobs = make_jobs(plan, experiment, output / "clips")
         runs = Runs(plan, config, jobs, output, request, rank.number)
         if num_processes > 1:
@@ -66,6 +67,12 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
     return rows
 
 
+def _identity(files: dict[str, Any]) -> Settings:
+    """Return what changes the results of a sweep, given its files; each setting has a folder of its own."""
+    settings = identity_of_overridden(files.get("config") or {}, files.get("common") or {})
+    return settings | flat({"jobs": files.get("jobs") or []})
+
+
 def _checked(plan: Experiment, experiment: Path, config: Path, request: StopRequest) -> str:
     """Check every setting and read every clip before anything is run or written; return, as YAML, which jobs they are.
 
@@ -79,14 +86,12 @@ def _checked(plan: Experiment, experiment: Path, config: Path, request: StopRequ
             cli = compose_run(plan, config, jobs, overrides, range(len(jobs)), read_clips=False)
             _check_toy(cli, plan)
             data = cli.datamodule
-            intervals.add((data.num_frames, data.start, data.end, data.stride))
+            intervals.add((data.num_frames, data.start, data.end, data.stride, data.fps, data.decoder))
         for clip, interval in itertools.product(dict.fromkeys(job.clip for job in jobs), intervals):
             request.check()
-            num_frames, start, end, stride = interval
-            read_clip(clip, num_frames, start=start, end=end, stride=stride)
-        described: str = yaml.safe_dump(
-            [{"sha256": sha256(job.content).hexdigest(), "prompt": job.prompt} for job in jobs]
-        )
+            num_frames, start, end, stride, fps, decoder = interval
+            read_clip(clip, num_frames, start=start, end=end, stride=stride, fps=fps, decoder=decoder)
+        described: str = yaml.safe_dump([{"sha256": job.content, "prompt": job.prompt} for job in jobs])
     return described
 
 

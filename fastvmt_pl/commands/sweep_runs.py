@@ -17,7 +17,7 @@ from fastvmt_pl.callbacks import Costs, Preemption, RunFolder
 from fastvmt_pl.commands.experiment import Experiment, Overrides, SweepJob, backbone_of
 from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import PATIENCE, InUseError, as_arguments, locked_file, run_loggers, slug
+from fastvmt_pl.commands.options import PATIENCE, InUseError, as_arguments, locked_file, run_loggers, words
 from fastvmt_pl.commands.sharing import Failures, failure_of, share, together
 from fastvmt_pl.commands.sweep_table import Row, write_csv
 from fastvmt_pl.datamodules import Clip, align
@@ -152,7 +152,7 @@ def _say(line: str) -> None:
 def folder_of(name: str, overrides: Overrides) -> str:
     """Return the name of a setting's folder, which says what it overrides, so that a changed setting is another one."""
     described = json.dumps([VERSION, overrides], sort_keys=True)
-    return f"{slug(name)}-{sha256(described.encode()).hexdigest()[:6]}"
+    return f"{words(name)}-{sha256(described.encode()).hexdigest()[:6]}"
 
 
 def compose_run(

@@ -1,7 +1,6 @@
 """Make the data that a LoRA learns a motion from: the clip, and guided samples of many prompts that move as it does."""
 
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.callbacks import TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.datamodules import Sample, without_padding, write_shard
+from fastvmt_pl.datamodules import Sample, content_hash, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.measure import motion_of, relative_attention_flow_error
 from fastvmt_pl.motion_transfer import MotionTransfer
@@ -50,7 +49,7 @@ def make_samples(
         text = without_padding(module.backbone.embed_prompts([clip_prompt])[0])
         module.backbone.release_text_encoder()
         write_shard(folder / CLIP_SHARD, [Sample(latents, text, clip_prompt)])
-        shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=sha256(Path(clip.name).read_bytes()).hexdigest()))
+        shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=content_hash(clip.name)))
         write_index(folder, shards)
     for start in range(0, len(prompts), batch_size):
         name, some = f"samples-{start:05d}.tar", prompts[start : start + batch_size]

@@ -7,6 +7,7 @@ from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.options import claimed_folder, slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, compose_transfer, fit
 from fastvmt_pl.datamodules import check_file
+from fastvmt_pl.identity import identity_of
 from fastvmt_pl.jobs import TransferResult
 from fastvmt_pl.preemption import StopRequest, listening
 
@@ -17,7 +18,8 @@ def transfer(
     """Make a video that shows a prompt and moves as a clip moves.
 
     Writes a folder with the video, the same video without guidance, both beside the clip, pictures of the motion, and
-    measures. A run that was stopped goes on where it was when it is started again with the same settings.
+    measures. A run that was stopped goes on where it was when it is started again with the same clip, model and
+    settings; see :mod:`fastvmt_pl.identity`. The device and the spelling of paths may differ.
 
     Args:
         clip: Video file whose motion is wanted.
@@ -39,7 +41,8 @@ def transfer(
     request = StopRequest()
     with listening(request):
         cli = compose_transfer(options, job, folder, RunFolder(folder), request)
-        with claimed_folder(folder, config=cli.parser.dump(cli.config, skip_link_targets=False)):
+        config = cli.parser.dump(cli.config, skip_link_targets=False)
+        with claimed_folder(folder, lambda files: identity_of(files["config"]), config=config):
             fit(cli, folder)
     result: TransferResult = cli.model.result
     print(f"the result lies in {folder}")

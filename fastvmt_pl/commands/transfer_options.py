@@ -20,6 +20,7 @@ from fastvmt_pl.commands.options import (
     read_config,
     run_loggers,
 )
+from fastvmt_pl.files import naming
 from fastvmt_pl.preemption import StopRequest
 
 
@@ -30,7 +31,8 @@ class TransferOptions(TypedDict, total=False):
         model: wan-tiny (bundled, and taken if neither this nor a config names one), a local diffusers folder, or a hub
             id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         steps: Denoising steps.
-        guided_steps: How many of them, from the first, are guided; the config's share of the steps if left out.
+        guided_steps: How many of them, from the first, are guided. By default the config's share of the steps, and at
+            least one if the config guides any.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         negative_prompt: What to steer away from.
         strength: Where to start: 1 is pure noise, less keeps some of the clip's layout.
@@ -100,7 +102,8 @@ def settings_of(options: TransferOptions) -> dict[str, Any]:
     if not {"model", "config"} & given.keys():
         given["model"] = "wan-tiny"
     if "steps" in given and "guided_steps" not in given:
-        given["guided_steps"] = _guided_share(config_of(options), given["steps"])
+        share = _guided_share(config_of(options), given["steps"])
+        given |= {} if share is None else {"guided_steps": share}
     settings = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS}
     if "size" in given:
         settings["data.size"] = parse_size(given["size"])
@@ -148,6 +151,8 @@ def compose_transfer(
         save_config_callback=None,
     )
     cli.model.check_trainer(cli.trainer)
+    if not cli.model.num_guided_steps and options.get("guided_steps") != 0 and "model.num_guided_steps" not in settings:
+        rank_zero_warn("num_guided_steps is 0: no video will move as its clip does; set --guided-steps")
     return cli
 
 
@@ -157,12 +162,17 @@ def checkpoint_of(folder: Path) -> Path:
 
 
 def fit(cli: TransferCLI, folder: Path) -> None:
-    """Run a transfer, from its checkpoint if it has one; a damaged one is put aside."""
+    """Run a transfer, from its checkpoint if it has one; a damaged one is put aside.
+
+    Raises:
+        UnwritableError: If the folder cannot be written.
+    """
     last = checkpoint_of(folder)
     if last.exists() and not _is_readable(last):
         rank_zero_warn(f"{last} is damaged; starting anew")
         last.replace(last.with_suffix(".damaged"))
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
+    with naming(folder):
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
 
 
 def _is_readable(checkpoint: Path) -> bool:
@@ -174,8 +184,13 @@ def _is_readable(checkpoint: Path) -> bool:
     return True
 
 
-def _guided_share(config: Path, num_steps: int) -> int:
-    """Return as large a share of the steps as the config guides."""
+def _guided_share(config: Path, num_steps: int) -> int | None:
+    """Return as large a share of the steps as the config guides, and one at least if it guides any.
+
+    ``None`` if the config's own numbers are none, which its parser refuses.
+    """
     model = read_config(config).get("model") or {}
-    share: float = model.get("num_guided_steps", 10) / model.get("num_steps", 50)
-    return min(num_steps, round(share * num_steps))
+    guided, steps = model.get("num_guided_steps", 10), model.get("num_steps", 50)
+    if not isinstance(guided, int) or not isinstance(steps, int) or steps < 1:
+        return None
+    return min(num_steps, max(round(guided / steps * num_steps), min(guided, 1)))

@@ -10,7 +10,7 @@ from fastvmt_pl.lora.adapters import (
     without_lora,
 )
 from fastvmt_pl.lora.fusing import check_loras, fuse_loras
-from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, find_loras, lora_bytes
+from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, find_loras, lora_files
 from fastvmt_pl.lora.written import ORIGINAL_FILE, LoraError, verify_lora, write_lora
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "find_lora",
     "find_loras",
     "fuse_loras",
-    "lora_bytes",
+    "lora_files",
     "lora_weights",
     "read_adapter",
     "remove_lora",

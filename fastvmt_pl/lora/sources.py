@@ -51,10 +51,10 @@ def find_loras(loras: Mapping[str, float]) -> dict[Path, float]:
     return found
 
 
-def lora_bytes(path: Path) -> bytes:
-    """Return all that decides what a LoRA does."""
+def lora_files(path: Path) -> list[Path]:
+    """Return the files that decide what a LoRA does."""
     beside = path.with_name(PEFT_SETTINGS)
-    return path.read_bytes() + (beside.read_bytes() if path.name == PEFT_FILE and beside.exists() else b"")
+    return [path, beside] if path.name == PEFT_FILE and beside.exists() else [path]
 
 
 @contextmanager

@@ -2,24 +2,14 @@ import pytest
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.cli import main
-from fastvmt_pl.datamodules import ToyWorld, motion
+from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.video import write_video
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Keep fixtures that many tests share, and processes that they start, out of the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setattr(motion, "CACHE", folder / "fastvmt_pl" / "motion")
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield
 
 
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(motion, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 import json
+import re
 import shutil
+import warnings
 from pathlib import Path
 
 import av
@@ -16,7 +18,7 @@ from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, default_config
+from fastvmt_pl.commands.options import CONFIGS, default_config, default_lora_config, default_prompts
 from fastvmt_pl.datamodules import MotionDataModule, ToyWorld, read_clip
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.metrics import MotionFlowLoss
@@ -56,7 +58,7 @@ def changed_model(tmp_path, change):
 
 def test_a_command_is_needed_and_known(refused, capsys):
     assert (
-        "use transfer, distill, sample, encode, export, evaluate, sweep, report, plan, doctor, fit, train"
+        "use transfer, distill, sample, encode, export, evaluate, sweep, report, plan, doctor, cache, fit, train"
         in refused("transform")
     )
     assert main([]) == 0
@@ -288,13 +290,56 @@ def test_every_shipped_config_makes_a_run(path, clip, monkeypatch, no_weights):
     assert len(path.read_text().splitlines()) <= 30
 
 
-def test_the_config_fits_the_size_of_the_model(tmp_path):
+def model_of(tmp_path, index=None, vae=None, **transformer):
+    """A copy of wan-tiny's configs, changed."""
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED["wan-tiny"], folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+    for name, change in {"model_index": index, "vae/config": vae, "transformer/config": transformer}.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | (change or {})))
+    return str(folder)
+
+
+WAN_1B = {"num_layers": 30, "num_attention_heads": 12, "attention_head_dim": 128, "in_channels": 16}
+WAN_5B = {"num_layers": 30, "num_attention_heads": 24, "attention_head_dim": 128, "in_channels": 48}
+WAN_14B = {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "in_channels": 16}
+
+
+@pytest.mark.parametrize(
+    ("transformer", "names"),
+    [
+        ({}, ("wan_tiny.yaml", "wan_tiny_lora.yaml", "wan_tiny_prompts.txt")),  # a fine-tune of wan-tiny
+        (WAN_1B, ("wan2.1_1.3b.yaml", "wan2.1_lora.yaml", "prompts.txt")),
+        (WAN_14B, ("wan2.1_14b.yaml", "wan2.1_lora.yaml", "prompts.txt")),
+    ],
+)
+def test_the_config_fits_the_architecture_of_the_model(tmp_path, transformer, names):
+    model = model_of(tmp_path, **transformer)
+    found = [choose(model) for choose in (default_config, default_lora_config, default_prompts)]
+    assert tuple(path.name for path in found) == names
+    assert all(path.is_file() for path in found)
     assert default_config("wan-tiny").name == "wan_tiny.yaml"
-    (tmp_path / "transformer").mkdir()
-    for layers, name in ((30, "wan2.1_1.3b.yaml"), (40, "wan2.1_14b.yaml")):
-        (tmp_path / "transformer" / "config.json").write_text(json.dumps({"num_layers": layers}))
-        assert default_config(str(tmp_path)).name == name
     assert CONFIGS.samefile(next(iter(configs.__path__)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_layers": 12}, "12 layers"),
+        (WAN_1B | {"num_attention_heads": 10}, "1280 wide"),
+        (WAN_5B | {"index": {"expand_timesteps": True}, "vae": {"z_dim": 48}}, "TI2V 5B"),
+        (WAN_5B | {"vae": {"z_dim": 48}}, "TI2V 5B"),
+        (WAN_14B | {"index": {"boundary_ratio": 0.875}}, "two-expert"),
+        (WAN_14B | {"image_dim": 1280}, "image-to-video"),
+    ],
+)
+def test_a_model_that_no_config_fits_is_refused_by_what_it_is(refused, clip, tmp_path, changes, says):
+    model = model_of(tmp_path, **changes)
+    for args in (["transfer", clip, PROMPT], ["sample", PROMPT], ["distill", clip, PROMPT]):
+        line = refused(*args, "--model", model, "--output", "out")
+        assert says in line
+        assert model in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_the_command_line_leaves_out_is_the_configs(clip, tmp_path, monkeypatch):
@@ -363,7 +408,7 @@ def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, 
 def test_the_folder_is_named_after_clip_prompt_and_seed(succeed, clip, tmp_path):
     succeed("transfer", clip, "ein roter Kreis über 赤い円", *SMALL, "--baseline", "false")
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name == "clip-ein-roter-kreis-über-赤い円-0"
+    assert re.fullmatch("clip-ein-roter-kreis-über-赤い円-0-[0-9a-f]{6}", folder.name)  # it lost the capital
     assert not (folder / "baseline.mp4").exists()
 
 
@@ -414,10 +459,34 @@ def test_there_is_a_csv_file_beside_a_logger_of_ones_own(succeed, clip, tmp_path
     assert "loss/motion_flow" in log.read_text()
 
 
-@pytest.mark.parametrize(("options", "guided"), [(["--steps", "2"], 1), (["--steps", "3", "--guided-steps", "3"], 3)])
-def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, options, guided):
-    succeed("transfer", clip, PROMPT, "--num-frames", "5", "--baseline", "false", "--output", "out", *options)
+@pytest.mark.parametrize(
+    ("config", "options", "guided"),
+    [
+        ("wan_tiny.yaml", ["--steps", "2"], 1),
+        ("wan_tiny.yaml", ["--steps", "3", "--guided-steps", "3"], 3),
+        ("few.yaml", ["--steps", "2"], 1),  # a fifth of the steps is less than one
+        ("few.yaml", ["--steps", "2", "--guided-steps", "0"], 0),
+    ],
+)
+def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, tmp_path, config, options, guided):
+    few = yaml.safe_load(default_config("wan-tiny").read_text())
+    few["model"] |= {"num_steps": 50, "num_guided_steps": 10}
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(few))
+    path = tmp_path / config if config == "few.yaml" else CONFIGS / config
+    quick = ["--num-frames", "5", "--baseline", "false", "--config", path]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "num_guided_steps")
+        succeed("transfer", clip, PROMPT, *quick, "--output", "out", *options)
     assert yaml.safe_load(Path("out/config.yaml").read_text())["model"]["num_guided_steps"] == guided
+
+
+def test_a_config_that_guides_nothing_is_warned_of(succeed, clip, tmp_path):
+    unguided = yaml.safe_load(default_config("wan-tiny").read_text())
+    unguided["model"] |= {"num_steps": 3, "num_guided_steps": 0}
+    (tmp_path / "unguided.yaml").write_text(yaml.safe_dump(unguided))
+    args = ["--num-frames", "5", "--baseline", "false", "--config", "unguided.yaml", "--steps", "2", "--output", "out"]
+    with pytest.warns(UserWarning, match="num_guided_steps is 0"):
+        succeed("transfer", clip, PROMPT, *args)
 
 
 def test_fit_takes_a_config(succeed, refused, clip, tmp_path):
@@ -432,7 +501,7 @@ def test_fit_takes_a_config(succeed, refused, clip, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"000", "001", "metrics.json"}
     assert {path.name for path in (tmp_path / "out" / "001").iterdir()} == RESULTS - {"metrics.json", "config.yaml"}
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
     assert "finished run" in refused("fit", "--config", "config.yaml")
 
 

@@ -14,7 +14,7 @@ from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import teacher
 from fastvmt_pl.commands.lightning import DistillCLI
-from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
+from fastvmt_pl.commands.options import CONFIGS, default_prompts, read_prompts
 from fastvmt_pl.datamodules import read_clip, read_shards
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
@@ -77,7 +77,7 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     quick = [*SIZE, "--steps", "2"]
     made = succeed("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
     assert "sampled" in made.out
-    assert {path.name for path in Path("sampled").iterdir()} == {".lock", "output.mp4", "config.yaml"}
+    assert {path.name for path in Path("sampled").iterdir()} == {".lock", "output.mp4", "config.yaml", "identity.json"}
     assert "finished run" in refused("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
     weights = json.dumps([f"{lora}:0.5", f"{lora / ORIGINAL_FILE}:0.5"])
     succeed("sample", CAPTION, "--lora", weights, "--output", "twice", *quick)
@@ -283,8 +283,6 @@ def test_every_shipped_config_makes_a_training(path, no_weights):
 def test_shipped_prompts_are_those_that_the_model_was_trained_on():
     trained_on = {prompt_for([item], background) for item, background in combinations(held_out=False)}
     assert set(read_prompts(default_prompts("wan-tiny"))) == trained_on
-    assert len(set(read_prompts(default_prompts("some/model")))) >= 28
-    assert default_lora_config("some/model").exists()
 
 
 def test_help_names_the_commands(capsys):

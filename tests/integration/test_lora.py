@@ -1,27 +1,21 @@
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from fastvmt_pl.backbones import WanBackbone
 
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 
 
-def write(name, inputs=144):
-    save_file({f"{LAYER}.lora_A.weight": torch.ones(2, inputs), f"{LAYER}.lora_B.weight": torch.ones(144, 2)}, name)
-    return name
-
-
 @pytest.mark.parametrize("command", [("sample", "a red circle"), ("transfer", "CLIP", "a red circle")])
 @pytest.mark.usefixtures("no_weights")
-def test_a_lora_of_another_model_is_refused_before_any_weights_are_read(command, refused, clip):
+def test_a_lora_of_another_model_is_refused_before_any_weights_are_read(command, refused, clip, write_lora):
     words = [clip if word == "CLIP" else word for word in command]
-    said = refused(*words, "--lora", f"{write('other.safetensors', 96)}:0.5", "--output", "out")
+    said = refused(*words, "--lora", f"{write_lora('other.safetensors', inputs=96)}:0.5", "--output", "out")
     assert all(named in said for named in ("other.safetensors", LAYER, "(2, 96)", "(144, 144)"))
 
 
-def test_a_file_that_is_given_twice_counts_twice(tmp_path):
-    write("lora.safetensors")
+def test_a_file_that_is_given_twice_counts_twice(tmp_path, write_lora):
+    write_lora("lora.safetensors")
     (tmp_path / "link.safetensors").symlink_to("lora.safetensors")
     plain = WanBackbone().transformer.blocks[0].attn1.to_q.weight
     for loras in ({"lora.safetensors": 0.5, f"{tmp_path}/lora.safetensors": 0.25}, {"lora.safetensors": 0.75}):

@@ -1,5 +1,6 @@
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import av
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastvmt_pl.datamodules import read_clip
 from fastvmt_pl.datamodules.toy_jobs import toy_jobs
 from fastvmt_pl.video import MIN_SIDE, enlarge, flow_picture, side_by_side, write_picture, write_video
 
@@ -110,3 +112,13 @@ def test_a_picture_is_read_back(tmp_path):
     picture = torch.randint(0, 256, (7, 9, 3), dtype=torch.uint8)
     write_picture(tmp_path / "new" / "picture.png", picture)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "picture.png")), picture.numpy())
+
+
+@pytest.mark.parametrize("name", ["run:1", "a::b", "a%03d", "-x", "two words", "ü赤🐼", "file:x", "[1]", "a?b#c"])
+def test_every_legal_name_of_a_folder_and_a_file_works(tmp_path, monkeypatch, toy_clips, name):
+    monkeypatch.chdir(tmp_path)  # a relative path, as users give it
+    path = Path(name) / f"{name}.mp4"
+    write_video(path, toy_clips[0].frames, 8.0)
+    write_picture(path.with_suffix(".png"), toy_clips[0].frames[0])
+    assert read_clip(path, 5).frames.shape == toy_clips[0].frames.shape
+    assert {file.name for file in (tmp_path / name).iterdir()} == {f"{name}.mp4", f"{name}.png"}

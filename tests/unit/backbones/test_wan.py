@@ -216,6 +216,34 @@ def test_a_copy_of_the_folder_loads(copied):
     assert WanBackbone(str(copied)).num_blocks == 6
 
 
+def test_every_byte_of_weights_and_configs_is_in_the_fingerprint(copied):
+    backbone = WanBackbone(str(copied))
+    found = {backbone.fingerprint()}
+    places = [(path, 5) for path in copied.rglob("*/*.json") if path.parent.name != "scheduler"]
+    for path in copied.rglob("*.safetensors"):
+        header = int.from_bytes(path.read_bytes()[:8], "little")
+        layout = json.loads(path.read_bytes()[8 : 8 + header])
+        starts = sorted(tensor["data_offsets"][0] for name, tensor in layout.items() if name != "__metadata__")
+        places += [(path, 8 + header + start) for start in starts[::12]]
+    for path, position in places:
+        content = path.read_bytes()
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        found.add(backbone.fingerprint())
+        path.write_bytes(content)
+    assert len(found) == len(places) + 1 > 20
+
+
+def test_every_byte_of_a_lora_and_its_weight_are_in_the_fingerprint(tmp_path, write_lora):
+    path = write_lora(tmp_path / "lora.safetensors")
+    content, found = path.read_bytes(), {WanBackbone().fingerprint()}
+    for position, weight in ((-4000, 1.0), (-2000, 1.0), (-1, 1.0), (-1, 0.5)):  # counted from the end of the weights
+        changed = bytearray(content)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        found.add(WanBackbone(loras={str(path): weight}).fingerprint())
+    assert len(found) == 5
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "some-org/no-such-model", ""])
 def test_an_unknown_model_is_refused(name):
     with pytest.raises(ValueError, match="wan-tiny"):

@@ -103,7 +103,7 @@ def test_jobs_of_one_group_differ_in_name_prompt_and_seed_alone(read):
     jobs, _ = read(rows)
     assert jobs[0].group == jobs[1].group
     assert len({job.group for job in jobs}) == 3
-    assert len({job.described() for job in jobs}) == 4
+    assert len({json.dumps(job.identity) for job in jobs}) == 4
 
 
 def test_where_a_job_runs_is_no_part_of_what_it_is(read, tmp_path):
@@ -111,7 +111,8 @@ def test_where_a_job_runs_is_no_part_of_what_it_is(read, tmp_path):
     config.write_text("model: {num_steps: 3}")
     (here,), _ = read(ROWS[:1], config=config, device="cpu")
     (there,), _ = read(ROWS[:1], config=tmp_path / ".." / tmp_path.name / "my.yaml", device="cuda:1")
-    assert here.described() == there.described()
+    assert here.identity == there.identity
+    assert here.group == there.group
 
 
 def test_a_tar_file_of_clips_and_prompts(tmp_path):

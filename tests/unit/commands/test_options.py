@@ -1,6 +1,14 @@
 import pytest
 
-from fastvmt_pl.commands.options import InUseError, claimed_folder, locked, read_config, read_prompts, shared_folder
+from fastvmt_pl.commands.options import (
+    InUseError,
+    claimed_folder,
+    locked,
+    read_config,
+    read_prompts,
+    shared_folder,
+    slug,
+)
 from fastvmt_pl.errors import UserError
 
 
@@ -51,3 +59,32 @@ def test_a_file_without_prompts_is_refused(tmp_path, content):
         (tmp_path / "prompts.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"prompts\.txt"):
         read_prompts(tmp_path / "prompts.txt")
+
+
+PROMPTS = [
+    "a red circle on a gray background, seen from far away",
+    "a red circle on a gray background, seen from close by",
+    "a red circle",
+    "A red circle",
+    "a red circle!",
+    "a-red-circle",
+    "a  red circle",
+    "🐼",
+    "🐼🐼",
+    "!",
+    40 * "赤",
+    41 * "赤",
+    200 * "🎈",
+]
+
+
+def test_other_texts_have_other_names_that_a_folder_can_have(tmp_path):
+    names = {slug("clip", prompt, "0") for prompt in PROMPTS}
+    assert len(names) == len(PROMPTS)
+    for name in names:
+        (tmp_path / name).mkdir()
+
+
+def test_a_name_that_tells_all_of_its_texts_has_no_hash():
+    assert slug("my_clip", "a red circle on a gray background", "7") == "my_clip-a-red-circle-on-a-gray-background-7"
+    assert slug("Clip", "x") == slug("Clip", "x") != "clip-x"
