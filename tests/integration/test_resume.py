@@ -69,7 +69,7 @@ def test_another_setting_is_named_with_both_values(begin, option, says):
     assert said is None if says is None else says in said
 
 
-def test_a_file_that_was_replaced_is_another_run(begin, tmp_path):
+def test_a_file_that_was_replaced_is_another_run(begin, tmp_path, write_lora):
     write_video(tmp_path / "clip.mp4", ToyWorld(12)[0].frames, 8.0)
     assert "data.clips" in begin()
     assert "data.prompts" not in begin()
