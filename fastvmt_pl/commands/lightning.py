@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from fastvmt_pl.backbones.precision import settle_config
 from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferPreviews, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.errors import blaming_settings
@@ -38,9 +39,10 @@ class JobCLI(LightningCLI):
         )
 
     def instantiate_classes(self) -> None:
-        """Make trainer, module and datamodule."""
+        """Make trainer, module and datamodule, and settle the precision, as the device is known now."""
         with blaming_settings():
             super().instantiate_classes()
+        settle_config(self._get(self.config, "model")["backbone"], self.trainer.strategy.root_device)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""
