@@ -8,6 +8,13 @@ from fastvmt_pl.datamodules import Clip, ToyWorld
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 
 
+def pytest_collection_modifyitems(items):
+    """Give slow tests more time than the others have."""
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     state = torch.get_rng_state()

@@ -188,6 +188,7 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     said = succeed("encode", *tars, "data", *size).out
     assert "a.tar: 1 videos encoded, 2 skipped" in said
     assert "b.tar: 1 videos encoded, 1 skipped" in said
+    assert read_index(tmp_path / "data")[0].origin.endswith(", float32")
     assert "three: no txt" in said
     assert "two: its caption is empty" in said
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice

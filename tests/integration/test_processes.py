@@ -1,6 +1,5 @@
 """Training in several processes, started as users start it."""
 
-import subprocess
 import sys
 
 import pytest
@@ -41,10 +40,17 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(data, tmp_path_factory):
-    """Train in so many processes, and return the exported weights."""
+def train(data, program, tmp_path_factory):
+    """Train in so many processes, once for all tests that want the same, and return the run's folder."""
+    done = {}
 
-    def run(num_processes, strategy="auto", batch_size=2, max_epochs=2, resume=None):
+    def run(num_processes, strategy="auto", batch_size=2, resume=None):
+        asked = num_processes, str(strategy), batch_size, resume
+        if asked not in done:
+            done[asked] = started(num_processes, strategy, batch_size, resume)
+        return done[asked]
+
+    def started(num_processes, strategy, batch_size, resume):
         folder = tmp_path_factory.mktemp("run")
         config = yaml.safe_load((CONFIGS / "wan_tiny_lora.yaml").read_text())
         config["model"] |= {"rank": 4, "num_warmup_steps": 1}
@@ -56,9 +62,13 @@ def train(data, tmp_path_factory):
             "num_steps": 1,
             "motion": {"block": 2, "window": 3, "tile": [1, 1]},
         }
+        every_epoch = {"filename": "{epoch}", "save_top_k": -1, "save_on_train_epoch_end": True}
         config["trainer"] |= {
-            "callbacks": [{"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews}],
-            "max_epochs": max_epochs,
+            "callbacks": [
+                {"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews},
+                {"class_path": "ModelCheckpoint", "init_args": every_epoch},
+            ],
+            "max_epochs": 2,
             "precision": "32-true",
             "devices": num_processes,
             "strategy": strategy,
@@ -73,8 +83,9 @@ def train(data, tmp_path_factory):
         command += ["fastvmt_pl", "train", "--config", str(folder / "training.yaml"), "--debug"]
         if resume is not None:
             command += ["--ckpt_path", str(resume)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        with program(command, cwd=folder) as process:
+            said = process.communicate(timeout=250)[0]
+        assert process.returncode == 0, said[-3000:]
         return folder
 
     return run
@@ -104,7 +115,7 @@ def test_two_processes_with_half_the_batch_each_give_the_same_weights(train, alo
 )
 def test_a_run_in_two_processes_goes_on_from_its_checkpoint(train, strategy):
     whole = train(2, strategy)
-    first = train(2, strategy, max_epochs=1)
-    resumed = train(2, strategy, resume=first / "checkpoints" / "last.ckpt")
+    (first,) = whole.rglob("epoch=0.ckpt")
+    resumed = train(2, strategy, resume=first)
     for name, weight in weights(whole).items():
         torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)

@@ -16,7 +16,7 @@ ADAMW = partial(torch.optim.AdamW, lr=0.01)
 
 def test_it_makes_videos_and_a_baseline_from_the_same_start(fit):
     result = fit(baseline=True).result
-    assert result.frames.shape == result.baseline.shape == (1, 5, 48, 48, 3)
+    assert result.frames.shape == result.baseline.shape == (1, 5, 32, 32, 3)
     assert result.frames.dtype == torch.uint8
     assert not torch.equal(result.frames, result.baseline)
 
