@@ -15,7 +15,6 @@ import torch
 import torch.distributed
 from huggingface_hub.constants import HF_HUB_CACHE
 from packaging.requirements import Requirement
-from torch.utils.benchmark import Timer
 
 from fastvmt_pl.backbones.precision import has_bfloat16, settled
 from fastvmt_pl.datamodules import ClipError, ToyWorld, read_clip
@@ -139,6 +138,8 @@ def _time_product(device: torch.device, dtype: torch.dtype) -> float:
     Raises:
         RuntimeError: If it cannot be computed or is wrong.
     """
+    from torch.utils.benchmark import Timer  # slow to import, which every command would pay for
+
     side = 256 if device.type == "cpu" else 2048
     ones = torch.ones(side, side, dtype=dtype, device=device)
     if float((ones @ ones).float().mean()) != side:

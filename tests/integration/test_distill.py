@@ -13,10 +13,9 @@ from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.folder import BUNDLED
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import teacher
-from fastvmt_pl.commands.encode import _read
 from fastvmt_pl.commands.lightning import DistillCLI
 from fastvmt_pl.commands.options import CONFIGS, default_lora_config, default_prompts, read_prompts
-from fastvmt_pl.datamodules import read_clip, read_shards
+from fastvmt_pl.datamodules import Clip, read_clip, read_shards
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
@@ -194,7 +193,10 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
     assert "choose another output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
     assert "shorter than 5 s" in refused("encode", "b.tar", "slow", *size, "--fps", "1")
-    assert torch.equal(_read(video, 5, 8.0).frames, read_clip(clip, 17).frames[:5])
+    succeed("encode", "b.tar", "begun", *size, "--fps", "8")  # the first frames, at the clip's own rate
+    (sample,) = read_shards([Path("begun/videos-b.tar")], pytest.fail)
+    first = Clip(read_clip(clip, 17).frames[:5], 8.0, "first")
+    torch.testing.assert_close(sample.latents[None], WanBackbone().encode(first.to_video((48, 48))))
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
     assert main(["train", *args, "--model.objective", "trajectory", "--trainer.logger", "false"]) == 2
     assert "have no trajectories" in capsys.readouterr().err

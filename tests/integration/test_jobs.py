@@ -238,7 +238,7 @@ def progress_of(output):
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("num_kills", [10, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_kills", [6, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(
     whole, workers, wait_until, tmp_path, num_kills
 ):

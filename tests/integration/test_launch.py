@@ -90,7 +90,7 @@ def started(tmp_path, program):
 @pytest.mark.parametrize(
     ("script", "args"),
     [
-        ("torchrun", ["2"]),
+        pytest.param("torchrun", ["2"], marks=pytest.mark.slow),  # which fabric run starts
         ("fabric", ["2"]),
         pytest.param("torchrun", ["4"], marks=pytest.mark.slow),
         pytest.param("fabric", ["4"], marks=pytest.mark.slow),
