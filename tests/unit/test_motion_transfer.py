@@ -125,7 +125,7 @@ def test_clipping_is_per_job(fit):
 @pytest.mark.parametrize(
     ("budget", "options"),
     [
-        (None, {"optimizer": ADAMW}),
+        pytest.param(None, {"optimizer": ADAMW}, marks=pytest.mark.slow),
         (
             0.5,
             {"optimizer": partial(NormalizedGradientDescent, lr=0.02, momentum=0.5), "clips": 2, "prompts": PROMPTS},
