@@ -22,7 +22,7 @@ from jsonargparse import auto_cli
 from lightning import Callback, LightningModule, Trainer
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.bootstrap import interval_of_mean
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import CONFIGS, as_arguments, claimed_folder

@@ -17,6 +17,13 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+def pytest_collection_modifyitems(items):
+    """Give slow tests more time than the others have."""
+    for item in items:
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker(pytest.mark.timeout(1800))
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     state = torch.get_rng_state()

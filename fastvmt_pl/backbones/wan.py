@@ -3,7 +3,6 @@
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanPipeline, WanTransformer3DModel
@@ -17,11 +16,10 @@ from fastvmt_pl.backbones.folder import check_classes, check_weights, hash_compo
 from fastvmt_pl.backbones.geometry import WanGeometry
 from fastvmt_pl.backbones.offload import at_work
 from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
+from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
 from fastvmt_pl.file_hash import file_sha256
 from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 COMPONENTS = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "text_encoder": "UMT5EncoderModel"}
 PARTS = {"folder", "transformer", "vae", "text_pipeline"}
@@ -35,7 +33,8 @@ class WanBackbone(WanGeometry, Backbone):
 
     Args:
         model: ``wan-tiny``, a local diffusers folder, or a hub id such as ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
-        dtype: Precision of the transformer and the text encoder; the autoencoder and all latents stay in fp32.
+        dtype: Precision of the transformer and the text encoder; ``auto`` is bfloat16 where the device has instructions
+            for it, and float32 elsewhere. The autoencoder and all latents stay in fp32.
         gradient_checkpointing: Trade a second forward pass for the memory of the activations.
         vae_tiling: Encode and decode in tiles, which bounds the autoencoder's memory at large sizes.
         revision: Branch, tag or commit on the hub.
@@ -56,7 +55,7 @@ class WanBackbone(WanGeometry, Backbone):
     def __init__(
         self,
         model: str = "wan-tiny",
-        dtype: Precision = "float32",
+        dtype: PrecisionOption = "float32",
         gradient_checkpointing: bool = False,
         vae_tiling: bool = False,
         revision: str | None = None,
@@ -73,7 +72,7 @@ class WanBackbone(WanGeometry, Backbone):
             check_weights(folder, COMPONENTS)
         self.read_geometry(folder)
         self.licence, self.source = read_licence(folder), str(folder)
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.precision: PrecisionOption = dtype
         self.gradient_checkpointing, self.vae_tiling = gradient_checkpointing, vae_tiling
         if attention_backend is not None:
             check_backend(attention_backend)
@@ -83,6 +82,12 @@ class WanBackbone(WanGeometry, Backbone):
             check_loras(folder, self.loras)
         self.device = torch.device("cpu")
         self._embedded: dict[str, Tensor] = {}
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; ``auto`` is settled at the first use, for the device of that moment."""
+        found: torch.dtype = getattr(torch, settled(self.precision, self.device))
+        return found
 
     @cached_property
     def folder(self) -> Path:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.folder import is_bundled_kind
-from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import (
@@ -59,7 +59,7 @@ def distill(
     num_frames: int | None = None,
     size: str | None = None,
     device: str | None = None,
-    dtype: Precision | None = None,
+    dtype: PrecisionOption | None = None,
     teacher_config: Path | None = None,
     config: Path | None = None,
 ) -> Path:
@@ -88,7 +88,7 @@ def distill(
         num_frames: Frames to read and to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: Precision of the model's weights.
+        dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         teacher_config: YAML file of settings of the guided transfer; one that fits the model if left out.
         config: YAML file of settings of the training; one that fits the model if left out.
 

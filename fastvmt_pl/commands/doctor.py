@@ -16,6 +16,7 @@ import torch.distributed
 from huggingface_hub.constants import HF_HUB_CACHE
 from packaging.requirements import Requirement
 
+from fastvmt_pl.backbones.precision import has_bfloat16, settled
 from fastvmt_pl.datamodules import ClipError, ToyWorld, read_clip
 from fastvmt_pl.datamodules.motion_cache import MotionCache
 from fastvmt_pl.datamodules.toy_world import FPS
@@ -102,7 +103,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def check_devices() -> Iterator[Check]:
-    """See which devices there are, and that they compute in bfloat16."""
+    """See which devices there are, and which precision is fast on them."""
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
@@ -115,13 +116,36 @@ def check_devices() -> Iterator[Check]:
         device = "cpu"
         fix = "Wan 2.1 needs a GPU, and a build of torch for it; wan-tiny does without"
         yield Check("warning", "device", f"no GPU that torch {torch.__version__} can use", fix)
-    yield _tried("bfloat16", f"works on {device}", "use --dtype float32", lambda: _multiply(device))
+    yield _check_bfloat16(torch.device(device))
 
 
-def _multiply(device: str) -> None:
-    ones = torch.ones(64, 64, dtype=torch.bfloat16, device=device)
-    if float((ones @ ones).float().mean()) != 64:
-        raise RuntimeError("a product of matrices came out wrong")
+def _check_bfloat16(device: torch.device) -> Check:
+    """Multiply matrices in bfloat16 and in float32, and say what ``dtype: auto`` is."""
+    try:
+        seconds = {dtype: _time_product(device, dtype) for dtype in (torch.bfloat16, torch.float32)}
+    except RuntimeError as error:
+        return Check("failure", "bfloat16", str(error), "use --dtype float32")
+    share = seconds[torch.bfloat16] / seconds[torch.float32]
+    has = "has instructions for it" if has_bfloat16(device) else "has no instructions for it that torch uses"
+    measured = f"a product of matrices takes {share:.2g} times as long as in float32"
+    old_gpu = device.type == "cuda" and not has_bfloat16(device)
+    fix = "if the memory is scarce, try --dtype float16, which may overflow" if old_gpu else ""
+    return Check("ok", "bfloat16", f"{device} {has}; {measured}; dtype auto is {settled('auto', device)}", fix)
+
+
+def _time_product(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the seconds that a product of matrices takes.
+
+    Raises:
+        RuntimeError: If it cannot be computed or is wrong.
+    """
+    from torch.utils.benchmark import Timer  # slow to import, which every command would pay for
+
+    side = 256 if device.type == "cpu" else 2048
+    ones = torch.ones(side, side, dtype=dtype, device=device)
+    if float((ones @ ones).float().mean()) != side:
+        raise RuntimeError(f"a product of matrices in {dtype} came out wrong")
+    return Timer("ones @ ones", globals={"ones": ones}).blocked_autorange(min_run_time=0.05).median
 
 
 def check_processes() -> Iterator[Check]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.commands.options import default_config, locked, parse_device, parse_size, read_config
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
@@ -22,7 +22,7 @@ def encode(
     size: str | None = None,
     fps: float | None = None,
     device: str = "auto",
-    dtype: Precision = "bfloat16",
+    dtype: PrecisionOption | None = None,
 ) -> Path:
     """Encode videos and captions, for fastvmt train.
 
@@ -35,7 +35,8 @@ def encode(
         fps: Frames a second to read, from each video's beginning; left out, the frames are spread over the whole of it,
             so that videos of different lengths are learned at different paces.
         device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: Precision of the text encoder.
+        dtype: Precision of the text encoder; auto is bfloat16 where the device has instructions for it, or float32. The
+            default is that of the model's config.
 
     Returns:
         The data folder.
@@ -54,16 +55,22 @@ def encode(
     names = [f"videos-{tar.stem}.tar" for tar in tars]
     if len(set(names)) < len(names):
         raise UserError("two tar files have the same name; rename one of them")
-    usual = {} if num_frames and size else read_config(default_config(model))["data"]
-    frames, shape = num_frames or usual["num_frames"], tuple(parse_size(size) if size else usual["size"])
-    backbone = WanBackbone(model, dtype)
-    backbone.check_geometry(frames, *shape)
+    config = {} if num_frames and size and dtype else read_config(default_config(model))
+    frames, shape = (
+        num_frames or config["data"]["num_frames"],
+        tuple(parse_size(size) if size else config["data"]["size"]),
+    )
+    dtype = dtype or config["model"]["backbone"]["init_args"].get("dtype", "float32")
     places = {name.removeprefix("trainer."): value for name, value in parse_device(device).items()}
-    backbone.to(Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device)
+    place = Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device
+    precision = settled(dtype, place)
+    backbone = WanBackbone(model, precision)
+    backbone.check_geometry(frames, *shape)
+    backbone.to(place)
     with locked(output):  # the index is one file
         shards = read_index(output) if (output / INDEX).exists() else []
         done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
-        origins = [f"{tar.resolve()}, {model}, {_described(frames, shape, fps)}" for tar in tars]
+        origins = [f"{tar.resolve()}, {model}, {_described(frames, shape, fps)}, {precision}" for tar in tars]
         for name, origin in zip(names, origins, strict=True):
             if done.get(name, origin) != origin:
                 raise UserError(f"{output / name} was made of {done[name]}; choose another output for {origin}")

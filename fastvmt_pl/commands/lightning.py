@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from fastvmt_pl.backbones.precision import settle_config
 from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.errors import blaming_settings
@@ -48,6 +49,11 @@ class JobCLI(LightningCLI):
             parser_kwargs={"prog": "fastvmt", "exit_on_error": False, "fit": {"exit_on_error": False}},
             **options,
         )
+
+    def instantiate_classes(self) -> None:
+        """Make trainer, module and datamodule, and settle the precision, as the device is known now."""
+        super().instantiate_classes()
+        settle_config(self._get(self.config, "model")["backbone"], self.trainer.strategy.root_device)
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning import Callback, Trainer
 
+from fastvmt_pl.backbones.precision import settled
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.commands.job_list import BATCH_SIZE, read_jobs
 from fastvmt_pl.commands.options import as_arguments
@@ -57,7 +58,8 @@ def plan(
         batch_size: How many of them are optimised side by side; 1 if left out, or 4 of a list, as in transfer.
         jobs: List of jobs, as fastvmt transfer --jobs takes it, in place of num_jobs; jobs with the same settings are
             planned together. Its clips are not opened.
-        memory: GiB of memory to fit into, such as those of a GPU elsewhere; this device's if left out.
+        memory: GiB of memory to fit into, those of this device by default. With a number, dtype auto is planned as
+            bfloat16, since the GPU may be elsewhere.
         calibrated: Also estimate the time, by some seconds of work on this device.
         options: How to transfer; see :class:`~fastvmt_pl.commands.transfer_options.TransferOptions`.
 
@@ -79,9 +81,8 @@ def plan(
         if jobs is not None:
             count = sum(map(len, share.prompts.values()))
             print(f"{count} jobs on {len(share.prompts)} clips, {_described(share)}\n")
-        module, data, trainer = _read(
-            as_arguments(config_of(share.options), settings_of(share.options) | share.settings)
-        )
+        arguments = as_arguments(config_of(share.options), settings_of(share.options) | share.settings)
+        module, data, trainer = _read(arguments, elsewhere=memory is not None)
         workload = _workload(module, data, trainer.callbacks or [], list(share.prompts.values()), batch_size)
         place = _device(trainer) if calibrated or memory is None else torch.device("cpu")
         found = plan_run(module, workload)
@@ -126,15 +127,26 @@ def _show(found: Plan, module: MotionTransfer, place: torch.device | None) -> No
     print(f"{parts_table(found)}\n\n{steps_table(found, rates)}\n")
 
 
-def _read(arguments: list[str]) -> tuple[MotionTransfer, Namespace, Namespace]:
-    """Return the module, and the settings of the datamodule and the trainer, which need more than there is."""
+def _read(arguments: list[str], elsewhere: bool) -> tuple[MotionTransfer, Namespace, Namespace]:
+    """Return the module, and the settings of the datamodule and the trainer, which need more than there is.
+
+    Args:
+        arguments: Of a LightningCLI.
+        elsewhere: The run is planned for another machine, whose GPU is taken to have bfloat16.
+    """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(MotionTransfer, "model")
     parser.add_class_arguments(MotionDataModule, "data", skip={"clips", "prompts"}, instantiate=False)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False)
+    settings = parser.parse_args(arguments)
+    backbone, trainer = settings.model.backbone.init_args, settings.trainer
+    if backbone.get("dtype") == "auto":
+        gpu = elsewhere and trainer.accelerator != "cpu"
+        backbone.dtype = "bfloat16" if gpu else settled("auto", _device(trainer))
+        print(f"dtype auto is planned as {backbone.dtype}{', which GPUs have from compute capability 8.0 on' * gpu}\n")
     with blaming_settings():
-        made = parser.instantiate_classes(parser.parse_args(arguments))
+        made = parser.instantiate_classes(settings)
     return made.model, made.data, made.trainer
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fastvmt_pl.backbones.folder import is_bundled_kind
-from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.backbones.precision import PrecisionOption, settle_config
 from fastvmt_pl.commands.options import (
     as_arguments,
     claimed_folder,
@@ -42,7 +42,7 @@ def sample(
     size: str | None = None,
     fps: float | None = None,
     device: str | None = None,
-    dtype: Precision | None = None,
+    dtype: PrecisionOption | None = None,
     config: Path | None = None,
 ) -> Path:
     """Make a video of a prompt, moving as the LoRAs say.
@@ -62,7 +62,7 @@ def sample(
         size: Height x width in pixels, such as 480x832, multiples of 16.
         fps: Frames a second; the model's usual pace if left out, 8 for wan-tiny and 16 for Wan.
         device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: Precision of the model's weights.
+        dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         config: YAML file of a transfer's settings, of which those of sampling are taken; one that fits the model if
             left out.
 
@@ -101,6 +101,7 @@ def sample(
     backbone.check_geometry(frames, *video_size)
     places = {name: value for name, value in settings.trainer.items() if name in ("accelerator", "devices")}
     trainer = Trainer(**{"devices": 1, **places}, logger=False, enable_checkpointing=False)
+    settle_config(settings.model.backbone, trainer.strategy.root_device)
     folder = output or Path("runs") / slug("sample", prompt, str(seed))
     video = folder / "output.mp4"
     if video.exists():

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
-from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import Costs, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
@@ -42,7 +42,7 @@ class TransferOptions(TypedDict, total=False):
         end: End of the interval in seconds.
         fps: Pictures a second of a clip that is a folder of numbered pictures.
         device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: Precision of the model's weights.
+        dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         lora: Folder of fastvmt distill or a .safetensors file to start from, with a weight behind a colon if it is not
             1; a list for several.
         baseline: Also make the video without guidance, to compare.
@@ -61,7 +61,7 @@ class TransferOptions(TypedDict, total=False):
     end: float | None
     fps: float | None
     device: str | None
-    dtype: Precision | None
+    dtype: PrecisionOption | None
     lora: str | list[str] | None
     baseline: bool | None
     config: Path | None

@@ -69,7 +69,7 @@ def _changes(
     if (largest.work == "gradient" or largest.reading is seen.denoising) and len(workload.prompts) > 1:
         batches = workload.num_batches * len(workload.prompts)
         yield "batch size 1", module, replace(workload, prompts=workload.prompts[:1], num_batches=batches)
-    if set_now.get("dtype") == torch.float32:
+    if getattr(module.backbone, "dtype", None) == torch.float32:
         yield "dtype: bfloat16", _with(module, dtype=torch.bfloat16), workload
     frames, (height, width) = (workload.num_frames - 1) // 8 * 4 + 1, (side // 32 * 16 for side in workload.size)
     smaller = {

@@ -19,7 +19,7 @@ from measure import hardware
 from scaling import part_h
 from subject import Sizes, load_subject, write_scaled_wan
 
-from fastvmt_pl.backbones.wan import Precision
+from fastvmt_pl.backbones.precision import Precision
 
 PARTS = "abcdefghi"
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.backbones.protocol import Latents
-from fastvmt_pl.backbones.wan import Precision
 from fastvmt_pl.motion import MotionSettings, MotionTarget
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import add_noise, job_noise

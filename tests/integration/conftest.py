@@ -1,3 +1,9 @@
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+
 import pytest
 
 from fastvmt_pl.backbones import WanBackbone
@@ -40,6 +46,39 @@ def refused(capsys):
         return lines[-1]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Waits until something is true, for a minute or two at the most."""
+
+    def wait(condition, what, seconds=120):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"no {what} within {seconds} seconds"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def program():
+    """Starts a program for a block, and ends it there with all that it has started, whatever happens in the block."""
+
+    @contextmanager
+    def start(command, **options):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, **options) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()  # which a launcher passes on to processes of other groups
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(10)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    return start
 
 
 @pytest.fixture

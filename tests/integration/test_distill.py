@@ -15,7 +15,7 @@ from fastvmt_pl.cli import main
 from fastvmt_pl.commands import teacher
 from fastvmt_pl.commands.lightning import DistillCLI
 from fastvmt_pl.commands.options import CONFIGS, default_prompts, read_prompts
-from fastvmt_pl.datamodules import read_clip, read_shards
+from fastvmt_pl.datamodules import Clip, read_clip, read_shards
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
@@ -195,11 +195,16 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     said = succeed("encode", *tars, "data", *size).out
     assert "a.tar: 1 videos encoded, 2 skipped" in said
     assert "b.tar: 1 videos encoded, 1 skipped" in said
+    assert read_index(tmp_path / "data")[0].origin.endswith(", float32")
     assert "three: no txt" in said
     assert "two: its caption is empty" in said
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
     assert "choose another output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
     assert "3 frames" in refused("encode", "b.tar", "slow", *size, "--fps", "1")
+    succeed("encode", "b.tar", "begun", *size, "--fps", "8")  # the first frames, at the clip's own rate
+    (sample,) = read_shards([Path("begun/videos-b.tar")], pytest.fail)
+    first = Clip(read_clip(clip, 17).frames[:5], 8.0, "first")
+    torch.testing.assert_close(sample.latents[None], WanBackbone().encode(first.to_video((48, 48))))
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
     assert main(["train", *args, "--model.objective", "trajectory", "--trainer.logger", "false"]) == 2
     assert "have no trajectories" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from fastvmt_pl.datamodules import ToyWorld, read_clip
 from fastvmt_pl.runs import find_runs
 from fastvmt_pl.video import write_video
 
-FAST = ["--steps=4", "--guided-steps=2", "--baseline=false", "--num-frames=5"]
+FAST = ["--steps=3", "--guided-steps=2", "--baseline=false", "--num-frames=5"]
 COLOURS = ("red", "green", "blue", "white", "yellow", "cyan", "purple", "orange")
 
 
@@ -114,7 +114,7 @@ class TestAListOfGoodJobs:
         assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, monkeypatch):
+def test_bad_entries_leave_the_rest_done(clips, tmp_path, capsys, monkeypatch):
     shutil.copy(clips / "0.mp4", tmp_path / "vanishing.mp4")
     whole = (clips / "0.mp4").read_bytes()
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -135,9 +135,9 @@ def test_a_third_of_bad_entries_leaves_the_rest_done(clips, tmp_path, capsys, mo
         {"name": "hot", "clip": str(clips / "1.mp4"), "prompt": prompt, "model.optimizer.init_args.lr": 1e38},
         {"name": "unwritable", "clip": str(clips / "2.mp4"), "prompt": prompt},
     ]
-    rows = good_rows(clips, 18)
+    rows = good_rows(clips, 12)
     for number, row in enumerate(bad):
-        rows.insert(3 * number, row)
+        rows.insert(2 * number, row)
     output = tmp_path / "run"
     path = write_list(tmp_path / "jobs.jsonl", rows)
     work = JobQueue.work
@@ -252,32 +252,63 @@ def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):
     assert torch.equal(latents_of(output)["job0"], before)
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize("num_kills", [10, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(whole, tmp_path, num_kills):
-    path, reference = whole
-    context, draw, num_killed, num_lists = get_context("forkserver"), random.Random(0), 0, 0
+@pytest.fixture
+def workers():
+    """Starts processes that work on a list, and ends them with the test."""
+    context, started = get_context("forkserver"), []
     context.set_forkserver_preload(["fastvmt_pl.cli"])
+
+    def start(args):
+        started.append(context.Process(target=main, args=(args,)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def progress_of(output):
+    """What a process that is killed leaves to others: files of results, and each checkpoint that was ever there."""
+    checkpoints = {(path, path.stat().st_mtime_ns) for path in output.glob("batches/*/checkpoints/last.ckpt")}
+    return checkpoints | {path for path in output.glob("jobs/*/*") if not path.name.startswith(".")}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("num_kills", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_list_whose_processes_are_killed_again_and_again_comes_out_the_same(
+    whole, workers, wait_until, tmp_path, num_kills
+):
+    """Kills follow the progress, which ends the test on a machine of any speed: a killed process always left some."""
+    path, reference = whole
+    output, draw, seen = tmp_path / "run", random.Random(0), set()
+    args = ["transfer", "--jobs", path, "--output", str(output), "--batch-size=2", *FAST]
+
+    def has_grown_to(size):
+        seen.update(progress_of(output))
+        return len(seen) >= size
+
+    team, num_killed = [workers(args), workers(args)], 0  # which work side by side
     while num_killed < num_kills:
-        output = tmp_path / str(num_lists)
-        args = ["transfer", "--jobs", path, "--output", str(output), "--batch-size=2", *FAST]
-        num_lists += 1
-        while not (output / "results.csv").exists():
-            processes = [context.Process(target=main, args=(args,)) for _ in range(2)]  # which work side by side
-            for process in processes:
-                process.start()
-            for process in draw.sample(processes, 2):
-                process.join(draw.uniform(0.2, 2))
-                if process.is_alive():
-                    process.kill()
-                    num_killed += 1
-                process.join()
-                assert process.exitcode in (0, -signal.SIGKILL)
-        ours, theirs = latents_of(output), latents_of(reference)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-        for mine in (output / "jobs").iterdir():
-            other = reference / "jobs" / mine.name
-            assert {file.name for file in mine.iterdir()} == {file.name for file in other.iterdir()}
-            ours, theirs = (read_clip(folder / "output.mp4", 5).frames.float() for folder in (mine, other))
-            assert (ours - theirs).abs().mean() < 1  # of decoding, the last bit depends on where tensors lie in memory
+        size = len(seen) + draw.randint(1, 40 // num_kills)  # of the sixty pieces of progress that there are
+        wait_until(lambda size=size: has_grown_to(size), f"progress from {len(seen)} to {size}")
+        for process in draw.sample(team, draw.randint(1, 2)):
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL  # it was not done yet
+            team.remove(process)
+            num_killed += 1
+        team += [workers(args) for _ in range(2 - len(team))]
+    wait_until((output / "results.csv").exists, "table of results")
+    for process in team:
+        process.join(60)
+        assert process.exitcode == 0
+    ours, theirs = latents_of(output), latents_of(reference)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for mine in (output / "jobs").iterdir():
+        other = reference / "jobs" / mine.name
+        assert {file.name for file in mine.iterdir()} == {file.name for file in other.iterdir()}
+        ours, theirs = (read_clip(folder / "output.mp4", 5).frames.float() for folder in (mine, other))
+        assert (ours - theirs).abs().mean() < 1  # the last bit of decoding depends on where tensors are in memory

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from fastvmt_pl.video import write_video
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-NUM_JOBS = 12
+NUM_JOBS = 8
 FAST = ["--batch-size=1", "--steps=2", "--guided-steps=1", "--baseline=false", "--num-frames=5"]
 SRUN = """#!/usr/bin/env bash
 # Stands for SLURM's, of which it knows what a task sees.
@@ -36,7 +36,7 @@ exit $((first > second ? first : second))
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """Twelve jobs on four clips."""
+    """Eight jobs on four clips."""
     folder = tmp_path_factory.mktemp("jobs")
     world = ToyWorld(11, num_objects=1, camera=False, paths=("linear",))
     rows = []
@@ -51,43 +51,46 @@ def latents_of(output):
     return {path.parent.name: load_file(path)["latents"] for path in (output / "jobs").glob("*/latents.safetensors")}
 
 
-@pytest.fixture(scope="module")
-def alone(jobs, tmp_path_factory):
-    """The latents of one process with one thread, as launchers give each process."""
-    output, threads = tmp_path_factory.mktemp("alone") / "run", torch.get_num_threads()
+def run_here(path, output):
+    """Run a list in this process, with one thread, as launchers give each process; return its exit code."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert main(["transfer", "--jobs", str(jobs), "--output", str(output), *FAST]) == 0
+        return main(["transfer", "--jobs", str(path), "--output", str(output), *FAST])
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def alone(jobs, tmp_path_factory):
+    """The latents of one process."""
+    output = tmp_path_factory.mktemp("alone") / "run"
+    assert run_here(jobs, output) == 0
     return latents_of(output)
 
 
 @pytest.fixture
-def started(tmp_path):
-    """Start a script of scripts/launch in the folder of a test."""
+def started(tmp_path, program):
+    """Starts scripts of scripts/launch in the folder of a test, and ends them with it."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "srun").write_text(SRUN)
     (tmp_path / "bin" / "srun").chmod(0o755)
     path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
 
-    def start(script, *args):
-        return subprocess.Popen(
-            ["bash", str(ROOT / "scripts" / "launch" / f"{script}.sh"), *args],
-            env={**os.environ, "PATH": path, "ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    with ExitStack() as stack:
 
-    return start
+        def start(script, *args):
+            command = ["bash", str(ROOT / "scripts" / "launch" / f"{script}.sh"), *args]
+            environment = {**os.environ, "PATH": path, "ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+            return stack.enter_context(program(command, env=environment, cwd=tmp_path))
+
+        yield start
 
 
 @pytest.mark.parametrize(
     ("script", "args"),
     [
-        ("torchrun", ["2"]),
+        pytest.param("torchrun", ["2"], marks=pytest.mark.slow),  # which fabric run starts
         ("fabric", ["2"]),
         pytest.param("torchrun", ["4"], marks=pytest.mark.slow),
         pytest.param("fabric", ["4"], marks=pytest.mark.slow),
@@ -98,7 +101,7 @@ def started(tmp_path):
 )
 def test_every_launcher_gives_the_results_of_one_process(started, jobs, alone, tmp_path, script, args):
     process = started(script, *args, "--jobs", str(jobs), "--output", "run", *FAST)
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=250)[0]
     assert process.returncode == 0, said[-3000:]
     found = latents_of(tmp_path / "run")
     assert found.keys() == alone.keys()
@@ -108,14 +111,18 @@ def test_every_launcher_gives_the_results_of_one_process(started, jobs, alone, t
     assert len({line.split(":")[0] for line in said.splitlines() if line.endswith(" done")}) > 1  # by several
 
 
-def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(started, jobs, alone, tmp_path):
+def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(
+    started, jobs, alone, wait_until, tmp_path
+):
     rows = jobs.read_text().replace('"clip": "', f'"clip": "{jobs.parent}/').splitlines(keepends=True)[:4]
     (tmp_path / "jobs.jsonl").write_text("".join(rows))
-    arguments = ["2", "--jobs", "jobs.jsonl", "--output", "run", *FAST]
-    process = started("plain", *arguments)
-    while not list(tmp_path.glob("run/batches/*/checkpoints/last.ckpt")):  # in the middle of a job
+    process = started("plain", "2", "--jobs", "jobs.jsonl", "--output", "run", *FAST)
+
+    def in_the_middle_of_a_job():
         assert process.poll() is None, process.communicate()[0][-3000:]
-        time.sleep(0.05)
+        return list(tmp_path.glob("run/batches/*/checkpoints/last.ckpt"))
+
+    wait_until(in_the_middle_of_a_job, "checkpoint")
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 75, said[-3000:]
@@ -123,9 +130,7 @@ def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(
     assert "processes failed" not in said
     assert "going on without it" not in said
     assert len(latents_of(tmp_path / "run")) < len(rows)
-    process = started("plain", "1", *arguments[1:])
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said[-3000:]
+    assert run_here("jobs.jsonl", "run") == 0
     found = latents_of(tmp_path / "run")
     assert len(found) == len(rows)
     assert all(torch.equal(found[name], alone[name]) for name in found)

@@ -1,7 +1,6 @@
 """Training in several processes, started as users start it."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -62,10 +61,30 @@ class Bug(Upload):
 
 
 @pytest.fixture(scope="module")
-def train(data, tmp_path_factory):
-    """Train in so many processes, and return the exported weights."""
+def train(start):
+    """Trains in so many processes, once for all tests that want the same, and returns the run's folder."""
+    done = {}
 
-    def run(num_processes, strategy="auto", batch_size=2, max_epochs=2, resume=None, late="Upload"):
+    def run(num_processes, strategy="auto", batch_size=2, resume=None):
+        asked = num_processes, str(strategy), batch_size, resume
+        if asked not in done:
+            done[asked] = started(num_processes, strategy, batch_size, resume)
+        return done[asked]
+
+    def started(num_processes, strategy, batch_size, resume):
+        folder, code, said = start(num_processes, strategy, batch_size, resume)
+        assert code == 0, said[-3000:]
+        assert len(list(folder.glob("uploaded-*"))) == num_processes
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def start(data, program, tmp_path_factory):
+    """Trains in so many processes, and returns the run's folder, the exit code and what was printed."""
+
+    def run(num_processes, strategy, batch_size=2, resume=None, late="Upload"):
         folder = tmp_path_factory.mktemp("run")
         config = yaml.safe_load((CONFIGS / "wan_tiny_lora.yaml").read_text())
         config["model"] |= {"rank": 4, "num_warmup_steps": 1}
@@ -77,12 +96,14 @@ def train(data, tmp_path_factory):
             "num_steps": 1,
             "motion": {"block": 2, "window": 3, "tile": [1, 1]},
         }
+        every_epoch = {"filename": "{epoch}", "save_top_k": -1, "save_on_train_epoch_end": True}
         config["trainer"] |= {
             "callbacks": [
                 {"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews},
                 {"class_path": f"late.{late}"},
+                {"class_path": "ModelCheckpoint", "init_args": every_epoch},
             ],
-            "max_epochs": max_epochs,
+            "max_epochs": 2,
             "precision": "32-true",
             "devices": num_processes,
             "strategy": strategy,
@@ -98,13 +119,9 @@ def train(data, tmp_path_factory):
         command += ["fastvmt_pl", "train", "--config", str(folder / "training.yaml")]
         if resume is not None:
             command += ["--ckpt_path", str(resume)]
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300, env=environment)
-        if late == "Bug":
-            return done
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert len(list(folder.glob("uploaded-*"))) == num_processes
-        return folder
+        with program(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}) as process:
+            said = process.communicate(timeout=250)[0]
+        return folder, process.returncode, said
 
     return run
 
@@ -133,15 +150,15 @@ def test_two_processes_with_half_the_batch_each_give_the_same_weights(train, alo
 )
 def test_a_run_in_two_processes_goes_on_from_its_checkpoint(train, strategy):
     whole = train(2, strategy)
-    first = train(2, strategy, max_epochs=1)
-    resumed = train(2, strategy, resume=first / "checkpoints" / "last.ckpt")
+    (first,) = whole.rglob("epoch=0.ckpt")
+    resumed = train(2, strategy, resume=first)
     for name, weight in weights(whole).items():
         torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
 
 
-def test_a_bug_in_several_processes_shows_its_traceback_and_ends_them_with_1(train):
-    done = train(2, "ddp", late="Bug")
-    assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "ValueError: a bug" in done.stderr
-    assert "exitcode  : 1 " in done.stderr  # torchrun's report; an abort would be -6
+def test_a_bug_in_several_processes_shows_its_traceback_and_ends_them_with_1(start):
+    _, code, said = start(2, "ddp", late="Bug")
+    assert code == 1
+    assert "Traceback" in said
+    assert "ValueError: a bug" in said
+    assert "exitcode  : 1 " in said  # torchrun's report; an abort would be -6

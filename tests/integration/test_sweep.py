@@ -22,7 +22,7 @@ from fastvmt_pl.datamodules.reader import ClipReader
 from fastvmt_pl.motion_transfer import NonFiniteError
 from fastvmt_pl.video import write_video
 
-SHORT = {"model.num_steps": 3, "model.num_inner_steps": 2}
+SHORT = {"model.num_steps": 2, "model.num_inner_steps": 2}
 CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 0.2}}
 PLAN = {
     "jobs": {"num_jobs": 3, "split": "tuning"},

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 import torch
 
 from fastvmt_pl.commands.lightning import TransferCLI
@@ -10,16 +11,18 @@ from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
 from fastvmt_pl.video import write_video
 
 
-def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path):
+@pytest.mark.parametrize("num_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path, num_jobs):
     """The whole job at its full size, against the true path of the clip's object."""
-    clips = [ToyWorld(100, num_objects=1, camera=False, paths=("linear", "arc", "sine", "bounce"))[i] for i in (3, 4)]
-    asked = [(Appearance("white", "cross"), "black"), (Appearance("orange", "circle"), "black")]
+    world = ToyWorld(100, num_objects=1, camera=False, paths=("linear", "arc", "sine", "bounce"))
+    clips = [world[number] for number in (3, 4)[:num_jobs]]
+    asked = [(Appearance("white", "cross"), "black"), (Appearance("orange", "circle"), "black")][:num_jobs]
     for number, clip in enumerate(clips):
         write_video(tmp_path / f"{number}.mp4", clip.frames, FPS)
     cli = TransferCLI(
         args=[
             f"--config={default_config('wan-tiny')}",
-            f"--data.clips={json.dumps([str(tmp_path / f'{number}.mp4') for number in range(2)])}",
+            f"--data.clips={json.dumps([str(tmp_path / f'{number}.mp4') for number in range(num_jobs)])}",
             f"--data.prompts={json.dumps([prompt_for([item], background) for item, background in asked])}",
             f"--data.cache_dir={tmp_path}",
             "--data.seed=3",

@@ -40,7 +40,7 @@ def fit(backbone, toy_clips, tmp_path):
             prompts,
             seed=seed,
             num_frames=5,
-            size=(48, 48),
+            size=(32, 32),
             motion=MotionSettings(block=2, window=5),
             cache_dir=tmp_path / "cache",
         )

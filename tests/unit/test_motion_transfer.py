@@ -17,7 +17,7 @@ ADAMW = partial(torch.optim.AdamW, lr=0.01)
 
 def test_it_makes_videos_and_a_baseline_from_the_same_start(fit):
     result = fit(baseline=True).result
-    assert result.frames.shape == result.baseline.shape == (1, 5, 48, 48, 3)
+    assert result.frames.shape == result.baseline.shape == (1, 5, 32, 32, 3)
     assert result.frames.dtype == torch.uint8
     assert not torch.equal(result.frames, result.baseline)
 
@@ -126,7 +126,7 @@ def test_clipping_is_per_job(fit):
 @pytest.mark.parametrize(
     ("budget", "options"),
     [
-        (None, {"optimizer": ADAMW}),
+        pytest.param(None, {"optimizer": ADAMW}, marks=pytest.mark.slow),
         (
             0.5,
             {"optimizer": partial(NormalizedGradientDescent, lr=0.02, momentum=0.5), "clips": 2, "prompts": PROMPTS},

@@ -18,7 +18,7 @@ def found(backbone, latents, text):
 def whole_and_trimmed(num_latents, **settings):
     """Return what is found with 512 tokens, and with their zeros counted."""
     backbone = WanBackbone("wan-tiny", **settings)
-    latents = torch.randn(num_latents, *backbone.latent_shape(5, 48, 48), generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(num_latents, *backbone.latent_shape(5, 32, 32), generator=torch.Generator().manual_seed(0))
     text = backbone.embed_prompts(PROMPTS).repeat(num_latents // 2, 1, 1)
     return found(backbone, latents, text), found(backbone, latents, trim_padding(text))
 
@@ -30,8 +30,8 @@ def test_counted_zeros_give_what_512_tokens_give(checkpointing):
 
 
 def test_in_low_precision_they_are_as_near_to_the_exact_result():
-    exact, _ = whole_and_trimmed(8)
-    for right, whole, trimmed in zip(exact, *whole_and_trimmed(8, dtype="bfloat16"), strict=True):
+    exact, _ = whole_and_trimmed(2)
+    for right, whole, trimmed in zip(exact, *whole_and_trimmed(2, dtype="bfloat16"), strict=True):
         rounding = (whole - right).norm()
         assert rounding <= 0.05 * right.norm()
         assert (trimmed - right).norm() <= 1.5 * rounding

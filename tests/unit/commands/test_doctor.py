@@ -2,7 +2,9 @@ import os
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from fastvmt_pl.backbones.precision import settled
 from fastvmt_pl.commands import doctor as command
 from fastvmt_pl.commands.doctor import (
     Check,
@@ -101,6 +103,7 @@ def test_a_machine_without_a_gpu_is_warned(monkeypatch):
     monkeypatch.setattr(command.torch.backends.mps, "is_available", lambda: False)
     device, precision = check_devices()
     assert (device.status, precision.status) == ("warning", "ok")
+    assert precision.detail.endswith(settled("auto", torch.device("cpu")))
 
 
 def test_failures_are_counted(monkeypatch):

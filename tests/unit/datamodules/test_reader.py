@@ -209,7 +209,9 @@ class TestProcess:
 
     def test_a_clip_that_crashes_the_decoder_is_refused(self, clips, pipe):
         def crash():
-            while DECODER.process is None:
+            for _ in range(3000):
+                if DECODER.process is not None:
+                    break
                 time.sleep(0.01)
             os.kill(DECODER.process.popen.pid, signal.SIGSEGV)
 

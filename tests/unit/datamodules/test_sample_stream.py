@@ -1,3 +1,4 @@
+import pickle
 from itertools import chain, islice
 
 import pytest
@@ -89,8 +90,12 @@ def test_the_number_of_processes_changes_no_step(folder, clip_share):
 
 def test_the_number_of_workers_changes_nothing(folder):
     alone = numbers(stream(folder, first=2))
-    loader = DataLoader(stream(folder, first=2), batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    loader = DataLoader(stream(folder, first=2), batch_size=None, num_workers=2, multiprocessing_context="fork")
     assert numbers(loader) == alone
+
+
+def test_it_can_be_sent_to_a_worker_that_is_spawned(folder):
+    assert numbers(pickle.loads(pickle.dumps(stream(folder, first=2)))) == numbers(stream(folder, first=2))
 
 
 def test_the_clip_gets_its_share(folder):
