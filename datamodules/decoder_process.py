@@ -1,9 +1,10 @@
 """The process that decodes video files, which a damaged file may hang or crash without harm to this one."""
 
-import fcntl
 import json
+import mmap
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,6 @@ TIMEOUT = "FASTVMT_DECODING_TIMEOUT"
 DEFAULT_TIMEOUT = 120.0
 """Enough for a slow network drive, and for the 250 frames from one key frame of a large video to the next."""
 
-PIPE_BYTES = 1 << 20
-"""Large pictures pass a pipe of this size in few steps; it is what Linux allows every user."""
-
 
 class DecoderProcess:
     """A process that runs ``decoding``.
@@ -36,37 +34,39 @@ class DecoderProcess:
 
     def __init__(self) -> None:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process; a pipe would fill up
-        command = [sys.executable, "-P", str(SCRIPT)]  # -P: nothing is imported from its folder
-        self.popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words)
+        self._channel, theirs = socket.socketpair()
+        with theirs:
+            # -P: nothing is imported from its folder
+            command = [sys.executable, "-P", str(SCRIPT), str(theirs.fileno())]
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._words,
+                pass_fds=[theirs.fileno()],
+            )
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
         self._requests, self._answers = self.popen.stdin, self.popen.stdout
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with suppress(PermissionError):  # of a user whose pipes are too large already
-                fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         if not self._answers.readline():
             self.stop()
             raise RuntimeError(f"video decoding does not start ({self._last_words()}); fastvmt doctor may know why")
 
     def answer(self, request: dict[str, Any], limit: float) -> tuple[dict[str, Any], np.ndarray]:
-        """Return the answer to a request, and the pictures that came before it.
+        """Return the answer to a request, and its pictures.
 
         Raises:
             EOFError: If the process dies, or had to be killed after so many seconds without progress.
         """
-        pictures, late = np.empty((0, 0, 0, 3), np.uint8), Event()
+        late = Event()
         try:
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
             while True:
                 with self._killed_after(limit, late):
                     message = self._message()
-                    if message.get("place") == 0:
-                        pictures = np.empty((len(request["indices"]), *message["shape"]), np.uint8)
-                    if "place" in message:
-                        self._receive(pictures[message["place"]])
-                    elif message:  # an empty one says that there is progress
-                        return message, pictures
+                if message:  # an empty one reports progress
+                    return message, self._pictures(message.get("shape"))
         except (EOFError, BrokenPipeError):
             with suppress(subprocess.TimeoutExpired):  # it has hung up and is about to exit; how, says why
                 self.popen.wait(5)
@@ -82,6 +82,7 @@ class DecoderProcess:
         with suppress(BrokenPipeError):  # of a request that it did not live to read
             self._requests.close()
         self._answers.close()
+        self._channel.close()
 
     def _message(self) -> dict[str, Any]:
         line = self._answers.readline()
@@ -90,9 +91,14 @@ class DecoderProcess:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    def _receive(self, picture: np.ndarray) -> None:
-        if self._answers.readinto(memoryview(picture).cast("B")) < picture.nbytes:
-            raise EOFError
+    def _pictures(self, shape: list[int] | None) -> np.ndarray:
+        """Return the pictures that the process has handed over, if it has."""
+        if shape is None:
+            return np.empty((0, 0, 0, 3), np.uint8)
+        _, (descriptor,), _, _ = socket.recv_fds(self._channel, 1, 1)
+        memory = mmap.mmap(descriptor, 0)
+        os.close(descriptor)
+        return np.ndarray(shape, np.uint8, memory)
 
     @contextmanager
     def _killed_after(self, limit: float, late: Event) -> Iterator[None]:
@@ -111,7 +117,8 @@ class DecoderProcess:
         """Return what ended the process: a signal, or an error."""
         status = self.popen.returncode
         if status < 0:
-            return signal.Signals(-status).name
+            name = signal.Signals(-status).name
+            return f"{name}, as when memory runs out" if status == -signal.SIGKILL else name
         self._words.seek(0)
         lines = self._words.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), f"exit status {status}")

@@ -46,6 +46,7 @@ def to_picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
         src_colorspace=matrix_of(frame),
         src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else None,
         interpolation=None if width == frame.width else Interpolation.BICUBIC,
+        threads=1,  # starting more takes longer than they save
     )
     (plane,) = picture.planes
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)

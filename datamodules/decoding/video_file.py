@@ -6,6 +6,7 @@ A frame counts as decoded if FFmpeg gives it at its own time and does not mark i
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ class VideoFile:
         if size < stated:  # it does not say how many frames there are
             raise DecodingError(f"ends after {size} of {stated} bytes; it was cut short, get it again")
 
-    def pictures(self, indices: Sequence[int], decoder: str) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield pictures, each after its place in the list.
+    def pictures(self, indices: Sequence[int], decoder: str) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """Yield places in the list, each with what makes the picture, which may run in one other thread.
 
         Args:
             indices: Numbers of frames, ascending.
@@ -85,17 +86,17 @@ class VideoFile:
             return
         if self.interlaced:  # a frame's fields are joined with the help of its neighbours
             first, last = max(0, first - 1), min(self.num_frames - 1, last + 1)
-        places, shape = {index: place for place, index in enumerate(indices)}, None
+        places = {index: place for place, index in enumerate(indices)}
         for number, frame in deinterlaced(self.frames(first, last)):
             if number in places:
                 self._note(frame)
-                try:
-                    picture = to_picture(frame, self.aspect)
-                except UnknownColoursError as error:
-                    raise DecodingError(f"{error}; convert it to an mp4 with standard colours") from error
-                if picture.shape != (shape := shape or picture.shape):
-                    raise DecodingError(f"changes its size at frame {number}; convert it to one size")
-                yield places[number], picture
+                yield places[number], partial(self._picture, frame)
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        try:
+            return to_picture(frame, self.aspect)
+        except UnknownColoursError as error:
+            raise DecodingError(f"{error}; convert it to an mp4 with standard colours") from error
 
     def frames(self, first: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Yield numbers and frames from the first to the last, none left out.
@@ -134,16 +135,13 @@ class VideoFile:
                     return
         raise DecodingError(f"ends after {number} of {self.num_frames} frames; it was cut short, get it again")
 
-    def _pictures_by_decord(self, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _pictures_by_decord(self, indices: Sequence[int]) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
         reader = self._decord()
         for _, frame in self.frames(indices[0], indices[-1]):
             if self.interlaced or self.aspect != 1 or not is_plain(frame):
                 raise DecodingError("is not shown as it is stored, which decord ignores; use the decoder pyav")
-        try:
-            for place, index in enumerate(indices):
-                yield place, reader.get_batch([index]).asnumpy()[0]
-        except (decord.DECORDError, decord.DECORDLimitReachedError) as error:
-            raise DecodingError(f"cannot be decoded by decord ({error}); use the decoder pyav") from error
+        for place, index in enumerate(indices):
+            yield place, partial(_picture_by_decord, reader, index)
 
     def _decord(self) -> Any:
         """Return the file open in decord."""
@@ -195,3 +193,11 @@ class VideoFile:
             raise
         except (av.FFmpegError, ValueError, MemoryError) as error:
             raise DecodingError(f"cannot be decoded ({error}); is it a whole video file?") from error
+
+
+def _picture_by_decord(reader: Any, index: int) -> np.ndarray:
+    try:
+        picture: np.ndarray = reader.get_batch([index]).asnumpy()[0]
+    except (decord.DECORDError, decord.DECORDLimitReachedError) as error:
+        raise DecodingError(f"cannot be decoded by decord ({error}); use the decoder pyav") from error
+    return picture

@@ -55,7 +55,7 @@ def pipe(tmp_path):
 
 
 def here(path, indices):
-    return dict(VideoFile(str(path)).pictures(indices, "pyav"))
+    return {place: make() for place, make in VideoFile(str(path)).pictures(indices, "pyav")}
 
 
 @pytest.mark.parametrize("indices", [list(range(NUM_FRAMES)), [0, 4, 8, 12, 16], [5], [7, 8, 16]])
