@@ -58,6 +58,7 @@ def distill(
     max_leak: float = 0.1,
     num_frames: int | None = None,
     size: str | None = None,
+    fps: float | None = None,
     device: str | None = None,
     dtype: PrecisionOption | None = None,
     teacher_config: Path | None = None,
@@ -87,6 +88,7 @@ def distill(
         max_leak: With the clip among the sources, stop when the previews have more than this of its colours.
         num_frames: Frames to read and to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
+        fps: Pictures a second of a clip that is a folder of numbered pictures.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         teacher_config: YAML file of settings of the guided transfer; one that fits the model if left out.
@@ -138,6 +140,7 @@ def distill(
                 "data.seed": seed,
                 "data.num_frames": num_frames,
                 "data.size": None if size is None else parse_size(size),
+                "data.fps": fps,
             },
         ),
         trainer_defaults={
