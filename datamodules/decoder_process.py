@@ -96,8 +96,12 @@ class DecoderProcess:
         if shape is None:
             return np.empty((0, 0, 0, 3), np.uint8)
         _, (descriptor,), _, _ = socket.recv_fds(self._channel, 1, 1)
-        memory = mmap.mmap(descriptor, 0)
-        os.close(descriptor)
+        try:
+            memory = mmap.mmap(descriptor, 0)
+        except OSError as error:
+            raise MemoryError(str(error)) from error
+        finally:
+            os.close(descriptor)
         return np.ndarray(shape, np.uint8, memory)
 
     @contextmanager

@@ -215,16 +215,22 @@ def bars(codes: np.ndarray) -> list[np.ndarray]:
 
 def bar_levels(clip: Clip) -> list[int]:
     """Return the brightness of bars of 64 pixels, after a check that they are gray."""
-    levels = clip.frames[2, 32, 32::64].int()
+    picture = clip.frames[2]
+    levels = (picture[32, 32::64] if picture.shape[0] == 64 else picture[32::64, 32].flip(0)).int()
     assert (levels.amax(-1) - levels.amin(-1)).max() <= 2
     return levels[:, 1].tolist()
 
 
-def high_range(what: str, codes: np.ndarray, transfer: int, right: list[int], tolerance: int) -> Case:
-    """Return a clip of gray bars of a high dynamic range, in BT.2020."""
+def high_range(what: str, codes: np.ndarray, transfer: int, right: list[int], tolerance: int, degrees: int = 0) -> Case:
+    """Return a clip of gray bars of a high dynamic range, in BT.2020, shown turned counter-clockwise."""
+
+    def prepare(stream: VideoStream) -> None:
+        stream.set_display_rotation(degrees)
+
     colours = {"color_primaries": 9, "color_trc": transfer, "colorspace": 9, "color_range": 1}
     options = {"crf": "1", "x265-params": "log-level=error"}
-    make = partial(Writer("bars.mp4", "libx265", options, colours=colours, form="yuv420p10le").write, bars(codes))
+    writer = Writer("bars.mp4", "libx265", options, colours=colours, form="yuv420p10le", prepare=prepare)
+    make = partial(writer.write, bars(codes))
     return Case("brightness", what, make, partial(_read, bar_levels, num_frames=5), right, tolerance)
 
 
@@ -355,6 +361,9 @@ CASES = [
     coloured("full range by its tag", colorspace=1, color_range=2),
     coloured("gray in Display P3", colour=(128, 128, 128), colorspace=1, color_primaries=12, color_trc=1),
     high_range("PQ of 1, 20, 100, 203 and 1000 cd/m²", perceptual_quantizer(NITS), 16, tone_mapped(NITS, 10000), 20),
+    high_range(
+        "HLG turned by 90, as of a phone", WHITES, 18, tone_mapped(np.array([0.0, 203, 1000]), 1000), 15, degrees=90
+    ),
     high_range("HLG, black, reference white and peak", WHITES, 18, tone_mapped(np.array([0.0, 203, 1000]), 1000), 15),
     Case("combs", "interlaced", partial(FIELDS.write, fields()), partial(_read, combs, num_frames=9), [0.0], 3.0),
 ]

@@ -37,6 +37,7 @@ def to_picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
     """
     if frame.colorspace not in (UNSPECIFIED, *MATRICES):
         raise UnknownColoursError(f"has colours in a form that cannot be converted (matrix {frame.colorspace})")
+    turn = _turn(frame)
     if frame.color_trc in HDR or frame.color_primaries in WIDE:
         frame = _to_srgb(frame)
     width = round(frame.width * aspect)
@@ -50,7 +51,7 @@ def to_picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
     )
     (plane,) = picture.planes
     rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-    return _upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), frame)
+    return _upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turn)
 
 
 def is_hdr(frame: av.VideoFrame) -> bool:
@@ -67,7 +68,7 @@ def is_plain(frame: av.VideoFrame) -> bool:
 
 def matrix_of(frame: av.VideoFrame) -> int:
     """Return the matrix of a frame's colours; of an untagged frame, the one that players take for its size."""
-    if frame.colorspace == UNSPECIFIED:
+    if frame.colorspace == UNSPECIFIED:  # as fastvmt_pl.video.is_high_definition, which is not imported here
         return BT709 if frame.width >= 1280 or frame.height > 576 else BT601
     return MATRICES[frame.colorspace]
 
@@ -109,9 +110,8 @@ def _srgb_graph(form: Form) -> Graph:
     return _graph(form, ("scale", mapping), ("format", "rgb48"))
 
 
-def _upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+def _upright(picture: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
     """Turn and mirror a picture as its file's display matrix asks for."""
-    turn = _turn(frame)
     if turn is None:
         return picture
     (a, b), (c, d) = turn

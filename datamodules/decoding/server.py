@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from math import prod
 from pathlib import Path
 from threading import Timer
@@ -73,14 +73,23 @@ class Memory:
         np.ndarray(self.shape, np.uint8, self.content)[place] = picture
 
     def _allocate(self, shape: tuple[int, ...]) -> None:
+        try:
+            with ExitStack() as stack:
+                self.descriptor = self._create()
+                stack.callback(os.close, self.descriptor)
+                os.ftruncate(self.descriptor, prod(shape))
+                self.content = mmap.mmap(self.descriptor, prod(shape))
+                stack.pop_all()
+        except OSError as error:
+            raise DecodingError(f"does not fit into memory ({error}); use fewer frames") from error
         self.shape = shape
+
+    @staticmethod
+    def _create() -> int:
         if hasattr(os, "memfd_create"):
-            self.descriptor = os.memfd_create("pictures")
-        else:
-            with tempfile.TemporaryFile() as file:
-                self.descriptor = os.dup(file.fileno())
-        os.ftruncate(self.descriptor, prod(shape))
-        self.content = mmap.mmap(self.descriptor, prod(shape))
+            return os.memfd_create("pictures")
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
     def hand_over(self, channel: socket.socket) -> None:
         """Give the memory to another process."""

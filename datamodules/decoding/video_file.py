@@ -141,6 +141,7 @@ class VideoFile:
             if self.interlaced or self.aspect != 1 or not is_plain(frame):
                 raise DecodingError("is not shown as it is stored, which decord ignores; use the decoder pyav")
         for place, index in enumerate(indices):
+            self.alive()
             yield place, partial(_picture_by_decord, reader, index)
 
     def _decord(self) -> Any:

@@ -29,7 +29,7 @@ from fastvmt_pl.tracking.cotracker import CoTracker
 
 Result = dict[str, Any]
 Pairs = dict[PairFiles, Result]
-VERSION = 2
+VERSION = 3
 """Part of every file: raised when a score changes its meaning."""
 
 

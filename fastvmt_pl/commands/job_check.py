@@ -9,13 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 from fastvmt_pl.commands.job_list import Job, Refusal, stamp_of
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import one_line
 from fastvmt_pl.commands.sharing import now_of
 from fastvmt_pl.datamodules import ClipError, TooShortError, check_file
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.preemption import StopRequest
 
@@ -23,7 +22,7 @@ SHORTEST = 5
 """Frames below which a clip has no motion to speak of."""
 NUM_KINDS = 50
 """Kinds of settings that are checked before anything runs; each takes a fraction of a second."""
-BAD = (ValueError, OSError, argparse.ArgumentError, MisconfigurationException)
+BAD = (UserError, OSError, argparse.ArgumentError)
 """What composing a transfer raises where its settings or its clip cannot be used."""
 
 

@@ -88,15 +88,6 @@ class Job:
         )
         return read
 
-    @cached_property
-    def identity(self) -> Settings:
-        """What changes its result: name, prompt, seed, the clip's content, and the settings that it comes to.
-
-        Raises:
-            UserError: If a setting or the config cannot be read.
-        """
-        return self.identify({"job": self._as_read_again()})
-
     def identify(self, files: dict[str, Any]) -> Settings:
         """Return what changes the result of a job that :meth:`described` describes.
 
@@ -163,7 +154,7 @@ def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[J
             for job in found:
                 if job.name in jobs:
                     raise UserError(f"another job is called {job.name!r} too; give one of them a name, or a seed")
-        except (ValueError, OSError, argparse.ArgumentError) as error:
+        except (UserError, OSError, argparse.ArgumentError) as error:
             called = f" ({row['name']})" if isinstance(row, dict) and row.get("name") else ""
             refused.append(Refusal(f"{where}{called}", one_line(str(error))))
             continue

@@ -12,6 +12,7 @@ from fastvmt_pl.commands.job_check import Checks, cut
 from fastvmt_pl.commands.job_list import Job, stamp_of
 from fastvmt_pl.commands.options import InUseError, claimed_folder, locked
 from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.preemption import StopRequest
 
 
@@ -145,7 +146,7 @@ class JobQueue:
                     stack.close()
                     yield False
                     return
-                except (ValueError, OSError) as error:
+                except (UserError, OSError) as error:
                     self._record(job, str(error))
             yield True
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
+import yaml
+
 from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.commands.job_check import Checks, check_settings, cut
 from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
@@ -27,6 +29,7 @@ from fastvmt_pl.commands.transfer_options import (
 )
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import remove_unfinished, written_whole
+from fastvmt_pl.identity import differences, identity_of
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import Rank, alone, num_to_start, read_rank, start_ranks, take_own_gpu
 
@@ -146,8 +149,10 @@ class JobRunner:
         folder = self._folder_of(batch)
         remove_unfinished(folder)
         cli = self.compose(batch.jobs, True, folder)
-        self.kept.lend(cli, self.prompts.get(batch.jobs[0].backbone, []))
         config = cli.parser.dump(cli.config, skip_link_targets=False)
+        if self.is_begun(batch):
+            _refuse_another_device(folder, config)
+        self.kept.lend(cli, self.prompts.get(batch.jobs[0].backbone, []))
         for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
             with written_whole(path / "config.yaml") as temporary:
                 temporary.write_text(config, encoding="utf-8")
@@ -155,6 +160,18 @@ class JobRunner:
         for job in batch.jobs:
             (self.folder / "jobs" / job.name / FAILED).unlink(missing_ok=True)
         print(f"process {self.rank.number}: {', '.join(job.name for job in batch.jobs)} done", flush=True)
+
+
+def _refuse_another_device(folder: Path, config: str) -> None:
+    """Refuse to go on from the checkpoint of a device on which ``dtype: auto`` is another precision.
+
+    Raises:
+        RuntimeError: If a setting of the batch differs from those that it was begun with.
+    """
+    before = folder / "config.yaml"
+    found = differences(identity_of(read_config(before)), identity_of(yaml.safe_load(config)))
+    if found:
+        raise RuntimeError(f"{folder} was begun with other settings ({cut_list(found)}); name the dtype to go on")
 
 
 @contextmanager
@@ -173,7 +190,11 @@ def _without_other_settings(jobs: Sequence[Job], folder: Path, checks: Checks) -
     """Return the jobs whose folders are free or hold the very same jobs, and those whose folders hold others."""
     able, taken, present = list[Job](), list[Refusal](), set(os.listdir(folder))
     for job in jobs:
-        differing = _differing(job, folder / job.name, checks) if job.name in present else []
+        try:
+            differing = _differing(job, folder / job.name, checks) if job.name in present else []
+        except UserError as error:  # what the folder holds cannot be read
+            taken.append(Refusal(job.name, str(error)))
+            continue
         if differing:
             reason = f"{folder / job.name} holds a job with other settings ({cut_list(differing)}); rename one of them"
             taken.append(Refusal(job.name, reason))
@@ -185,7 +206,7 @@ def _without_other_settings(jobs: Sequence[Job], folder: Path, checks: Checks) -
 def _differing(job: Job, folder: Path, checks: Checks) -> list[str]:
     """Return which settings of a job differ from those in its folder; a clip is only read if its length decides."""
     found = other_settings(folder, job.identify, job=job.described())
-    if len(found) == 1 and "data.num_frames" in found[0]:
+    if len(found) == 1 and found[0].startswith("data.num_frames:"):
         shorter = cut([job], checks.verdict([job]).num_frames)[0]
         return other_settings(folder, shorter.identify, job=shorter.described())
     return found

@@ -362,20 +362,21 @@ def as_words(options: dict[str, Any]) -> list[str]:
 
 
 def slug(*parts: str) -> str:
-    """Return a file name made of some texts, another one if one of them is another.
+    """Return a file name made of some texts; different texts give different names.
 
-    It ends with a hash if the letters, digits and spaces in it do not tell all of the texts.
+    It ends with a hash unless all parts are lower-case letters and digits, the second with spaces between.
 
-    >>> slug("clip 1", "a red circle", "0")
-    'clip-1-a-red-circle-0'
-    >>> slug("clip 1", "A red circle!", "0")
-    'clip-1-a-red-circle-0-226e99'
+    >>> slug("clip", "a red circle", "0")
+    'clip-a-red-circle-0'
+    >>> slug("clip", "A red circle!", "0")
+    'clip-a-red-circle-0-b6cb4e'
     """
     name = words(*parts)
-    if name == "-".join(part.replace(" ", "-") for part in parts) and not any("-" in part for part in parts):
+    plain = [part.replace(" ", "-") if number == 1 else part for number, part in enumerate(parts)]
+    if name == "-".join(plain) and not any("-" in part for part in parts):
         return name
-    told = sha256("\0".join(parts).encode()).hexdigest()[:6]
-    return f"{name}-{told}" if name else told
+    digest = sha256("\0".join(parts).encode()).hexdigest()[:6]
+    return f"{name}-{digest}" if name else digest
 
 
 def words(*parts: str) -> str:

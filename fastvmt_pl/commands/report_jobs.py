@@ -53,7 +53,7 @@ def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
         for run, number, folder, own in progress.track(places, description="reading"):
             try:
                 jobs.append(_job(run, number, folder, own, os.path.relpath(folder.resolve(), root)))
-            except (OSError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, UserError) as error:
                 problems.append(str(error))
     return jobs, problems
 

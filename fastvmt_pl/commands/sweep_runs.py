@@ -27,7 +27,7 @@ from fastvmt_pl.preemption import StopRequest
 from fastvmt_pl.runs import SCORES
 from fastvmt_pl.tracking import LucasKanade
 
-VERSION = 1
+VERSION = 2
 """Part of the name of every run's folder: raised when a setting or a score changes its meaning."""
 UPDATE_SECONDS = 60.0
 """How often results.csv is written while runs go on."""

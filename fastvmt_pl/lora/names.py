@@ -37,7 +37,7 @@ def original_name(layer: str) -> str:
     return layer
 
 
-def flat(name: str) -> str:
+def kohya_name(name: str) -> str:
     """Return a name as kohya's trainers write it."""
     return name.replace(".", "_")
 
@@ -52,7 +52,7 @@ def known_spellings(parameters: Iterable[str]) -> dict[str, str]:
         parameters: Names in diffusers.
     """
     layers = {re.sub(r"\.(weight|bias)$", "", name) for name in parameters}
-    return {flat(spelling): layer for layer in sorted(layers) for spelling in (layer, original_name(layer))}
+    return {kohya_name(spelling): layer for layer in sorted(layers) for spelling in (layer, original_name(layer))}
 
 
 def why_unknown(layer: str, known: Iterable[str]) -> str:

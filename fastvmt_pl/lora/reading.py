@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from peft.utils.other import get_pattern_key
 
 from fastvmt_pl.lora.keys import Part, other_method, parse_key
-from fastvmt_pl.lora.names import flat, known_spellings, why_unknown
+from fastvmt_pl.lora.names import known_spellings, kohya_name, why_unknown
 from fastvmt_pl.lora.sources import opened, read_settings, unfit
 
 Shape = tuple[int, ...]
@@ -79,7 +79,7 @@ def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape]) -> list[La
             raise unfit(path, f"{key!r} belongs to {method}; use a plain LoRA")
         if parsed is None:
             raise unfit(path, f"{key!r} is no key of a LoRA; keys end in lora_A.weight, lora_B.weight, alpha or diff")
-        name = spellings.get(flat(parsed.layer))
+        name = spellings.get(kohya_name(parsed.layer))
         if name is None:
             raise unfit(path, f"{key!r} {why_unknown(parsed.layer, spellings.values())}")
         parts = layers.setdefault(name, Layer(name, parsed.layer, {})).keys

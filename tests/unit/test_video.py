@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from fastvmt_pl.datamodules import read_clip
+from fastvmt_pl.datamodules.decoding.picture import matrix_of
 from fastvmt_pl.datamodules.toy_jobs import toy_jobs
 from fastvmt_pl.video import MIN_SIDE, enlarge, flow_picture, side_by_side, write_picture, write_video
 
@@ -122,3 +123,15 @@ def test_every_legal_name_of_a_folder_and_a_file_works(tmp_path, monkeypatch, to
     write_picture(path.with_suffix(".png"), toy_clips[0].frames[0])
     assert read_clip(path, 5).frames.shape == toy_clips[0].frames.shape
     assert {file.name for file in (tmp_path / name).iterdir()} == {f"{name}.mp4", f"{name}.png"}
+
+
+@pytest.mark.parametrize("size", [(576, 1278), (578, 64), (64, 1280), (480, 832)])
+def test_a_video_whose_colours_players_guess_is_read_as_it_is_named(tmp_path, size):
+    """The rule is written in the core and in the process that decodes, which imports nothing of the package."""
+    frames = torch.tensor([200, 60, 20], dtype=torch.uint8).expand(2, *size, 3).contiguous()
+    write_video(tmp_path / "named.mp4", frames, 8.0)
+    with av.open(str(tmp_path / "named.mp4")) as container:
+        frame = next(container.decode(video=0))
+    named = matrix_of(frame)
+    frame.colorspace = 2  # unspecified
+    assert matrix_of(frame) == named

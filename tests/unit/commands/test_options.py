@@ -85,6 +85,11 @@ def test_other_texts_have_other_names_that_a_folder_can_have(tmp_path):
         (tmp_path / name).mkdir()
 
 
+def test_the_same_words_in_other_parts_have_other_names():
+    parts = [("cat", "1 dog", "0"), ("cat 1", "dog", "0"), ("cat", "1", "dog 0"), ("cat-1", "dog", "0")]
+    assert len({slug(*each) for each in parts}) == len(parts)
+
+
 def test_a_name_that_tells_all_of_its_texts_has_no_hash():
     assert slug("my_clip", "a red circle on a gray background", "7") == "my_clip-a-red-circle-on-a-gray-background-7"
     assert slug("Clip", "x") == slug("Clip", "x") != "clip-x"

@@ -20,7 +20,10 @@ SUBJECT = load()
 
 
 # FFmpeg takes seconds to compute a mapping of colours; PQ's stands for the others.
-MARKS = {name: [pytest.mark.slow] for name in ("HLG, black, reference white and peak", "gray in Display P3")}
+MARKS = {
+    name: [pytest.mark.slow]
+    for name in ("HLG, black, reference white and peak", "HLG turned by 90, as of a phone", "gray in Display P3")
+}
 WARNINGS = {"brightness": "dynamic range", "combs": "interlaced"}
 CASES = [
     pytest.param(case, id=f"{case.subject}: {case.name}", marks=MARKS.get(case.name, ())) for case in SUBJECT.CASES
