@@ -171,7 +171,9 @@ def _refuse_another_device(folder: Path, config: str) -> None:
     before = folder / "config.yaml"
     found = differences(identity_of(read_config(before)), identity_of(yaml.safe_load(config)))
     if found:
-        raise RuntimeError(f"{folder} was begun with other settings ({cut_list(found)}); name the dtype to go on")
+        raise RuntimeError(
+            f"{folder} was begun with other settings ({cut_list(found)}); go on on such a device, or delete it"
+        )
 
 
 @contextmanager

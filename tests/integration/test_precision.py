@@ -1,11 +1,13 @@
 """``dtype: auto`` on CPUs with and without bfloat16: what is used is what a run's settings say."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from fastvmt_pl.callbacks import RunFolder
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands.options import CONFIGS
 from fastvmt_pl.datamodules import Sample, write_shard
@@ -14,14 +16,24 @@ from fastvmt_pl.datamodules.shard_index import Shard, write_index
 PROMPT = "a red circle on a gray background"
 
 
+@pytest.fixture
+def seem(monkeypatch):
+    """Makes this CPU seem to be one on which a precision is fast."""
+
+    def run(precision):
+        has = precision == "bfloat16"
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+        return precision
+
+    return run
+
+
 @pytest.fixture(params=["bfloat16", "float32"])
-def fast(request, monkeypatch):
+def fast(request, seem):
     """The precision that is fast on this CPU, or seems to be."""
-    has = request.param == "bfloat16"
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
-    return request.param
+    return seem(request.param)
 
 
 def begin(*args):
@@ -58,6 +70,23 @@ def test_a_run_that_was_begun_in_another_precision_is_another_run(fast, refused,
     begin("transfer", clip, PROMPT, "--dtype", "auto", "--output", "out")
     other = "float32" if fast == "bfloat16" else "bfloat16"
     assert "out" in refused("transfer", clip, PROMPT, "--dtype", other, "--output", "out")
+
+
+def test_a_job_is_not_continued_in_another_precision(seem, succeed, refused, clip, monkeypatch):
+    def killed(*_):
+        raise RuntimeError("killed")
+
+    Path("jobs.jsonl").write_text(json.dumps({"name": "job", "clip": clip, "prompt": PROMPT}))
+    small = ["--num-frames=5", "--steps=2", "--guided-steps=1", "--baseline=false", "--dtype=auto", "--output=out"]
+    seem("float32")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "teardown", killed)
+        refused("transfer", "--jobs=jobs.jsonl", *small, code=1)
+    seem("bfloat16")
+    assert "job" in refused("transfer", "--jobs=jobs.jsonl", *small, code=1)
+    assert "dtype: float32 there, bfloat16 now" in Path("out/results.csv").read_text()
+    seem("float32")
+    succeed("transfer", "--jobs=jobs.jsonl", *small)
 
 
 @pytest.mark.parametrize(

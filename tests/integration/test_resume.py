@@ -133,6 +133,12 @@ class TestJobList:
         write_video(moved / "clip.mp4", ToyWorld(12)[0].frames, 8.0)
         assert "data.clips" in refused(*self.args(moved))
 
+    def test_a_folder_that_cannot_be_read_is_one_refusal(self, folder, refused):
+        place = Path("out/jobs/job")
+        (place / "identity.json").unlink()
+        (place / "job.yaml").write_text("nothing of ours")
+        assert "job" in refused(*self.args(folder))
+
     def test_a_job_of_an_older_version_goes_on_if_its_settings_are_the_same(self, folder, succeed, refused, no_weights):
         (job,), _ = read_jobs(folder / "jobs.jsonl", {}, folder)
         options = {"num_frames": 5, "steps": 3, "guided_steps": 1, "baseline": False}
