@@ -11,7 +11,7 @@ from fastvmt_pl.motion_transfer import MotionTransfer
 
 
 class TransferProgress(ProgressBar):
-    """A bar over the guided steps, by inner steps, with the last loss, and one over the unguided steps behind them.
+    """A bar over the guided steps, by inner steps, with the last loss, and one over the unguided steps after them.
 
     Where there is no terminal, a line for each guided step and for each video that is denoised.
     """

@@ -24,7 +24,7 @@ class Clip:
 
     Attributes:
         frames: Its pictures, 0 to 255.
-        fps: Frames a second of these frames, so that a video of as many frames keeps the clip's pace.
+        fps: Frames a second of these frames, so that a video of as many frames moves as fast as the clip.
         name: Where it comes from.
     """
 

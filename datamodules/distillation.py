@@ -106,7 +106,7 @@ class DistillationDataModule(LightningDataModule):
         if first is None:
             raise UserError(f"no sample of {self.folder} can be used: {'; '.join(problems)}")
         if first.latents.ndim != 4 or first.text.ndim != 2:
-            raise UserError(f"samples of {self.folder} have no latents of a video or no text; make them anew")
+            raise UserError(f"samples of {self.folder} have no latents of a video or no text; make them again")
         learned = None if self.trainer is None else self.trainer.lightning_module.objective
         if learned == "trajectory" and first.trajectory is None:
             raise UserError(

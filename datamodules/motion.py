@@ -59,7 +59,8 @@ class MotionDataModule(LightningDataModule):
     clip's content, the backbone and the settings, so that new prompts and seeds skip it.
 
     Args:
-        clips: Video files, or clips that have been read: one for all prompts, or one for each.
+        clips: Video files, folders of numbered pictures, or clips that have been read: one for all
+            prompts, or one for each.
         prompts: What each job is to show.
         seed: Seed of the first job's noise, to which each further job adds 1; or the seed of each job.
         num_frames: Frames to read of each clip and to make, by the backbone's rule (Wan: 4 n + 1).

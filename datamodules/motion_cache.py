@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +17,14 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files import written_whole
+from fastvmt_pl.files import PREFIX, written_whole
 from fastvmt_pl.user_cache import check_writable, user_cache
 
 LIMIT = "FASTVMT_MOTION_CACHE_GIB"
 """Environment variable: GiB that the folder may take."""
 DEFAULT_LIMIT = 10.0
+ABANDONED = 24 * 60 * 60
+"""Seconds after which no process is still writing what it began: it was killed."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,15 @@ class MotionCache:
     def store(self, key: str, tensors: dict[str, Tensor], clip: str) -> Path:
         """Store tensors under a key, and remove what was not used for longest if the folder is too large.
 
+        What other processes left unfinished more than a day ago is removed too.
+
         Raises:
             UnwritableError: If they cannot be written.
         """
         path = self._path(key)
         with written_whole(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"clip": clip})
+        self.remove_abandoned()
         others = [entry for entry in self.entries() if entry.path != path]
         excess = sum(entry.size for entry in others) + path.stat().st_size - cache_limit() * 2**30
         for entry in others:
@@ -115,6 +122,13 @@ class MotionCache:
     def remove(self, entries: Sequence[Entry]) -> list[Entry]:
         """Remove entries, but for those that are being read; return what was removed."""
         return [entry for entry in entries if _removed(entry.path)]
+
+    def remove_abandoned(self) -> None:
+        """Remove what processes had begun to write more than a day ago and did not finish."""
+        for path in self.folder.glob(f"{PREFIX}*"):
+            with suppress(FileNotFoundError):  # another process has finished or removed it since
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -48,11 +48,11 @@ def align(reference: Clip, output: Clip) -> Pair:
 
 
 def read_pair(reference: str | Path, output: str | Path, fps: float | None = None) -> Pair:
-    """Read and align two video files; see :func:`align`.
+    """Read and align a reference and a video; see :func:`align`.
 
     Args:
-        reference: The reference, which may be a folder of numbered pictures.
-        output: The video.
+        reference: Video file, or folder of numbered pictures.
+        output: Video file.
         fps: Pictures a second of a folder of pictures.
 
     Raises:

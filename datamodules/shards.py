@@ -90,9 +90,9 @@ def read_shards(
 
     Args:
         paths: Tar files.
-        skipped: Told of each shard or sample that cannot be used, and why; reading goes on behind it.
+        skipped: Told of each shard or sample that cannot be used, and why; reading goes on after it.
         order: Shuffles the shards, and the samples within a buffer.
-        num_shuffled: Size of that buffer in samples, which lie in memory as they are in the file.
+        num_shuffled: Size of that buffer in samples, which are kept in memory as they are in the file.
     """
     urls = sorted(str(path) for path in paths)
     if order is not None:

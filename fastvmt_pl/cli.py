@@ -121,10 +121,11 @@ fastvmt export runs/motion/checkpoints/last.ckpt runs/motion/config.yaml loras/m
     ),
     "evaluate": Command(
         "Score how well videos follow the motion of their references.",
-        """Takes a reference and a video, or run folders and tables (CSV or JSONL with reference and output, and if
-wanted baseline and prompt); prints a table and writes JSON. Pairs that cannot be read are named, and the exit code is
-1. Videos are compared by the clock, from their beginnings to the shorter's end, at the lower of their rates; the middle
-of the reference is cropped to the video's shape. Examples:
+        """Takes a reference and a video, or run folders and tables (CSV, TSV or JSONL with reference and output, and
+if wanted baseline and prompt); prints a table and writes JSON. A reference may be a folder of numbered pictures, with
+--fps. Pairs that cannot be read are named, and the exit code is 1. Videos are compared by the clock, from their
+beginnings to the shorter's end, at the lower of their rates; the middle of the reference is cropped to the video's
+shape. Examples:
 fastvmt evaluate clip.mp4 output.mp4
 fastvmt evaluate runs/a runs/b --output scores.json
 """,

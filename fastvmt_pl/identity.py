@@ -111,7 +111,7 @@ def backbone_identity(arguments: Mapping[str, Any]) -> Settings:
     """Return what changes the result among a backbone's arguments, models and LoRAs by their content."""
     kept = {name: value for name, value in arguments.items() if name not in ROUNDING}
     if "model" in kept:
-        kept["model"] = _model_content(str(kept["model"]))
+        kept["model"] = model_content(str(kept["model"]))
     if isinstance(kept.get("loras"), Mapping):
         kept["loras"] = sorted([_lora_content(path), weight] for path, weight in kept["loras"].items())
     return kept
@@ -194,7 +194,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _model_content(model: str) -> str:
+def model_content(model: str) -> str:
     """Return the hash of a local model's weights and configs; of one on the hub, its name."""
     folder = BUNDLED.get(model, Path(model).expanduser())
     if not model or not folder.is_dir():

@@ -8,7 +8,7 @@ from shutil import copyfile
 from huggingface_hub import ModelCardData
 from lightning.pytorch.utilities import rank_zero_info
 
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.folder import BUNDLED, usual_fps
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora
 from fastvmt_pl.motion_distillation import MotionDistillation
@@ -120,7 +120,7 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training,
     arguments = "\n".join(f"    {name}={json.dumps(value)}," for name, value in (given | training.sampling).items())
     bundled = backbone.name in BUNDLED
     model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
-    fps = training.fps or (8 if bundled else 16)
+    fps = training.fps or usual_fps(backbone.source)
     imported = "\nfrom fastvmt_pl.backbones.folder import BUNDLED" if bundled else ""
     return f"""---
 {data.to_yaml()}

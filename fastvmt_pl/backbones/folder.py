@@ -121,6 +121,15 @@ def is_bundled_kind(model: str | Path) -> bool:
     return str(model) in BUNDLED or architecture(resolve_model(model, weights=False)) in kinds
 
 
+def usual_fps(model: str | Path) -> float:
+    """Return the frame rate of the videos that a model was trained on: 8 for wan-tiny and its fine-tunes, 16 for Wan.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return 8.0 if is_bundled_kind(model) else 16.0
+
+
 def check_classes(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
     """Check that a folder holds a pipeline of these classes.
 

@@ -10,7 +10,7 @@ def cache(clear: bool = False, folder: Path | None = None) -> list[Entry]:
     """List the motion that was extracted from clips and is kept for other prompts and seeds.
 
     Args:
-        clear: Remove it, but for what a process is reading.
+        clear: Remove it, and what processes that were killed had begun to write; what a process is reading stays.
         folder: The cache folder; by default the user's.
 
     Returns:
@@ -22,6 +22,7 @@ def cache(clear: bool = False, folder: Path | None = None) -> list[Entry]:
     motion = MotionCache(folder)
     entries: list[Entry] = motion.entries()
     if clear:
+        motion.remove_abandoned()
         removed = motion.remove(entries)
         print(f"removed {_total(removed)} from {motion.folder}")
         entries = [entry for entry in entries if entry not in removed]

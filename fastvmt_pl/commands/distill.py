@@ -67,14 +67,14 @@ def distill(
     """Distil a clip's motion into a LoRA.
 
     Args:
-        clip: Video file whose motion is wanted.
+        clip: Video file, or folder of numbered pictures, whose motion is wanted.
         clip_prompt: What the clip shows, so that the LoRA learns its motion and not its look.
         model: wan-tiny (bundled, and taken if neither this nor the configs name one), a local diffusers folder, or a
             hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
-        output: Folder for data, checkpoints and LoRA; made of clip and seed under runs/ if left out.
+        output: Folder for data, checkpoints and LoRA; by default one under runs/ that is named after clip and seed.
         prompts: Text file with a prompt a line, for guided samples and then for previews; shipped ones if left out.
-        num_prompts: How many of them guided samples are made of; all but four, up to 24, if left out. The four behind
-            them are previewed, or the first four if none is left.
+        num_prompts: How many of them guided samples are made of; by default all but four, up to 24. The next four are
+            previewed, or the first four if none is left.
         source: Learn from the guided samples, from the clip itself, or from both (mix); the config's if left out, or
             mix.
         objective: flow_matching, or trajectory: the guided sampler's own path, which the clip does not have; the
@@ -211,7 +211,7 @@ def distill(
             training.trainer.fit(
                 training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
             )
-    print(f"the LoRA lies in {folder / 'lora'}")
+    print(f"the LoRA is in {folder / 'lora'}")
     return folder / "lora"
 
 

@@ -13,11 +13,13 @@ from typing import Literal
 
 import torch
 import torch.distributed
+from av import FFmpegError
+from av.codec.codec import UnknownCodecError
 from huggingface_hub.constants import HF_HUB_CACHE
 from packaging.requirements import Requirement
 
 from fastvmt_pl.backbones.precision import has_bfloat16, settled
-from fastvmt_pl.datamodules import ClipError, ToyWorld, read_clip
+from fastvmt_pl.datamodules import ToyWorld, read_clip
 from fastvmt_pl.datamodules.motion_cache import MotionCache
 from fastvmt_pl.datamodules.toy_world import FPS
 from fastvmt_pl.errors import UserError
@@ -178,7 +180,7 @@ def check_video() -> Iterator[Check]:
         if read.shape != frames.shape or (read.float() - frames.float()).abs().mean() > 8:
             raise RuntimeError("a clip that was written and read again is not the same")
 
-    fix = "install av and decord again; both bring their own FFmpeg"
+    fix = "install av again; it brings its own FFmpeg"
     yield _tried("video", "H.264 is written and read", fix, there_and_back)
 
 
@@ -233,6 +235,6 @@ def check_slurm() -> Iterator[Check]:
 def _tried(name: str, detail: str, fix: str, run: Callable[[], None]) -> Check:
     try:
         run()
-    except (RuntimeError, OSError, ClipError, ValueError) as error:
+    except (UserError, RuntimeError, OSError, FFmpegError, UnknownCodecError) as error:
         return Check("failure", name, str(error), fix)
     return Check("ok", name, detail)

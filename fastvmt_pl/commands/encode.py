@@ -1,5 +1,6 @@
 """``fastvmt encode``: from tar files of videos and captions to a data folder for training."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from fastvmt_pl.commands.options import default_config, locked, parse_device, pa
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.file_hash import file_sha256
+from fastvmt_pl.identity import model_content
 
 
 def encode(
@@ -28,12 +31,12 @@ def encode(
 
     Args:
         tars: Tar files with pairs of files, NAME.mp4 and NAME.txt.
-        output: The data folder; what it holds already is not encoded again.
+        output: The data folder; what it has already of the same content and settings is not encoded again.
         model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
-        num_frames: Frames to read of each video, 4 n + 1; those of the model's config if left out.
-        size: Height x width in pixels, such as 480x832, multiples of 16; that of the model's config if left out.
-        fps: Frames a second to read, from each video's beginning; left out, the frames are spread over the whole of it,
-            so that videos of different lengths are learned at different paces.
+        num_frames: Frames to read of each video, 4 n + 1; by default those of the model's config.
+        size: Height x width in pixels, such as 480x832, multiples of 16; by default that of the model's config.
+        fps: Frames a second to read, from each video's beginning. By default the frames are spread over the whole of
+            it, so that videos of different lengths are learned at different frame rates.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the text encoder; auto is bfloat16 where the device has instructions for it, or float32. The
             default is that of the model's config.
@@ -70,10 +73,12 @@ def encode(
     with locked(output):  # the index is one file
         shards = read_index(output) if (output / INDEX).exists() else []
         done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
-        origins = [f"{tar.resolve()}, {model}, {_described(frames, shape, fps)}, {precision}" for tar in tars]
-        for name, origin in zip(names, origins, strict=True):
+        how = f"model {model_content(model)}, {_described(frames, shape, fps)}, {precision}"
+        origins = [f"tar sha256 {file_sha256(tar)}, {how}" for tar in tars]
+        for tar, name, origin in zip(tars, names, origins, strict=True):
             if done.get(name, origin) != origin:
-                raise UserError(f"{output / name} was made of {done[name]}; choose another output for {origin}")
+                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", each) for each in (done[name], origin))
+                raise UserError(f"{output / name} was made of {was}; choose another output for {tar}: {now}")
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if name in done:
                 continue
@@ -91,8 +96,8 @@ def encode(
 
 
 def _described(num_frames: int, size: tuple[int, ...], fps: float | None) -> str:
-    pace = "" if fps is None else f" at {fps:g} a second"
-    return f"{num_frames} frames of {size[0]} x {size[1]}{pace}"
+    rate = "" if fps is None else f" at {fps:g} a second"
+    return f"{num_frames} frames of {size[0]} x {size[1]}{rate}"
 
 
 def _samples(

@@ -46,8 +46,8 @@ def evaluate(
     """Score how well videos follow the motion of their references.
 
     Args:
-        inputs: A reference and a video; or run folders and tables (CSV or JSONL with reference and output, and if
-            wanted baseline and prompt).
+        inputs: A reference and a video; or run folders and tables (CSV, TSV or JSONL with reference and output,
+            and if wanted baseline and prompt). A reference is a video file, or a folder of numbered pictures.
         output: JSON file for the scores, which keeps those that it holds; these pairs are not scored again.
         tracker: What follows points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
         cotracker_checkpoint: File of CoTracker's weights.
@@ -106,7 +106,7 @@ def evaluate(
                 _write(output, settings, kept, problems)
         _write(output, settings, kept, problems)  # without the errors of another time
     print(table(results))
-    print(f"\nthe scores lie in {output}")
+    print(f"\nthe scores are in {output}")
     num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
     problems += [one["error"] for one in results if "error" in one]
     for problem in problems:

@@ -27,7 +27,8 @@ class FileJob:
     """A job on a clip of one's own.
 
     Args:
-        clip: Video file; a relative path starts at the experiment's file, and ``~`` is the home folder.
+        clip: Video file, or folder of numbered pictures; a relative path starts at the experiment's file, and ``~`` is
+            the home folder.
         prompt: What the video is to show.
     """
 

@@ -53,7 +53,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
     stopped = state["callbacks"].get("StopAtLeak") or {"stopped": False}
     if stopped["stopped"]:  # the LoRA is that of the preview before, as at the end of the training
         if stopped["adapter"] is None:
-            raise UserError(f"the LoRA of {checkpoint} leaks from its first preview on; train it anew, and slower")
+            raise UserError(f"the LoRA of {checkpoint} leaks from its first preview on; train it again, and slower")
         module.set_adapter(stopped["adapter"])
         previews = {**previews, "last": stopped["preview"]}
     with module.for_sampling():

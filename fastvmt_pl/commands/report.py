@@ -34,7 +34,7 @@ def report(runs: list[Path], output: Path = Path("report.html"), title: str = "M
     page = render(jobs, title)
     with written_whole(output) as path:
         path.write_text(page, encoding="utf-8")
-    print(f"the report lies in {output}")
+    print(f"the report is in {output}")
     for problem in problems:
         print(f"not shown: {one_line(problem)}", file=sys.stderr)
     if problems:

@@ -9,7 +9,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from fastvmt_pl.backbones.folder import is_bundled_kind
+from fastvmt_pl.backbones.folder import usual_fps
 from fastvmt_pl.backbones.precision import PrecisionOption, settle_config
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -49,18 +49,17 @@ def sample(
 
     Args:
         prompt: What the video is to show.
-        lora: Folder of fastvmt distill or a .safetensors file, with a weight behind a colon if it is not 1; a list for
-            several.
+        lora: Folder of fastvmt distill or a .safetensors file, as PATH or PATH:WEIGHT; a list for several.
         model: wan-tiny (bundled, and taken if neither this nor a config names one), a local diffusers folder, or a hub
             id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
-        output: Folder for the result; made of prompt and seed under runs/ if left out.
+        output: Folder for the result; by default one under runs/ that is named after prompt and seed.
         seed: Seed of the noise.
         steps: Denoising steps.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         negative_prompt: What to steer away from.
         num_frames: Frames to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
-        fps: Frames a second; the model's usual pace if left out, 8 for wan-tiny and 16 for Wan.
+        fps: Frames a second; by default the model's usual frame rate, 8 for wan-tiny and 16 for Wan.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         config: YAML file of a transfer's settings, of which those of sampling are taken; one that fits the model if
@@ -106,7 +105,7 @@ def sample(
     video = folder / "output.mp4"
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
-    fps = (8.0 if is_bundled_kind(backbone.source) else 16.0) if fps is None else fps
+    fps = usual_fps(backbone.source) if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()
@@ -126,5 +125,5 @@ def sample(
                 on_step=lambda: progress.advance(task),
             )
         write_video(video, enlarge(to_frames(backbone.decode(latents))[0]), fps)
-    print(f"the result lies in {folder}")
+    print(f"the result is in {folder}")
     return video

@@ -22,9 +22,9 @@ def transfer(
     settings; see :mod:`fastvmt_pl.identity`. The device and the spelling of paths may differ.
 
     Args:
-        clip: Video file whose motion is wanted.
+        clip: Video file, or folder of numbered pictures, whose motion is wanted.
         prompt: What the new video is to show: its content and look, not its motion.
-        output: Folder for the results; made of clip, prompt and seed under runs/ if left out.
+        output: Folder for the results; by default one under runs/ that is named after clip, prompt and seed.
         seed: Seed of the noise.
         options: How; see :class:`~fastvmt_pl.commands.transfer_options.TransferOptions`.
 
@@ -45,5 +45,5 @@ def transfer(
         with claimed_folder(folder, lambda files: identity_of(files["config"]), config=config):
             fit(cli, folder)
     result: TransferResult = cli.model.result
-    print(f"the result lies in {folder}")
+    print(f"the result is in {folder}")
     return result

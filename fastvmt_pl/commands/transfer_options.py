@@ -43,8 +43,8 @@ class TransferOptions(TypedDict, total=False):
         fps: Pictures a second of a clip that is a folder of numbered pictures.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
-        lora: Folder of fastvmt distill or a .safetensors file to start from, with a weight behind a colon if it is not
-            1; a list for several.
+        lora: Folder of fastvmt distill or a .safetensors file to start from, as PATH or PATH:WEIGHT; a list for
+            several.
         baseline: Also make the video without guidance, to compare.
         config: YAML file of settings, all of which the other options override; one that fits the model if left out.
     """
@@ -169,7 +169,7 @@ def fit(cli: TransferCLI, folder: Path) -> None:
     """
     last = checkpoint_of(folder)
     if last.exists() and not _is_readable(last):
-        rank_zero_warn(f"{last} is damaged; starting anew")
+        rank_zero_warn(f"{last} is damaged; starting from the beginning")
         last.replace(last.with_suffix(".damaged"))
     with naming(folder):
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=last if last.exists() else None, weights_only=True)

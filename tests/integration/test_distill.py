@@ -2,6 +2,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 import torch
@@ -220,6 +221,22 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     assert "does not exist" in refused("encode", "no.tar", "data")
     pack("bad.tar", one__mp4=b"no video", one__txt=caption)
     assert "no video can be used" in refused("encode", "bad.tar", "other", *size)
+
+
+def test_a_data_folder_knows_videos_and_models_by_their_content(succeed, refused, clip, tmp_path):
+    video, place = Path(clip).read_bytes(), tmp_path / "moved"
+    pack("a.tar", one__mp4=video, one__txt=CAPTION.encode())
+    assert "1 videos encoded" in succeed("encode", "a.tar", "data", *SIZE).out
+    place.mkdir()
+    Path("a.tar").rename(place / "a.tar")
+    model = copytree(BUNDLED["wan-tiny"], tmp_path / "model")
+    for same in ("wan-tiny", model):
+        assert succeed("encode", place / "a.tar", "data", *SIZE, "--model", same).out == ""
+    with (model / "transformer" / "config.json").open("a") as config:
+        config.write("\n")
+    assert "videos-a.tar" in refused("encode", place / "a.tar", "data", *SIZE, "--model", model)
+    pack("a.tar", one__mp4=video, one__txt=b"another caption")
+    assert "videos-a.tar" in refused("encode", "a.tar", "data", *SIZE)
 
 
 @pytest.mark.usefixtures("no_weights")

@@ -3,11 +3,17 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
 from fastvmt_pl import file_hash
 from fastvmt_pl.file_hash import file_sha256
 
 LONG_AGO = 1_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def _new_process(monkeypatch):
+    monkeypatch.setattr(file_hash, "KNOWN", {})
 
 
 @pytest.fixture
@@ -49,7 +55,25 @@ class TestMemory:
         monkeypatch.chdir(tmp_path)
         for path in (weights, tmp_path / "link", weights.relative_to(tmp_path)):
             assert file_sha256(path) == sha256(weights)
+            file_hash.KNOWN.clear()  # as in another process
         assert hashed == ["weights"]
+
+    def test_a_process_does_not_ask_the_disk_twice(self, weights, hashed, cache):
+        file_sha256(weights)
+        for record in cache.iterdir():
+            record.unlink()
+        assert file_sha256(weights) == sha256(weights)
+        assert hashed == ["weights"]
+
+    def test_a_lock_that_is_never_released_delays_and_does_not_stop(self, weights, hashed, cache, monkeypatch):
+        monkeypatch.setattr(file_hash, "PATIENCE", 0.1)
+        file_sha256(weights)
+        (record,) = cache.glob("*.json")
+        record.unlink()
+        file_hash.KNOWN.clear()
+        with FileLock(record.with_suffix(".lock")):
+            assert file_sha256(weights) == sha256(weights)
+        assert len(hashed) == 2
 
     @pytest.mark.parametrize("position", [0, 31_337, 99_999])
     def test_a_changed_byte_is_another_hash(self, weights, position):
@@ -83,6 +107,7 @@ class TestMemory:
         (record,) = cache.glob("*.json")
         content = record.read_bytes()
         record.write_bytes(content.replace(sha256(weights).encode(), b"no hash") if damage is None else damage)
+        file_hash.KNOWN.clear()
         assert file_sha256(weights) == sha256(weights)
         assert record.read_bytes() == content
         assert len(hashed) == 2
@@ -93,11 +118,14 @@ class TestMemory:
         assert len(hashed) == 1
 
 
-def test_without_a_cache_folder_a_file_is_hashed_again(weights, hashed, tmp_path, monkeypatch):
+def test_without_a_cache_folder_a_process_reads_a_file_once(weights, hashed, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert file_sha256(weights) == file_sha256(weights) == sha256(weights)
-    assert len(hashed) == 2
+    assert hashed == ["weights"]
+    os.utime(weights)  # changed just now, and perhaps again in the same moment
+    assert file_sha256(weights) == file_sha256(weights) == sha256(weights)
+    assert len(hashed) == 3
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path):

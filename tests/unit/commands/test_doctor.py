@@ -3,6 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from av.codec.codec import UnknownCodecError
+from av.error import InvalidDataError
 
 from fastvmt_pl.backbones.precision import settled
 from fastvmt_pl.commands import doctor as command
@@ -86,13 +88,20 @@ def test_a_slurm_job_has_its_processes(monkeypatch, variables, status, says):
     assert says in str(check)
 
 
-def test_what_does_not_work_is_a_failure_with_a_fix(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), UnknownCodecError("libx264"), InvalidDataError(1094995529, "broken")]
+)
+def test_video_that_does_not_work_is_a_failure_with_a_fix(monkeypatch, error):
     def broken(*_):
-        raise RuntimeError("no encoder")
+        raise error
 
     monkeypatch.setattr(command, "write_video", broken)
     (check,) = check_video()
-    assert str(check).startswith("failure  video: no encoder; install av")
+    assert check.status == "failure"
+    assert "install av again" in check.fix
+
+
+def test_processes_that_cannot_talk_are_warned_of(monkeypatch):
     monkeypatch.setattr(command.torch.distributed, "is_gloo_available", lambda: False)
     (check,) = check_processes()
     assert check.status == "warning"

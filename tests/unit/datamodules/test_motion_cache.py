@@ -5,6 +5,7 @@ import time
 import pytest
 import torch
 
+from fastvmt_pl.commands.cache import cache as cache_command
 from fastvmt_pl.datamodules.motion_cache import LIMIT, MotionCache
 
 TENSORS = {"latents": torch.arange(1000.0), "flow": torch.ones(3, 4)}
@@ -64,6 +65,21 @@ def test_an_entry_that_is_being_read_is_never_removed(cache, monkeypatch):
         assert sorted(keys(cache)) == ["a", "c"]
         assert [entry.path.stem for entry in cache.remove(cache.entries())] == ["c"]
     assert cache.load("a") is not None
+
+
+@pytest.mark.parametrize("by", ["store", "clear"])
+def test_what_killed_processes_left_unfinished_is_removed_after_a_day(cache, by):
+    store(cache, "a")
+    left = {age: cache.folder / f".writing-{age}" for age in (23, 25)}
+    for age, folder in left.items():
+        folder.mkdir()
+        (folder / "b.safetensors").write_bytes(bytes(100))
+        os.utime(folder, (time.time() - age * 3600,) * 2)
+    if by == "clear":
+        assert cache_command(clear=True, folder=cache.folder) == []
+    else:
+        store(cache, "c")
+    assert [age for age, folder in left.items() if folder.exists()] == [23]
 
 
 @pytest.mark.parametrize("limit", ["-1", "much", "nan"])
