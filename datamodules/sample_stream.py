@@ -20,7 +20,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
     """Batches of one process out of an endless stream of samples that is the same for all.
 
     Draw ``d`` of the training takes the next sample of the shards, or of the clip where its share is due; passes over
-    the shards are shuffled anew. Batch ``n`` of process ``r`` of ``W`` holds draws ``(n W + r) b`` to ``(n W + r + 1)
+    the shards are shuffled again. Batch ``n`` of process ``r`` of ``W`` holds draws ``(n W + r) b`` to ``(n W + r + 1)
     b``. So neither the number of processes nor that of workers changes what a step learns from: each of them reads all
     shards, which are small beside what the model costs, and collates its own share.
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
+from fastvmt_pl.commands.identity import Settings, identity_of
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -31,7 +32,6 @@ from fastvmt_pl.datamodules.distillation import Source
 from fastvmt_pl.datamodules.shard_index import read_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import naming
-from fastvmt_pl.identity import Settings, identity_of
 from fastvmt_pl.motion_distillation import Objective
 from fastvmt_pl.preemption import StopRequest, listening
 

@@ -11,12 +11,12 @@ from typing import Any, TypeVar, Unpack
 import yaml
 from jsonargparse import ArgumentParser
 
+from fastvmt_pl.commands.identity import Settings, identity_of_overridden
 from fastvmt_pl.commands.job_rows import OWN, check_names, rows_of_list
 from fastvmt_pl.commands.options import as_words, one_line, read_config, slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, config_of, settings_of
 from fastvmt_pl.datamodules import ClipError, check_interval, find_pictures
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.identity import Settings, identity_of_overridden
 from fastvmt_pl.tables import path_in_table
 
 Kind = TypeVar("Kind")

@@ -11,6 +11,7 @@ from typing import Unpack
 import yaml
 
 from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.commands.identity import differences, identity_of
 from fastvmt_pl.commands.job_check import Checks, check_settings, cut
 from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
 from fastvmt_pl.commands.job_outcomes import Outcome, conclude, outcome_of, refused, report, write_table
@@ -29,7 +30,6 @@ from fastvmt_pl.commands.transfer_options import (
 )
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import remove_unfinished, written_whole
-from fastvmt_pl.identity import differences, identity_of
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import Rank, alone, num_to_start, read_rank, start_ranks, take_own_gpu
 
@@ -48,9 +48,9 @@ def transfer_jobs(
     job array, or by hand. What is finished is not done again, what was stopped goes on where it was.
 
     Args:
-        jobs: CSV, JSONL or YAML file with a row a job, or a tar file of clips (NAME.mp4) and prompts (NAME.txt). A row
-            has clip and prompt (or prompts, a list), and may have name, seed, and any option of fastvmt transfer but
-            device and output, or dotted setting of its config, which then hold for it alone.
+        jobs: CSV, TSV, JSONL or YAML file with a row a job, or a tar file of clips (NAME.mp4) and prompts (NAME.txt).
+            A row has clip and prompt (or prompts, a list), and may have name, seed, and any option of fastvmt transfer
+            but device and output, or dotted setting of its config, which then hold for it alone.
         output: Folder for the results; runs/ and the list's name if left out.
         batch_size: The most prompts of a clip that run side by side; each takes memory.
         devices: Processes to start, a device each; as many as the config's trainer.devices if left out.

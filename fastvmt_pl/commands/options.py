@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.backbones.folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
+from fastvmt_pl.commands.identity import Settings, differences, flat
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
-from fastvmt_pl.identity import Settings, differences, flat
 from fastvmt_pl.tables import lines_of, read_text
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from fastvmt_pl.backbones.folder import usual_fps
 from fastvmt_pl.backbones.precision import PrecisionOption, settle_config
+from fastvmt_pl.commands.identity import backbone_identity
 from fastvmt_pl.commands.options import (
     as_arguments,
     claimed_folder,
@@ -23,7 +24,6 @@ from fastvmt_pl.commands.options import (
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.files import naming
-from fastvmt_pl.identity import backbone_identity
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.sampling import sample as draw
 from fastvmt_pl.video import enlarge, to_frames, write_video

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
+from fastvmt_pl.commands.identity import Settings, flat, identity_of_overridden
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import read_config, shared_folder
 from fastvmt_pl.commands.sweep_runs import Runs, compose_run
@@ -16,7 +17,6 @@ from fastvmt_pl.datamodules import read_clip
 from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, SIZE
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
-from fastvmt_pl.identity import Settings, flat, identity_of_overridden
 from fastvmt_pl.preemption import StopRequest, listening
 from fastvmt_pl.ranks import alone, num_to_start, read_rank, start_ranks, take_own_gpu
 

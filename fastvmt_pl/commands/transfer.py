@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Unpack
 
 from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.commands.identity import identity_of
 from fastvmt_pl.commands.options import claimed_folder, slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, compose_transfer, fit
 from fastvmt_pl.datamodules import check_file
-from fastvmt_pl.identity import identity_of
 from fastvmt_pl.jobs import TransferResult
 from fastvmt_pl.preemption import StopRequest, listening
 
@@ -19,7 +19,7 @@ def transfer(
 
     Writes a folder with the video, the same video without guidance, both beside the clip, pictures of the motion, and
     measures. A run that was stopped goes on where it was when it is started again with the same clip, model and
-    settings; see :mod:`fastvmt_pl.identity`. The device and the spelling of paths may differ.
+    settings; see :mod:`fastvmt_pl.commands.identity`. The device and the spelling of paths may differ.
 
     Args:
         clip: Video file, or folder of numbered pictures, whose motion is wanted.

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from fastvmt_pl.backbones.folder import BUNDLED, hash_components
+from fastvmt_pl.datamodules import ClipError, content_hash
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.file_hash import file_sha256
 from fastvmt_pl.lora import find_lora, lora_files
@@ -73,7 +73,7 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
         model["backbone"] = {**backbone, "init_args": backbone_identity(backbone["init_args"])}
     data = {name: value for name, value in data.items() if name not in OUTSIDE}
     if data.get("clips"):
-        data["clips"] = [content_of(clip) for clip in _as_list(data["clips"])]
+        data["clips"] = [_clip_content(clip) for clip in _as_list(data["clips"])]
     trainer = {name: value for name, value in trainer.items() if name in TRAINER}
     callbacks = [
         each if isinstance(each, Mapping) else {"class_path": each} for each in _as_list(trainer.get("callbacks"))
@@ -118,16 +118,19 @@ def backbone_identity(arguments: Mapping[str, Any]) -> Settings:
 
 
 def content_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, or of the names and contents in a folder; if it cannot be read, its path."""
+    """Return the SHA-256 of a file; if it cannot be read, its path."""
     path = Path(path)
     try:
-        if not path.is_dir():
-            return f"sha256 {file_sha256(path)}"
-        files = sorted(file for file in path.iterdir() if file.is_file())
-        listed = "".join(f"{file.name}:{file_sha256(file)}\n" for file in files)
-        return f"sha256 {sha256(listed.encode()).hexdigest()}"
+        return f"sha256 {file_sha256(path)}"
     except OSError:
         return f"missing {path.absolute()}"
+
+
+def _clip_content(path: str | Path) -> str:
+    try:
+        return f"sha256 {content_hash(path)}"
+    except (OSError, ClipError):
+        return f"missing {Path(path).absolute()}"
 
 
 def flat(settings: Any, prefix: str = "") -> Settings:

@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.commands.identity import differences, identity_of, identity_of_overridden
 from fastvmt_pl.commands.options import CONFIGS, default_config
-from fastvmt_pl.identity import differences, identity_of, identity_of_overridden
 
 
 @pytest.fixture
