@@ -24,8 +24,9 @@ from lightning import Callback, LightningModule, Trainer
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.bootstrap import interval_of_mean
+from fastvmt_pl.commands.claims import claimed_folder
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, as_arguments, claimed_folder
+from fastvmt_pl.commands.options import CONFIGS, as_arguments
 from fastvmt_pl.commands.teacher import make_samples
 from fastvmt_pl.datamodules import ToyClip, ToyWorld
 from fastvmt_pl.datamodules.distillation import Source

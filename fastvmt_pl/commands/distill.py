@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
+from fastvmt_pl.commands.claims import claimed_folder
 from fastvmt_pl.commands.identity import Settings, identity_of
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
-    claimed_folder,
     default_config,
     default_lora_config,
     default_prompts,

@@ -9,8 +9,9 @@ from lightning import Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
+from fastvmt_pl.commands.claims import locked
 from fastvmt_pl.commands.identity import model_content
-from fastvmt_pl.commands.options import default_config, locked, parse_device, parse_size, read_config
+from fastvmt_pl.commands.options import default_config, parse_device, parse_size, read_config
 from fastvmt_pl.datamodules import Clip, ClipError, Sample, read_clip, read_videos, without_padding, write_shard
 from fastvmt_pl.datamodules.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError

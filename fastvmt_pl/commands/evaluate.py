@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch.backends import mps
 
-from fastvmt_pl.commands.options import locked_file, one_line
+from fastvmt_pl.commands.claims import locked_file
+from fastvmt_pl.commands.options import one_line
 from fastvmt_pl.commands.pairs import PairFiles, find_pairs
 from fastvmt_pl.datamodules import content_hash, read_pair
 from fastvmt_pl.errors import UserError

@@ -8,9 +8,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
+from fastvmt_pl.commands.claims import InUseError, claimed_folder, locked
 from fastvmt_pl.commands.job_check import Checks, cut
 from fastvmt_pl.commands.job_list import Job, stamp_of
-from fastvmt_pl.commands.options import InUseError, claimed_folder, locked
 from fastvmt_pl.commands.sharing import FAILED, Failures, failure_of, share
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.preemption import StopRequest

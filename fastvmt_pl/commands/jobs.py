@@ -11,6 +11,7 @@ from typing import Unpack
 import yaml
 
 from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.commands.claims import cut_list, other_settings
 from fastvmt_pl.commands.identity import differences, identity_of
 from fastvmt_pl.commands.job_check import Checks, check_settings, cut
 from fastvmt_pl.commands.job_list import BATCH_SIZE, Job, Refusal, read_jobs
@@ -18,7 +19,7 @@ from fastvmt_pl.commands.job_outcomes import Outcome, conclude, outcome_of, refu
 from fastvmt_pl.commands.job_queue import Batch, JobQueue, make_batches
 from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import as_words, cut_list, other_settings, read_config, slug
+from fastvmt_pl.commands.options import as_words, read_config, slug
 from fastvmt_pl.commands.sharing import FAILED, together
 from fastvmt_pl.commands.transfer_options import (
     TransferOptions,

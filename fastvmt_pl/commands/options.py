@@ -1,10 +1,8 @@
-"""What the commands have in common: options, shipped configs and run folders."""
+"""What the commands have in common: options, shipped configs and names."""
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -13,30 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
-from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.backbones.folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
-from fastvmt_pl.commands.identity import Settings, differences, flat
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
 from fastvmt_pl.tables import lines_of, read_text
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 
 
-class InUseError(UserError):
-    """Another process is at work in a folder."""
-
-
-Identify = Callable[[dict[str, Any]], Settings]
-"""Returns what changes a run's result, given the contents of its YAML files by their names without the ending."""
-IDENTITY = "identity.json"
-"""File of a run folder that holds what changes its result, by dotted names."""
-LOCK = ".lock"
-"""File of a run folder that is locked while a process is at work in it."""
-PATIENCE = 60.0
-"""Seconds to wait for what another process does in a moment."""
 SHAPES = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
 """Layers, width and latent channels of the transformers that the shipped configs were made for."""
 
@@ -114,168 +96,6 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise UserError(f"prompts {path} is empty; give a text file with a prompt a line")
     return prompts
-
-
-@contextmanager
-def claimed_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
-    """Make a run folder with its settings, or see that it is this very run's, and keep other processes out meanwhile.
-
-    Of several processes of one trainer, the first locks.
-
-    Args:
-        folder: The run folder.
-        identify: Returns what changes the run's result, given the contents of the files.
-        settings: Contents of YAML files by their names without the ending; the first is the one that has to be there.
-
-    Raises:
-        InUseError: If another process is at work in the folder.
-        ValueError: If it holds something else, saying which settings differ.
-    """
-    run = _Run(folder, identify, settings)
-    run.refuse_others()
-    first = getattr(rank_zero_only, "rank", 0) == 0
-    with locked(folder) if first else nullcontext():
-        if first:
-            remove_unfinished(folder)
-        run.settle()
-        yield
-
-
-@contextmanager
-def shared_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
-    """As :func:`claimed_folder`, for a run that many processes work on: others wait for the end of the block."""
-    run = _Run(folder, identify, settings)
-    run.refuse_others()
-    with locked(folder, PATIENCE):
-        run.settle()
-        yield
-
-
-def other_settings(folder: Path, identify: Identify = flat, **settings: str) -> list[str]:
-    """Return which settings of a run folder differ; see :func:`claimed_folder`. A new folder differs in none.
-
-    Raises:
-        ValueError: If the folder's own settings cannot be read.
-    """
-    return _Run(folder, identify, settings).differences()
-
-
-class _Run:
-    """A run folder that is to be made, or that a run goes on in."""
-
-    def __init__(self, folder: Path, identify: Identify, settings: dict[str, str]) -> None:
-        self.folder, self.identify, self.settings = folder, identify, settings
-        now = identify({name: yaml.safe_load(content) for name, content in settings.items()})
-        self.identity: Settings = json.loads(json.dumps(now))  # as it is read again
-
-    def differences(self) -> list[str]:
-        """Return which settings in the folder differ, each with both values."""
-        try:
-            there = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # of an older version, or not written yet
-            there = self._older()
-        return differences(there, self.identity) if isinstance(there, dict) else []
-
-    def _older(self) -> Settings | None:
-        """Return what changes the result of the run that the folder's YAML files describe, if it has any."""
-        paths = {name: self.folder / f"{name}.yaml" for name in self.settings}
-        try:
-            found = {
-                name: yaml.safe_load(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()
-            }
-            return self.identify(found) if found else None
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{self.folder} holds settings that are no run's ({error}); choose another output"
-            ) from error
-
-    def refuse_others(self) -> None:
-        """Refuse another run's folder, or one of something else, before anything is written there."""
-        self._refuse_differences()
-        if not (self.folder / LOCK).exists():
-            self._refuse_foreign()
-
-    def settle(self) -> None:
-        """Write those files that are not there, into a folder that is locked."""
-        self._refuse_differences()  # which may have come meanwhile
-        self._refuse_foreign()
-        files = {f"{name}.yaml": content for name, content in self.settings.items()}
-        for name, content in {**files, IDENTITY: json.dumps(self.identity, indent=1) + "\n"}.items():
-            if not (self.folder / name).exists():
-                with written_whole(self.folder / name) as temporary:
-                    temporary.write_text(content, encoding="utf-8")
-
-    def _refuse_differences(self) -> None:
-        found = self.differences()
-        if found:
-            raise UserError(
-                f"{self.folder} holds a run with other settings ({cut_list(found)}); choose another output, or go on "
-                "with its settings"
-            )
-
-    def _refuse_foreign(self) -> None:
-        """Refuse a folder that is there, and is neither empty nor a run's."""
-        if (self.folder / f"{next(iter(self.settings))}.yaml").exists() or not self.folder.exists():
-            return
-        ours = (LOCK, IDENTITY)
-        if not self.folder.is_dir() or any(
-            path.name not in ours and not path.name.startswith(PREFIX) for path in self.folder.iterdir()
-        ):
-            raise UserError(f"{self.folder} is in use and holds no run; choose another output")
-
-
-def cut_list(items: Sequence[str], most: int = 4) -> str:
-    """Return the first of some items, and how many more there are.
-
-    >>> cut_list(["a", "b", "c"], most=2)
-    'a; b; and 1 more'
-    """
-    return "; ".join([*items[:most], *([f"and {len(items) - most} more"] if len(items) > most else [])])
-
-
-@contextmanager
-def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Make a folder, and keep other processes out of it meanwhile; the kernel ends the lock when a process dies.
-
-    Args:
-        folder: The folder.
-        patience: Seconds to wait for a process that is at work in it.
-
-    Raises:
-        InUseError: If another process is at work in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder / LOCK, folder, patience):
-        yield
-
-
-@contextmanager
-def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keep other processes from writing a file, or a folder, meanwhile; a hidden file beside it is the lock.
-
-    Args:
-        path: The file or folder; it need not exist.
-        patience: Seconds to wait for a process that is at work on it.
-
-    Raises:
-        InUseError: If another process is at work on the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _held(path.with_name(f".{path.name}{LOCK}"), path, patience):
-        yield
-
-
-@contextmanager
-def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=patience)
-    except Timeout as error:
-        raise InUseError(f"another process is at work in {place}; wait for it to end, or stop it") from error
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def run_loggers(folder: Path) -> list[dict[str, Any]]:

@@ -11,16 +11,9 @@ from rich.progress import Progress
 
 from fastvmt_pl.backbones.folder import usual_fps
 from fastvmt_pl.backbones.precision import PrecisionOption, settle_config
+from fastvmt_pl.commands.claims import claimed_folder
 from fastvmt_pl.commands.identity import backbone_identity
-from fastvmt_pl.commands.options import (
-    as_arguments,
-    claimed_folder,
-    default_config,
-    parse_device,
-    parse_loras,
-    parse_size,
-    slug,
-)
+from fastvmt_pl.commands.options import as_arguments, default_config, parse_device, parse_loras, parse_size, slug
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.files import naming

@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
+from fastvmt_pl.commands.claims import shared_folder
 from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
 from fastvmt_pl.commands.identity import Settings, flat, identity_of_overridden
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import read_config, shared_folder
+from fastvmt_pl.commands.options import read_config
 from fastvmt_pl.commands.sweep_runs import Runs, compose_run
 from fastvmt_pl.commands.sweep_table import Row, summarise
 from fastvmt_pl.datamodules import read_clip

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fastvmt_pl.callbacks import Costs, Preemption, RunFolder
+from fastvmt_pl.commands.claims import PATIENCE, InUseError, locked_file
 from fastvmt_pl.commands.experiment import Experiment, Overrides, SweepJob, backbone_of
 from fastvmt_pl.commands.kept_backbone import KeptBackbone
 from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import PATIENCE, InUseError, as_arguments, locked_file, run_loggers, words
+from fastvmt_pl.commands.options import as_arguments, run_loggers, words
 from fastvmt_pl.commands.sharing import Failures, failure_of, share, together
 from fastvmt_pl.commands.sweep_table import Row, write_csv
 from fastvmt_pl.datamodules import Clip, align

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Unpack
 
 from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.commands.claims import claimed_folder
 from fastvmt_pl.commands.identity import identity_of
-from fastvmt_pl.commands.options import claimed_folder, slug
+from fastvmt_pl.commands.options import slug
 from fastvmt_pl.commands.transfer_options import TransferOptions, compose_transfer, fit
 from fastvmt_pl.datamodules import check_file
 from fastvmt_pl.jobs import TransferResult

@@ -6,7 +6,7 @@ import torch
 
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import evaluate as command
-from fastvmt_pl.commands.options import locked_file
+from fastvmt_pl.commands.claims import locked_file
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.tracking.opencv import LucasKanade
 from fastvmt_pl.video import write_video

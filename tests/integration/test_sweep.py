@@ -14,8 +14,9 @@ import yaml
 from fastvmt_pl.cli import main
 from fastvmt_pl.commands import sharing
 from fastvmt_pl.commands import sweep_runs as command
+from fastvmt_pl.commands.claims import InUseError, locked_file
 from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
-from fastvmt_pl.commands.options import CONFIGS, InUseError, locked_file
+from fastvmt_pl.commands.options import CONFIGS
 from fastvmt_pl.commands.sharing import Failures
 from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.datamodules.reader import ClipReader

@@ -1,39 +1,7 @@
 import pytest
 
-from fastvmt_pl.commands.options import (
-    InUseError,
-    claimed_folder,
-    locked,
-    read_config,
-    read_prompts,
-    shared_folder,
-    slug,
-)
+from fastvmt_pl.commands.options import read_config, read_prompts, slug
 from fastvmt_pl.errors import UserError
-
-
-@pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
-def test_a_folder_that_a_killed_process_had_begun_is_taken_over(tmp_path, claim):
-    (tmp_path / "run" / ".writing-x").mkdir(parents=True)
-    with claim(tmp_path / "run", config="a: 1"):
-        assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1"
-    with pytest.raises(ValueError, match="other settings"), claim(tmp_path / "run", config="a: 2"):
-        pytest.fail("it was claimed")
-
-
-@pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, claim):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no run"), claim(tmp_path, config="a: 1"):
-        pytest.fail("it was claimed")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_process_waits_as_long_as_it_is_told(tmp_path):
-    with locked(tmp_path), pytest.raises(InUseError, match="at work"), locked(tmp_path, patience=0.1):
-        pytest.fail("two processes have it")
-    with locked(tmp_path, patience=0.1):
-        pass
 
 
 def test_a_config_is_a_mapping_of_settings(tmp_path):
