@@ -2,6 +2,7 @@
 
 from .costs import Costs
 from .gradient_cache import GradientCache
+from .last_checkpoint import LastCheckpoint
 from .lora_export import LoraExport
 from .lora_previews import LoraPreviews
 from .preemption import Preemption
@@ -13,6 +14,7 @@ from .transfer_previews import TransferPreviews
 __all__ = [
     "Costs",
     "GradientCache",
+    "LastCheckpoint",
     "LoraExport",
     "LoraPreviews",
     "Preemption",

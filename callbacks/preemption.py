@@ -1,7 +1,6 @@
 """Leave with a checkpoint when a scheduler asks to."""
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -9,6 +8,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.motion_transfer import MotionTransfer
 from fastvmt_pl.preemption import SIGNALS, StopRequest, listening
+
+from .last_checkpoint import write_last
 
 
 class Preemption(Callback):
@@ -52,9 +53,7 @@ class Preemption(Callback):
             return
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath:
-            # part of the state that is saved: the resumed run is to write to the same file
-            checkpoint.last_model_path = str(Path(checkpoint.dirpath) / f"{checkpoint.CHECKPOINT_NAME_LAST}.ckpt")
-            trainer.save_checkpoint(checkpoint.last_model_path, weights_only=False)
+            write_last(trainer, checkpoint)
         self.request.received = self.request.received or SIGNALS[0]
         self.request.check()
 

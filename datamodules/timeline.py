@@ -48,22 +48,34 @@ class Timeline:
         return cls([number / fps for number in range(num_frames)], num_frames / fps)
 
     @cached_property
+    def intervals(self) -> list[float]:
+        """Seconds from one frame to the next; of a single frame, those that it is shown."""
+        gaps = [later - earlier for earlier, later in pairwise(self.times) if later > earlier]
+        return gaps or [self.end - self.times[0]]
+
+    @cached_property
     def period(self) -> float:
         """Seconds that a frame is usually shown: the mean of the intervals near the median one."""
-        gaps = [later - earlier for earlier, later in pairwise(self.times) if later > earlier]
-        intervals = gaps or [self.end - self.times[0]]
-        middle = median(intervals)
-        return fmean(interval for interval in intervals if abs(interval - middle) <= USUAL * middle)
+        middle = median(self.intervals)
+        return fmean(interval for interval in self.intervals if abs(interval - middle) <= USUAL * middle)
+
+    @cached_property
+    def shortest(self) -> float:
+        """The shortest interval; the period, if all intervals are as usual but for rounding."""
+        lowest, highest = min(self.intervals), max(self.intervals)
+        regular = highest - self.period <= USUAL * self.period and self.period - lowest <= USUAL * self.period
+        return self.period if regular else lowest
 
     def frames_at(self, seconds: Sequence[float]) -> list[int]:
-        """Return the frame that is shown half a period after each time.
+        """Return the frame that is shown at each time.
 
-        Half a period, so that a time which misses the appearance of a frame by a rounding error still finds it.
+        A frame that appears within half the shortest interval after the time counts as shown, so that a time which a
+        rounding error moved finds it.
 
-        >>> Timeline([0.0, 0.1, 0.2, 2.0], 2.1).frames_at([0.1, 1.0, 2.0])
-        [1, 2, 3]
+        >>> Timeline([0.0, 0.1, 0.2, 2.0], 2.1).frames_at([0.1, 0.17, 1.9, 2.0])
+        [1, 2, 2, 3]
         """
-        return [max(0, bisect_right(self.times, time + (0.5 + 1e-6) * self.period) - 1) for time in seconds]
+        return [max(0, bisect_right(self.times, time + (0.5 + 1e-6) * self.shortest) - 1) for time in seconds]
 
     def choose(
         self,
@@ -92,8 +104,8 @@ class Timeline:
         >>> Timeline.regular(24, 12.0).choose(5)
         ([0, 6, 12, 17, 23], 2.0869565217391304)
         """
-        period, limit = self.period, min(self.end, self.end if end is None else end) - self.period
-        first, last = (self._on_frame(time) for time in (start, limit))
+        period, stop = self.period, self.end if end is None else min(self.end, end)
+        first, last = self._on_frame(start), self._on_frame(stop - self.shortest)
         (earliest, latest) = self.frames_at([first, last])
         if start < 0 or start > self.end or last < first - 1e-6:
             raise ScarceFramesError(0)
@@ -107,6 +119,6 @@ class Timeline:
         return indices, 1 / distance if num_frames > 1 else 1 / period
 
     def _on_frame(self, time: float) -> float:
-        """Return when the frame at a time appears, if that is within half a period, else the time."""
+        """Return when the frame shown at a time appears, if that is near the time, else the time."""
         appears = self.times[self.frames_at([time])[0]]
-        return appears if abs(appears - time) <= (0.5 + 1e-6) * self.period else time
+        return appears if abs(appears - time) <= (0.5 + 1e-6) * self.shortest else time

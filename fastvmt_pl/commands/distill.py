@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.folder import is_bundled_kind
 from fastvmt_pl.backbones.precision import PrecisionOption
-from fastvmt_pl.callbacks import LoraExport, LoraPreviews, Preemption, StopAtLeak
+from fastvmt_pl.callbacks import LastCheckpoint, LoraExport, LoraPreviews, Preemption, StopAtLeak
 from fastvmt_pl.commands.claims import claimed_folder
 from fastvmt_pl.commands.identity import Settings, identity_of
 from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
@@ -185,7 +185,7 @@ def distill(
                 *([] if source == "samples" else [StopAtLeak(max_leak)]),
                 LoraExport(folder / "lora"),
                 RichProgressBar(),
-                ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True),
+                LastCheckpoint(folder / "checkpoints"),
                 Preemption(request),
             ],
             "logger": run_loggers(folder),

@@ -40,6 +40,7 @@ TRAINER = {
 WATCHING = {
     "Costs",
     "DeviceStatsMonitor",
+    "LastCheckpoint",
     "LearningRateMonitor",
     "LoraExport",
     "LoraPreviews",

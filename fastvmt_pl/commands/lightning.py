@@ -5,12 +5,12 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fastvmt_pl.backbones.precision import settle_config
-from fastvmt_pl.callbacks import Costs, LoraExport, Preemption, RunFolder, TransferProgress
+from fastvmt_pl.callbacks import Costs, LastCheckpoint, LoraExport, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.errors import blaming_settings
 from fastvmt_pl.motion_distillation import MotionDistillation
@@ -127,7 +127,7 @@ class _WithDefaults(JobCLI):
         given = self.config_init["fit"]["trainer"]
         defaults = self.default_callbacks(given["enable_progress_bar"] is not False)
         if given["enable_checkpointing"] is not False:
-            defaults.append(ModelCheckpoint(save_top_k=0, save_last=True, save_on_train_epoch_end=True))
+            defaults.append(LastCheckpoint())
         callbacks = given["callbacks"] or []
         brought = tuple(type(each) for each in ([callbacks] if isinstance(callbacks, Callback) else callbacks))
         self.trainer_defaults["callbacks"] = [each for each in defaults if not issubclass(type(each), brought)]

@@ -5,11 +5,10 @@ from pickle import UnpicklingError
 from typing import Any, TypedDict
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.precision import PrecisionOption
-from fastvmt_pl.callbacks import Costs, Preemption, RunFolder, TransferProgress
+from fastvmt_pl.callbacks import Costs, LastCheckpoint, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.commands.lightning import TransferCLI
 from fastvmt_pl.commands.options import (
     as_arguments,
@@ -139,7 +138,7 @@ def compose_transfer(
         Costs(),
         results,
         *([TransferProgress()] if progress else []),
-        ModelCheckpoint(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True),
+        LastCheckpoint(folder / "checkpoints"),
         Preemption(request),
     ]
     trainer = {"callbacks": callbacks, "logger": run_loggers(folder), "enable_model_summary": False}

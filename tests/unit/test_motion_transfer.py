@@ -6,7 +6,8 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastvmt_pl.callbacks import GradientCache
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.callbacks import GradientCache, LastCheckpoint
 from fastvmt_pl.metrics import MotionFlowLoss, WindowLoss
 from fastvmt_pl.motion_transfer import MotionTransfer, NonFiniteError, UnfinishedError
 from fastvmt_pl.optimizers import NormalizedGradientDescent
@@ -164,7 +165,6 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
 def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, clock, stop_after):
-    checkpoints = {"save_top_k": 0, "save_last": True, "save_on_train_epoch_end": True}
     whole = fit([GradientCache(3)], num_steps=6, baseline=True)
     denoised, calls = MotionTransfer.denoised, []
 
@@ -176,7 +176,7 @@ def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(MotionTransfer, "denoised", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit([GradientCache(3), ModelCheckpoint(tmp_path / "run", **checkpoints)], num_steps=6, baseline=True)
+        fit([GradientCache(3), LastCheckpoint(tmp_path / "run")], num_steps=6, baseline=True)
     calls.clear()
     monkeypatch.setattr(MotionTransfer, "denoised", lambda *args: calls.append(args) or denoised(*args))
     resumed = fit([GradientCache(3)], num_steps=6, baseline=True, ckpt_path=tmp_path / "run" / "last.ckpt")
@@ -193,9 +193,29 @@ def test_checkpoints_of_unguided_steps_are_bounded_in_time(fit, tmp_path, clock)
         def on_save_checkpoint(self, trainer, pl_module, checkpoint):
             positions.append((pl_module.step, pl_module.baseline_step))
 
-    kept = ModelCheckpoint(tmp_path, save_top_k=0, save_last=True, save_on_train_epoch_end=True)
-    fit([kept, Record()], num_guided_steps=1, num_steps=6, baseline=True)
+    fit([LastCheckpoint(tmp_path), Record()], num_guided_steps=1, num_steps=6, baseline=True)
     assert positions == [(1, 0), (4, 0), (6, 0), (6, 3), (6, 6)]
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_run_killed_in_its_guided_steps_goes_on_after_the_last_one_that_was_done(fit, tmp_path, monkeypatch, done):
+    whole = fit(num_guided_steps=3)
+    query_key, calls = WanBackbone.query_key, []
+
+    def killed(self, *args, **options):
+        calls.append(args)
+        if len(calls) > 4 * done + 2 + 1:  # inner steps, and the reading of the clip
+            raise KeyboardInterrupt
+        return query_key(self, *args, **options)
+
+    monkeypatch.setattr(WanBackbone, "query_key", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit([LastCheckpoint(tmp_path / "run")], num_guided_steps=3)
+    monkeypatch.setattr(WanBackbone, "query_key", query_key)
+    kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert kept["motion_transfer"]["step"] == done
+    resumed = fit(num_guided_steps=3, ckpt_path=tmp_path / "run" / "last.ckpt")
+    assert torch.equal(resumed.result.latents, whole.result.latents)
 
 
 def test_a_checkpoint_holds_no_backbone_and_no_pickle(fit, tmp_path):

@@ -33,6 +33,17 @@ def test_a_last_frame_counts_as_long_as_it_is_shown():
     assert held.choose(3)[0] == [0, 3, 3]
 
 
+def test_a_burst_of_frames_among_long_ones_is_read():
+    """As in a recording of a screen, or a GIF: seven frames 50 ms apart, then ten a second apart."""
+    times = [0.05 * number for number in range(7)] + [1.3 + number for number in range(10)]
+    burst = Timeline(times, times[-1] + 1)
+    assert burst.period == pytest.approx(1.0)
+    assert burst.choose(7, 0.0, 0.35) == (list(range(7)), pytest.approx(20.0))
+    found, fps = burst.choose(11)
+    shown = [max(frame for frame, time in enumerate(times) if time <= number / fps + 0.02) for number in range(11)]
+    assert found == shown
+
+
 def test_frames_come_at_a_rate():
     assert REGULAR.choose(4, 0.5, rate=4.0) == ([6, 9, 12, 15], 4.0)
 
