@@ -23,17 +23,22 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises:
         ClipError: If one has no number, or a number is missing or comes twice.
     """
-    pictures = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".")]
-    numbered = dict[int, Path]()
-    for path in sorted(pictures):
-        digits = re.findall(r"\d+", path.stem)
-        if not digits:
+    numbered, series = dict[int, Path](), set[tuple[str, str]]()
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
+            continue
+        found = re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem)
+        if found is None:
             raise ClipError(f"clip {folder} has a picture without a number, {path.name}; number it, or move it away")
-        number = int(digits[-1])
+        number = int(found[2])
         if number in numbered:
             twice = f"{numbered[number].name} and {path.name}"
             raise ClipError(f"clip {folder} has two pictures of one number, {twice}; move one of them away")
         numbered[number] = path
+        series.add((found[1], found[3]))
+    if len(series) > 1:
+        names = " and ".join(f"{before}N{after}" for before, after in sorted(series)[:2])
+        raise ClipError(f"clip {folder} has pictures of several series, {names}; give each a folder")
     numbers = sorted(numbered)
     step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
     for earlier, later in pairwise(numbers):
@@ -81,6 +86,21 @@ class PictureFolder:
     def _read(self, path: Path) -> np.ndarray:
         try:
             with Image.open(path) as picture:
-                return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+                if getattr(picture, "n_frames", 1) > 1:
+                    raise ValueError("it has several frames")
+                return np.asarray(_in_bytes(ImageOps.exif_transpose(picture)).convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ClipError(f"clip {self.path} has a picture that cannot be read, {path.name} ({error})") from error
+            raise ClipError(f"clip {self.path} has a picture that cannot be used, {path.name} ({error})") from error
+
+
+def _in_bytes(picture: Image.Image) -> Image.Image:
+    """Return a picture of 8 bits a colour; Pillow would cut off what is brighter.
+
+    Raises:
+        ValueError: If it has floating-point numbers, whose range is not known.
+    """
+    if picture.mode == "F":
+        raise ValueError("it has floating-point numbers; convert it to 8 bits")
+    if picture.mode.startswith("I"):  # 16 bits, in 32 where the file is a PNG
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    return picture

@@ -80,7 +80,9 @@ class Decoder:
             except EOFError as error:
                 raise ClipError(f"clip {path} {error}; get it again, or convert it to mp4") from None
             except MemoryError as error:
-                raise ClipError(f"clip {path} does not fit into memory ({error}); use fewer frames") from error
+                raise ClipError(
+                    f"clip {path} cannot be kept in memory ({error}); use fewer frames, or fewer clips at a time"
+                ) from error
         if "error" in message:
             raise ClipError(f"clip {path} {message['error']}")
         return message, pictures

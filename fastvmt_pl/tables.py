@@ -24,6 +24,10 @@ MARKS = {
 """Encodings by the byte-order marks that files begin with."""
 
 
+EXCELS_SEPARATOR = re.compile(r"\Asep=.\r?\n")
+"""A first line by which a file tells Excel its separator."""
+
+
 def decoded(content: bytes) -> str:
     """Return a text in UTF-8, or in the encoding that its byte-order mark names.
 
@@ -105,7 +109,7 @@ def read_rows(
     text = read_text(path)
     if path.suffix.lower() == ".jsonl":
         return (_json_row(line) for line in lines_of(text) if line.strip())
-    return _csv_rows(path, text, needed, check_names)
+    return _csv_rows(path, EXCELS_SEPARATOR.sub("", text), needed, check_names)
 
 
 def _json_row(line: str) -> Row | UserError:

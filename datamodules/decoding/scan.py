@@ -8,6 +8,8 @@ from statistics import median
 
 import av
 
+RESTART = 0.5
+"""Seconds by which the time of decoding must go back for times to start again; a little disorder is common."""
 PROGRESSIVE = 1
 """FFmpeg's number for frames that are stored whole; larger ones are orders of fields, 0 is unknown."""
 
@@ -28,6 +30,7 @@ class Scan:
         durations: How long each frame lasts, in units of time, 0 if that is unknown.
         keys: Times of the key frames.
         num_packets: How many there are, those that show nothing included.
+        restarts: Whether times start again, as in a file that was joined of several.
         reordered: Whether frames are stored in another order than shown, so that durations may be those of others.
         trimmed: Whether the file tells players to leave frames out, which its duration counts.
     """
@@ -43,6 +46,7 @@ class Scan:
     durations: list[int] = field(default_factory=list)
     keys: list[int | None] = field(default_factory=list)
     num_packets: int = 0
+    restarts: bool = False
     reordered: bool = False
     trimmed: bool = False
 
@@ -74,6 +78,9 @@ class Scan:
             known = float(max(zip(self.stamps, self.durations, strict=True))[1] * self.base)
         elif self.timed and self.duration and not self.trimmed:
             known = float(self.duration * self.base) - self.times()[-1]
+            # A fragmented file may state the duration of another part.
+            longest = max(*self.gaps(), float(max(self.durations) * self.base))
+            known = known if known < 1.5 * longest else 0.0
         return known if known > 0 else median(self.gaps())
 
 
@@ -88,6 +95,7 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, packets
         stream.sample_aspect_ratio or Fraction(1),
         stream.codec_context.field_order > PROGRESSIVE,
     )
+    decoded = None
     for packet in packets:
         if packet.is_discard:
             found.trimmed = True
@@ -95,11 +103,17 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, packets
         stamp = packet.dts if found.form == "avi" else packet.pts  # which an AVI does not have
         if packet.stream_index == stream.index:
             found.num_packets += 1
+            if packet.dts is not None:
+                found.restarts |= decoded is not None and packet.dts * found.base < decoded - RESTART
+                decoded = packet.dts * found.base
             found.reordered |= packet.dts != stamp
             if not _is_hidden(packet, stream):
                 found.stamps.append(stamp)
                 found.durations.append(packet.duration or 0)
                 found.keys += [stamp] if packet.is_keyframe else []
+    if found.timed and found.keys:  # what comes before the first key frame cannot be decoded, and is not shown
+        kept = [number for number, stamp in enumerate(found.stamps) if stamp >= min(found.keys)]
+        found.stamps, found.durations = [found.stamps[n] for n in kept], [found.durations[n] for n in kept]
     if found.form == "avi" and found.stamps and found.timed:
         found.num_packets = max(found.stamps) + 1  # frames that were skipped while recording are counted, not stored
     return found

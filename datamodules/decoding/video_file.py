@@ -23,6 +23,10 @@ except ImportError:  # no wheel for this platform, see pyproject.toml
     decord = None
 
 
+NO_VIDEO = ("concat", "dash", "hls", "image2", "imf", "tty")
+"""What FFmpeg also opens: lists of other files, patterns of file names, and text, which it draws."""
+
+
 class DecodingError(ValueError):
     """A file cannot be decoded; the message continues a sentence that begins with the file's name."""
 
@@ -64,6 +68,8 @@ class VideoFile:
             raise DecodingError(f"has {num_frames} of {declared} frames; it was cut short, get it again")
         if not num_frames:
             raise DecodingError("has no frames; it was cut short, get it again")
+        if found.restarts:
+            raise DecodingError("has times that start again, as of files that were joined; convert it to mp4")
         if not found.timed and not found.rate:
             raise DecodingError("does not say when its frames are shown; convert it to mp4")
         size, stated = Path(self.path).stat().st_size, stated_size(Path(self.path)) if "matroska" in found.form else 0
@@ -181,9 +187,11 @@ class VideoFile:
 
     @contextmanager
     def _open(self, **options: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        options["protocol_whitelist"] = "file"  # a playlist that is named as a video must not open what it lists
+        options["protocol_whitelist"] = "file"  # a playlist may not open what is elsewhere
         try:
             with av.open(self.path, options=options, metadata_errors="replace") as container:
+                if container.format.name in NO_VIDEO:
+                    raise DecodingError(f"is no video file but {container.format.long_name}; give a video file")
                 stream = container.streams.best("video")
                 if stream is None:
                     raise DecodingError("has no video stream; give a video file")

@@ -157,7 +157,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     Raises:
         InUseError: If another process is at work in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     with _held(folder / LOCK, folder, patience):
         yield
 
@@ -173,9 +173,16 @@ def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
     Raises:
         InUseError: If another process is at work on the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     with _held(path.with_name(f".{path.name}{LOCK}"), path, patience):
         yield
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"folder {folder} cannot be made ({error.strerror}); choose another output") from error
 
 
 @contextmanager

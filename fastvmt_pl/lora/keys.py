@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 Part = Literal["down", "up", "up_bias", "alpha", "diff", "diff_b"]
 
-PREFIX = r"base_model\.model\.|(model\.)?diffusion_model\.|transformer\.|lora_unet_"
+PREFIX = r"base_model\.model\.|(model\.)?diffusion_model\.|transformer\.|lora_unet__?"
 """Of peft, ComfyUI, diffusers and kohya's trainers; a key may have none."""
 ENDINGS: dict[str, Part] = {
     r"\.(lora_A(\.[^.]+)?|lora_down|lora\.down)\.weight": "down",  # peft may put an adapter's name into the key

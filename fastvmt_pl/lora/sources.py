@@ -54,7 +54,7 @@ def find_loras(loras: Mapping[str, float]) -> dict[Path, float]:
 def lora_files(path: Path) -> list[Path]:
     """Return the files that decide what a LoRA does."""
     beside = path.with_name(PEFT_SETTINGS)
-    return [path, beside] if path.name == PEFT_FILE and beside.exists() else [path]
+    return [path, beside] if beside.exists() else [path]
 
 
 @contextmanager
@@ -84,10 +84,11 @@ def read_settings(path: Path, header: Mapping[str, str] | None, *, needed: bool)
         UserError: If they are damaged, missing, or those of another method.
     """
     text, beside = (header or {}).get(HEADER_KEY), path.with_name(PEFT_SETTINGS)
-    if text is None and (path.name != PEFT_FILE or not (needed or beside.exists())):
+    belongs = path.name == PEFT_FILE and (needed or beside.exists())
+    if text is None and not (belongs or (needed and beside.exists())):
         return None
     try:
-        settings = json.loads(beside.read_text() if text is None else text)
+        settings = json.loads(beside.read_text(encoding="utf-8-sig") if text is None else text)
     except (OSError, ValueError) as error:
         where = PEFT_SETTINGS if text is None else f"{HEADER_KEY} in its header"
         raise unfit(path, f"{where}, which holds its alpha, cannot be read ({error})") from error

@@ -45,6 +45,10 @@ def test_only_line_ends_end_a_line():
     assert lines_of(f"{inside}\r\n\rx\ny") == [inside, "", "x", "y"]
 
 
+def test_a_line_that_tells_excel_the_separator_is_no_header(rows):
+    assert rows(b"sep=;\r\nclip;prompt\r\na.mp4;a cat\r\n") == [{"clip": "a.mp4", "prompt": "a cat"}]
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_spreadsheet_may_separate_by_commas_semicolons_or_tabs(rows, delimiter, encoding):

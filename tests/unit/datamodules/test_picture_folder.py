@@ -56,9 +56,10 @@ def test_pictures_are_upright(tmp_path):
         (["1.png", "2.png", "4.png"], "3"),
         (["1.png", "01.png"], "01.png"),
         (["1.png", "cover.png"], "cover.png"),
+        (["left_1.png", "right_2.png"], "left_N and right_N"),
         ([], "without pictures"),
     ],
-    ids=["missing", "twice", "unnumbered", "none"],
+    ids=["missing", "twice", "unnumbered", "two series", "none"],
 )
 def test_pictures_that_make_no_clip_are_refused(tmp_path, names, named):
     with pytest.raises(ClipError, match=named):
@@ -71,6 +72,21 @@ def test_a_damaged_picture_is_refused_by_name(tmp_path):
     (folder / "2.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ClipError, match=r"2\.png"):
         read_clip(folder, 2, fps=8.0)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_pictures_of_16_bits_keep_their_brightness(tmp_path, ending):
+    (tmp_path / "clip").mkdir()
+    levels = np.array([[0, 30 * 257, 128 * 257, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "clip" / f"1.{ending}")
+    assert read_clip(tmp_path / "clip", 1, fps=8.0).frames[0, 0, :, 0].tolist() == [0, 30, 128, 255]
+
+
+def test_pictures_whose_range_is_not_known_are_refused(tmp_path):
+    (tmp_path / "clip").mkdir()
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "clip" / "1.tif")
+    with pytest.raises(ClipError, match=r"1\.tif"):
+        read_clip(tmp_path / "clip", 1, fps=8.0)
 
 
 def test_pictures_of_several_sizes_are_refused(tmp_path):

@@ -138,6 +138,53 @@ def test_a_clip_trimmed_by_its_edit_list_is_whole(clips, tmp_path):
     assert difference.abs().float().mean() < 2  # by PyAV and by decord
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile 'large.mp4'\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.125,\nbroadcast.ts\n#EXT-X-ENDLIST\n"),
+        ("prompts.txt", "hello world\n" * 100),
+    ],
+    ids=["concat", "HLS", "text"],
+)
+def test_a_list_of_files_or_a_text_is_no_clip(clips, name, content):
+    path = clips["large.mp4"].parent / name
+    path.write_text(content)
+    with pytest.raises(ClipError, match=name):
+        ClipReader(path)
+    path.unlink()
+
+
+def test_a_stream_that_begins_in_the_middle_is_read_from_its_first_key_frame(frames, tmp_path):
+    encode(tmp_path / "whole.ts", "libx264", frames, g="4", bf="0")
+    with av.open(str(tmp_path / "whole.ts")) as whole, av.open(str(tmp_path / "cut.ts"), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for number, packet in enumerate(whole.demux(video=0)):
+            if packet.size and number >= 2:
+                packet.stream = stream
+                container.mux(packet)
+    found = ClipReader(tmp_path / "cut.ts")
+    assert len(found.timeline.times) == NUM_FRAMES - 4
+    assert torch.equal(found.read([0, 5]), ClipReader(tmp_path / "whole.ts").read([4, 9]))
+
+
+def test_streams_that_were_joined_are_refused(clips, tmp_path):
+    (tmp_path / "joined.ts").write_bytes(2 * clips["broadcast.ts"].read_bytes())
+    with pytest.raises(ClipError, match=r"joined\.ts"):
+        ClipReader(tmp_path / "joined.ts")
+
+
+def test_a_fragmented_clip_lasts_as_long_as_its_frames(frames, tmp_path):
+    options = {"movflags": "dash+frag_every_frame+global_sidx"}
+    with av.open(str(tmp_path / "fragments.mp4"), "w", options=options) as container:
+        stream = container.add_stream("libx264", 8)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames.numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert ClipReader(tmp_path / "fragments.mp4").timeline.end == pytest.approx(NUM_FRAMES / 8)
+
+
 def mutated(data, kind, draw):
     """Damage a file's content."""
     data, place = bytearray(data), draw.randrange(len(data))
