@@ -111,7 +111,8 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, packets
                 found.stamps.append(stamp)
                 found.durations.append(packet.duration or 0)
                 found.keys += [stamp] if packet.is_keyframe else []
-    if found.timed and found.keys:  # what comes before the first key frame cannot be decoded, and is not shown
+    if found.timed and found.keys and not found.trimmed:
+        # What comes before the first key frame of a stream that was cut cannot be decoded, and is not shown.
         kept = [number for number, stamp in enumerate(found.stamps) if stamp >= min(found.keys)]
         found.stamps, found.durations = [found.stamps[n] for n in kept], [found.durations[n] for n in kept]
     if found.form == "avi" and found.stamps and found.timed:

@@ -138,6 +138,18 @@ def test_a_clip_trimmed_by_its_edit_list_is_whole(clips, tmp_path):
     assert difference.abs().float().mean() < 2  # by PyAV and by decord
 
 
+def test_a_clip_whose_beginning_was_trimmed_away_needs_no_key_frame_there(frames, tmp_path):
+    encode(tmp_path / "whole.mp4", "libx264", frames, g="6", bf="0")
+    data = bytearray((tmp_path / "whole.mp4").read_bytes())
+    edit = data.index(b"elst") + 12  # milliseconds that are shown, and where they begin in units of 1 / 16384 s
+    assert struct.unpack(">Ii", data[edit : edit + 8]) == (2125, 0)
+    data[edit : edit + 8] = struct.pack(">Ii", 13 * 125, 4 * 2048)
+    (tmp_path / "trimmed.mp4").write_bytes(data)
+    reader = ClipReader(tmp_path / "trimmed.mp4")
+    assert len(reader.timeline.times) == NUM_FRAMES - 4
+    assert torch.equal(reader.read([0, 1, 12]), ClipReader(tmp_path / "whole.mp4").read([4, 5, 16]))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
