@@ -81,7 +81,7 @@ class TransferProgress(ProgressBar):
             self.progress.start_task(self.rest)
             done = module.step - module.num_guided_steps + module.baseline_step
             which = "baseline" if module.baseline_step else "output"
-            self.progress.update(self.rest, completed=done, description=f"denoising the {which}")
+            self.progress.update(self.rest, completed=done, description=f"denoising the {which}", refresh=True)
         elif module.baseline_step == module.num_steps or (not module.baseline_step and module.step == module.num_steps):
             self.console.print(f"denoised the {'baseline' if module.baseline_step else 'output'}", highlight=False)
 
