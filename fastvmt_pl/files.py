@@ -85,6 +85,6 @@ def _is_about(error: OSError, path: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write in a folder; no other process may be at work in it."""
+    """Remove what processes that were killed had begun to write in a folder; no other process may be using it."""
     for path in folder.rglob(f"{PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)

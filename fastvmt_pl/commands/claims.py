@@ -16,7 +16,7 @@ from fastvmt_pl.files import PREFIX, remove_unfinished, written_whole
 
 
 class InUseError(UserError):
-    """Another process is at work in a folder."""
+    """Another process is using a folder."""
 
 
 Identify = Callable[[dict[str, Any]], Settings]
@@ -24,7 +24,7 @@ Identify = Callable[[dict[str, Any]], Settings]
 IDENTITY = "identity.json"
 """File of a run folder that holds what changes its result, by dotted names."""
 LOCK = ".lock"
-"""File of a run folder that is locked while a process is at work in it."""
+"""File of a run folder that is locked while a process uses it."""
 PATIENCE = 60.0
 """Seconds to wait for what another process does in a moment."""
 
@@ -41,7 +41,7 @@ def claimed_folder(folder: Path, identify: Identify = flat, **settings: str) -> 
         settings: Contents of YAML files by their names without the ending; the first is the one that has to be there.
 
     Raises:
-        InUseError: If another process is at work in the folder.
+        InUseError: If another process is using the folder.
         ValueError: If it holds something else, saying which settings differ.
     """
     run = _Run(folder, identify, settings)
@@ -152,10 +152,10 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
     Args:
         folder: The folder.
-        patience: Seconds to wait for a process that is at work in it.
+        patience: Seconds to wait for a process that is using it.
 
     Raises:
-        InUseError: If another process is at work in the folder.
+        InUseError: If another process is using the folder.
     """
     _make(folder)
     with _held(folder / LOCK, folder, patience):
@@ -164,14 +164,14 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keep other processes from writing a file, or a folder, meanwhile; a hidden file beside it is the lock.
+    """Keep other processes from writing a file or a folder meanwhile; the lock is a hidden file next to it.
 
     Args:
         path: The file or folder; it need not exist.
-        patience: Seconds to wait for a process that is at work on it.
+        patience: Seconds to wait for a process that is using it.
 
     Raises:
-        InUseError: If another process is at work on the file.
+        InUseError: If another process is using the file.
     """
     _make(path.parent)
     with _held(path.with_name(f".{path.name}{LOCK}"), path, patience):
@@ -191,7 +191,7 @@ def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
     try:
         held.acquire(timeout=patience)
     except Timeout as error:
-        raise InUseError(f"another process is at work in {place}; wait for it to end, or stop it") from error
+        raise InUseError(f"another process is using {place}; wait for it to end, or stop it") from error
     try:
         yield
     finally:

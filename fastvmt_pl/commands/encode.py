@@ -47,7 +47,7 @@ def encode(
 
     Raises:
         ValueError: If a setting cannot be used, or no video can.
-        InUseError: If another process is at work in the data folder.
+        InUseError: If another process is using the data folder.
     """
     if fps is not None and fps <= 0:
         raise UserError(f"fps is {fps}; use a positive number")

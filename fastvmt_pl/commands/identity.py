@@ -87,7 +87,7 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
 def identity_of_overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
     """Return what changes the result of a run with a config that some settings override.
 
-    Defaults of classes are not known here, so what is set to ``None`` or ``False`` is told from what is not set.
+    Defaults of classes are not known here, so a setting of ``None`` or ``False`` differs from one that is not set.
 
     Args:
         config: Settings in groups, as read from YAML.

@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastvmt_pl.commands.options import one_line
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files import written_whole
 from fastvmt_pl.preemption import Preempted, StopRequest
 
@@ -72,7 +74,7 @@ def now_of(folder: Path) -> int:
 
 
 def failure_of(work: Callable[[], Any]) -> str | None:
-    """Do some work; return why it failed, or ``None`` if it did not.
+    """Do some work; return why it failed, or ``None`` if it did not. A bug also prints its traceback.
 
     Raises:
         Preempted: If this process was asked to stop.
@@ -82,7 +84,9 @@ def failure_of(work: Callable[[], Any]) -> str | None:
         work()
     except (Preempted, BROKEN):
         raise
-    except Exception as error:
+    except Exception as error:  # other pieces of work go on
+        if not isinstance(error, UserError | RuntimeError | OSError):
+            traceback.print_exc()
         return one_line(str(error)) or type(error).__name__
     return None
 

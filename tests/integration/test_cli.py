@@ -508,5 +508,5 @@ def test_fit_takes_a_config(succeed, refused, clip, tmp_path):
 def test_a_folder_has_room_for_one_process_at_a_time(refused, clip, tmp_path):
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / ".lock"):
-        assert "another process is at work in out" in refused("transfer", clip, PROMPT, *SMALL, "--output", "out")
+        assert "another process is using out" in refused("transfer", clip, PROMPT, *SMALL, "--output", "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]

@@ -124,7 +124,7 @@ def test_pairs_of_the_same_content_are_scored_once_and_each_kept(succeed, clips,
 
 def test_two_evaluations_do_not_write_one_file_at_a_time(refused, clips, tmp_path):
     with locked_file(tmp_path / "evaluation.json"):
-        assert "another process is at work" in refused("evaluate", clips / "a.mp4", clips / "b.mp4")
+        assert "another process is using" in refused("evaluate", clips / "a.mp4", clips / "b.mp4")
 
 
 def test_an_interrupted_evaluation_loses_nothing(succeed, clips, monkeypatch):

@@ -21,7 +21,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, claim):
 
 
 def test_a_process_waits_as_long_as_it_is_told(tmp_path):
-    with locked(tmp_path), pytest.raises(InUseError, match="at work"), locked(tmp_path, patience=0.1):
+    with locked(tmp_path), pytest.raises(InUseError, match="another process is using"), locked(tmp_path, patience=0.1):
         pytest.fail("two processes have it")
     with locked(tmp_path, patience=0.1):
         pass

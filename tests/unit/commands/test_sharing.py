@@ -64,3 +64,12 @@ def test_failures_are_known_to_all_that_had_begun(tmp_path):
     past = (tmp_path / "run" / FAILED).stat().st_mtime - 10
     os.utime(tmp_path / "run" / FAILED, (past, past))
     assert Failures(tmp_path).reason(tmp_path / "run") is None  # a later start tries again
+
+
+@pytest.mark.parametrize(("error", "is_bug"), [(ValueError("a bug"), True), (RuntimeError("no memory"), False)])
+def test_work_that_fails_says_why_and_a_bug_shows_its_traceback(capsys, error, is_bug):
+    def work():
+        raise error
+
+    assert sharing.failure_of(work) == str(error)
+    assert ("Traceback" in capsys.readouterr().err) == is_bug
