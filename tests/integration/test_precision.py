@@ -73,7 +73,7 @@ def test_a_run_that_was_begun_in_another_precision_is_another_run(fast, refused,
 
 
 def test_a_job_is_not_continued_in_another_precision(seem, succeed, refused, clip, monkeypatch):
-    def killed(*_):
+    def killed(*_, **__):
         raise RuntimeError("killed")
 
     Path("jobs.jsonl").write_text(json.dumps({"name": "job", "clip": clip, "prompt": PROMPT}))
