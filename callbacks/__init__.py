@@ -1,15 +1,15 @@
 """Callbacks: of motion transfer (gradient caching, progress, run folder, costs), of distillation, and of both."""
 
-from .costs import Costs
-from .gradient_cache import GradientCache
-from .last_checkpoint import LastCheckpoint
-from .lora_export import LoraExport
-from .lora_previews import LoraPreviews
-from .preemption import Preemption
-from .progress import TransferProgress
-from .run_folder import RunFolder
-from .stop_at_leak import StopAtLeak
-from .transfer_previews import TransferPreviews
+from fastvmt_pl.callbacks.costs import Costs
+from fastvmt_pl.callbacks.gradient_cache import GradientCache
+from fastvmt_pl.callbacks.last_checkpoint import LastCheckpoint
+from fastvmt_pl.callbacks.lora_export import LoraExport
+from fastvmt_pl.callbacks.lora_previews import LoraPreviews
+from fastvmt_pl.callbacks.progress import TransferProgress
+from fastvmt_pl.callbacks.run_folder import RunFolder
+from fastvmt_pl.callbacks.stop_at_leak import StopAtLeak
+from fastvmt_pl.callbacks.stop_when_preempted import Preemption
+from fastvmt_pl.callbacks.transfer_previews import TransferPreviews
 
 __all__ = [
     "Costs",

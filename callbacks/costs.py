@@ -5,8 +5,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from fastvmt_pl.memory import PeakMemory
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.processes.peak_memory import PeakMemory
 
 
 class Costs(Callback):

@@ -9,8 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.optimizers import cosine_per_job
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.method.optimizers import cosine_per_job
 
 SMOOTHING = 0.5
 """Share of the newest measurement in the running estimate of how fast a gradient drifts."""

@@ -5,11 +5,10 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from fastvmt_pl.callbacks.lora_previews import LoraPreviews
+from fastvmt_pl.distillation.lora_card import Training, export_lora
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.lora import Adapter, read_adapter
-from fastvmt_pl.lora_card import Training, export_lora
-from fastvmt_pl.motion_distillation import MotionDistillation
-
-from .lora_previews import LoraPreviews
 
 
 class LoraExport(Callback):

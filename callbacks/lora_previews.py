@@ -11,16 +11,15 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from fastvmt_pl.appearance import appearance_leak
+from fastvmt_pl.callbacks.pictures import log_picture, log_video
+from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_video
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.evaluation.appearance import appearance_leak
 from fastvmt_pl.lora import without_lora
-from fastvmt_pl.measure import motion_of, relative_attention_flow_error
-from fastvmt_pl.motion import MotionSettings
-from fastvmt_pl.motion_distillation import MotionDistillation
-from fastvmt_pl.sampling import flow_matching_sigmas, sample
-from fastvmt_pl.video import enlarge, side_by_side, to_frames, write_video
-
-from .pictures import log_picture, log_video
+from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
+from fastvmt_pl.method.sampling import flow_matching_sigmas, sample
+from fastvmt_pl.objectives import MotionSettings
 
 
 class Preview(NamedTuple):
@@ -35,11 +34,11 @@ class LoraPreviews(Callback):
 
     Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. TensorBoard gets
     some of the frames, Weights & Biases the video too. Logs ``preview/relative_attention_flow_error`` (see
-    :func:`~fastvmt_pl.measure.relative_attention_flow_error`; a still video has 1) and ``preview/leak`` (how much
-    nearer the colours are to the clip's than without LoRA, see :func:`~fastvmt_pl.appearance.appearance_leak`), both
-    averaged over the prompts. Without a clip in the data there is nothing to compare with, and only the videos are
-    written. Where the model is sharded, its attention cannot be read,
-    and there is no flow error. Every process samples, the first one writes.
+    :func:`~fastvmt_pl.method.measuring.relative_attention_flow_error`; a still video has 1) and ``preview/leak``
+    (how much nearer the colours are to the clip's than without LoRA, see
+    :func:`~fastvmt_pl.evaluation.appearance.appearance_leak`), both averaged over the prompts. Without a clip in the
+    data there is nothing to compare with, and only the videos are written. Where the model is sharded, its attention
+    cannot be read, and there is no flow error. Every process samples, the first one writes.
 
     Args:
         prompts: What the videos are to show; best what the training data does not.

@@ -11,14 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.callbacks.costs import Costs
+from fastvmt_pl.callbacks.gradient_cache import GradientCache, JobState
+from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_picture, write_video
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files import written_whole
-from fastvmt_pl.measure import motion_of, motion_picture
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.video import enlarge, side_by_side, to_frames, write_picture, write_video
-
-from .costs import Costs
-from .gradient_cache import GradientCache, JobState
+from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.method.measuring import motion_of, motion_picture
+from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 METRICS = "metrics.json"
 """What a finished run has; written last."""

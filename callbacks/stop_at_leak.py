@@ -8,10 +8,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from fastvmt_pl.callbacks.lora_previews import LoraPreviews, Preview
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.motion_distillation import MotionDistillation
-
-from .lora_previews import LoraPreviews, Preview
 
 
 class StopAtLeak(Callback):

@@ -5,12 +5,11 @@ from einops import rearrange
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from fastvmt_pl.callbacks.pictures import log_picture
+from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.measure import motion_of, motion_picture
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.video import enlarge, side_by_side, to_frames
-
-from .pictures import log_picture
+from fastvmt_pl.method.measuring import motion_of, motion_picture
+from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 NUM_FRAMES = 5
 """Frames of a video that are shown."""

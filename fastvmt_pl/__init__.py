@@ -1,10 +1,9 @@
 """Video motion transfer with video diffusion transformers (FastVMT) in PyTorch Lightning."""
 
 from fastvmt_pl.backbones import Backbone, WanBackbone
-from fastvmt_pl.jobs import TransferJobs, TransferResult
-from fastvmt_pl.metrics import MotionFlowLoss, MotionLoss, WindowLoss
-from fastvmt_pl.motion import MotionSettings, MotionTarget
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
+from fastvmt_pl.objectives import MotionFlowLoss, MotionLoss, MotionSettings, MotionTarget, WindowLoss
 
 __all__ = [
     "Backbone",

@@ -2,6 +2,6 @@
 
 import sys
 
-from fastvmt_pl.cli import main
+from fastvmt_pl.cli.main import main
 
 sys.exit(main())

@@ -23,23 +23,23 @@ from lightning import Callback, LightningModule, Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.precision import Precision
-from fastvmt_pl.bootstrap import interval_of_mean
-from fastvmt_pl.commands.claims import claimed_folder
-from fastvmt_pl.commands.lightning import DistillCLI, TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, as_arguments
-from fastvmt_pl.commands.teacher import make_samples
-from fastvmt_pl.datamodules import ToyClip, ToyWorld
-from fastvmt_pl.datamodules.distillation import Source
-from fastvmt_pl.datamodules.shard_index import read_index
-from fastvmt_pl.datamodules.toy_jobs import MOVING, Split, ToyJob, other_looks
-from fastvmt_pl.datamodules.toy_tracker import SHARES
-from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
-from fastvmt_pl.files import written_whole
+from fastvmt_pl.clips.video_writing import to_frames, write_video
+from fastvmt_pl.datamodules.distillation_datamodule import Source
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.distillation.shard_index import read_index
+from fastvmt_pl.evaluation.bootstrap import interval_of_mean
+from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
-from fastvmt_pl.motion_distillation import MotionDistillation
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.sampling import sample
-from fastvmt_pl.video import to_frames, write_video
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.method.sampling import sample
+from fastvmt_pl.runs.claims import claimed_folder
+from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
+from fastvmt_pl.runs.options import CONFIGS, as_arguments
+from fastvmt_pl.runs.teacher import make_samples
+from fastvmt_pl.toy import ToyClip, ToyWorld
+from fastvmt_pl.toy.toy_jobs import MOVING, Split, ToyJob, other_looks
+from fastvmt_pl.toy.toy_tracker import SHARES
+from fastvmt_pl.toy.toy_world import FPS, Appearance, prompt_for
 
 SEEDS: dict[Split, int] = {"tuning": 200, "test": 201}
 GUIDED_STEPS = 15

@@ -15,12 +15,13 @@ from jsonargparse import auto_cli
 from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
-from fastvmt_pl.datamodules import Clip, Pair, ToyClip, ToyWorld, align, read_pair
-from fastvmt_pl.datamodules.toy_jobs import MOVING
-from fastvmt_pl.datamodules.toy_tracker import relative_path_error
-from fastvmt_pl.datamodules.toy_world import FPS, combinations, place, render
-from fastvmt_pl.metrics.scores import score_video
-from fastvmt_pl.tracking import DenseFlow, LucasKanade, Tracker
+from fastvmt_pl.clips import Clip, Pair, align, read_pair
+from fastvmt_pl.evaluation import DenseFlow, LucasKanade, Tracker
+from fastvmt_pl.evaluation.scores import score_video
+from fastvmt_pl.toy import ToyClip, ToyWorld
+from fastvmt_pl.toy.toy_jobs import MOVING
+from fastvmt_pl.toy.toy_tracker import relative_path_error
+from fastvmt_pl.toy.toy_world import FPS, combinations, place, render
 
 TRACKERS: dict[str, Tracker] = {"Lucas-Kanade": LucasKanade(), "DIS flow": DenseFlow()}
 FIDELITIES = ("motion_fidelity", "local_motion_fidelity")

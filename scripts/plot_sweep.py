@@ -12,8 +12,8 @@ from statistics import fmean
 from jsonargparse import auto_cli
 from matplotlib import pyplot
 
-from fastvmt_pl.bootstrap import interval_of_mean
-from fastvmt_pl.files import written_whole
+from fastvmt_pl.evaluation.bootstrap import interval_of_mean
+from fastvmt_pl.files.atomic import written_whole
 
 
 class Setting:

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from jsonargparse import auto_cli
 from PIL import Image
 
-from fastvmt_pl.datamodules import Clip, read_clip
+from fastvmt_pl.clips import Clip, read_clip
 
 MILLISECOND = Fraction(1, 1000)
 HELD = [0, 100, 200, 300, 1300, 1400, 1500, 1600, 1700, 3700, 3800, 3900, 4000, 4100, 4200, 4300, 4400]

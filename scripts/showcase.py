@@ -10,12 +10,12 @@ import torch
 from jsonargparse import auto_cli
 from PIL import Image
 
-from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, as_arguments
-from fastvmt_pl.datamodules.toy_world import FPS, ToyWorld
-from fastvmt_pl.datamodules.toy_world import Path as Kind
-from fastvmt_pl.files import written_whole
-from fastvmt_pl.video import enlarge, side_by_side, write_video
+from fastvmt_pl.clips.video_writing import enlarge, side_by_side, write_video
+from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import CONFIGS, as_arguments
+from fastvmt_pl.toy.toy_world import FPS, ToyWorld
+from fastvmt_pl.toy.toy_world import Path as Kind
 
 PROMPTS: dict[Kind, list[str]] = {
     "arc": [

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from fastvmt_pl.datamodules.toy_world import FPS, ToyWorld
-from fastvmt_pl.datamodules.toy_world import Path as Kind
-from fastvmt_pl.video import write_video
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.toy.toy_world import FPS, ToyWorld
+from fastvmt_pl.toy.toy_world import Path as Kind
 
 
 def main(output: Path, seed: int = 3, index: int = 1, path: Kind = "arc") -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastvmt_pl.datamodules import Clip, ToyWorld
+from fastvmt_pl.clips import Clip
+from fastvmt_pl.toy import ToyWorld
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub
 

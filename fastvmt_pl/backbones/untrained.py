@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding
-from fastvmt_pl.backbones.protocol import Latents, PromptEmbeddings, Video
+from fastvmt_pl.backbones.backbone import Latents, PromptEmbeddings
+from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, count_padding
 from fastvmt_pl.backbones.wan import PARTS, WanBackbone
+from fastvmt_pl.clips.clip import Video
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 """Makes tensors with shape, type and device but no contents, which compute with each other and with real ones."""

@@ -10,15 +10,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fastvmt_pl.backbones.attention import check_backend, try_backend, use_backend
+from fastvmt_pl.backbones.attention_kernel import check_backend, try_backend, use_backend
+from fastvmt_pl.backbones.backbone import Backbone, FrameTokens, Latents, PromptEmbeddings, Text
 from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
-from fastvmt_pl.backbones.folder import check_classes, check_weights, hash_components, read_licence, resolve_model
+from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.geometry import WanGeometry
+from fastvmt_pl.backbones.model_folder import check_classes, check_weights, hash_components, read_licence, resolve_model
 from fastvmt_pl.backbones.offload import at_work
-from fastvmt_pl.backbones.padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
-from fastvmt_pl.backbones.protocol import Backbone, FrameTokens, Latents, PromptEmbeddings, Text, Video
-from fastvmt_pl.file_hash import file_sha256
+from fastvmt_pl.clips.clip import Video
+from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
 
 COMPONENTS = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan", "text_encoder": "UMT5EncoderModel"}

@@ -11,7 +11,7 @@ from peft.utils import set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastvmt_pl.files import written_whole
+from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.lora.adapters import Adapter, Weights
 from fastvmt_pl.lora.names import original_name
 from fastvmt_pl.lora.sources import DIFFUSERS_FILE

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.planning.plan import Plan, plan
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.planning.run_plan import Plan, plan
 from fastvmt_pl.planning.workload import Workload
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastvmt_pl.backbones.protocol import Backbone, Latents, Text
+from fastvmt_pl.backbones.backbone import Backbone, Latents, Text
 from fastvmt_pl.planning.meter import TensorMeter
 
 ENOUGH_SECONDS = 0.5

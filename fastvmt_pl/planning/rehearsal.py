@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.protocol import Text
+from fastvmt_pl.backbones.backbone import Text
 from fastvmt_pl.backbones.untrained import FAKE
-from fastvmt_pl.jobs import TransferJobs
-from fastvmt_pl.motion.target import MotionTarget
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.method.transfer_jobs import TransferJobs
+from fastvmt_pl.objectives.motion_target import MotionTarget
 from fastvmt_pl.planning.meter import Reading, TensorMeter
 from fastvmt_pl.planning.workload import Workload
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fastvmt_pl.planning.calibration import Rates
-from fastvmt_pl.planning.plan import Plan
+from fastvmt_pl.planning.run_plan import Plan
 
 GIB = 2**30
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from fastvmt_pl.motion.target import MotionSettings
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.objectives.motion_target import MotionSettings
 
 
 @dataclass(frozen=True)

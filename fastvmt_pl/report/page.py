@@ -11,9 +11,9 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from fastvmt_pl.metrics.scores import BETTER
+from fastvmt_pl.evaluation.scores import BETTER
 from fastvmt_pl.report.curve import curve
-from fastvmt_pl.report.job import Job
+from fastvmt_pl.report.report_job import Job
 
 ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
 

@@ -7,8 +7,8 @@ import torch
 from measure import MIB, medians, table
 from torch import Tensor
 
-from fastvmt_pl.memory import PeakMemory
-from fastvmt_pl.motion import frame_pairs, global_motion_flow, window_centres, windowed_motion_flow
+from fastvmt_pl.objectives import frame_pairs, global_motion_flow, window_centres, windowed_motion_flow
+from fastvmt_pl.processes.peak_memory import PeakMemory
 
 HEADS, HEAD_DIM = 12, 128
 """Those of Wan 2.1 1.3B."""

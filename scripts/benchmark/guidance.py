@@ -11,8 +11,8 @@ from published import PublishedBackbone, loss, measure
 from subject import SETTINGS, Sizes, Subject
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.padding import trim_padding
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.backbones.families.wan_padding import trim_padding
+from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 INTERVAL = 3
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}

@@ -13,13 +13,13 @@ from measure import now, table
 from subject import PROMPT
 
 from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import default_config
-from fastvmt_pl.datamodules.toy_world import NUM_FRAMES, ToyWorld
-from fastvmt_pl.video import write_video
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import default_config
+from fastvmt_pl.toy.toy_world import NUM_FRAMES, ToyWorld
 
-FLOW_LOSS = {"class_path": "fastvmt_pl.metrics.MotionFlowLoss"}
-WINDOW_LOSS = {"class_path": "fastvmt_pl.metrics.WindowLoss", "init_args": {"window": 7}}
+FLOW_LOSS = {"class_path": "fastvmt_pl.objectives.MotionFlowLoss"}
+WINDOW_LOSS = {"class_path": "fastvmt_pl.objectives.WindowLoss", "init_args": {"window": 7}}
 WITHOUT = {
     "everything": [],
     "global AMF, no window": [

@@ -10,7 +10,7 @@ from measure import MIB, medians, now, table
 from subject import Sizes, load_subject
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.memory import PeakMemory
+from fastvmt_pl.processes.peak_memory import PeakMemory
 
 LEVERS: dict[str, dict[str, Any]] = {
     "none": {},

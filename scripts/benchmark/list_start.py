@@ -10,8 +10,8 @@ from statistics import median
 
 from measure import table
 
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.video import write_video
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.toy import ToyWorld
 
 NUM_ROWS, NUM_CLIPS = 10_000, 200
 SETTINGS = ["--batch-size=1", "--steps=10", "--guided-steps=2", "--baseline=false", "--device=cpu"]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.backbone import Latents
 from fastvmt_pl.backbones.capture import apply_rotary
 from fastvmt_pl.backbones.precision import Precision
-from fastvmt_pl.backbones.protocol import Latents
-from fastvmt_pl.motion import MotionSettings, MotionTarget, frame_pairs, window_centres
-from fastvmt_pl.motion.flow import join_heads, logit_scale
-from fastvmt_pl.motion.grid import Grid, num_tiles, token_positions, window_tokens
+from fastvmt_pl.objectives import MotionSettings, MotionTarget, frame_pairs, window_centres
+from fastvmt_pl.objectives.attention_flow import join_heads, logit_scale
+from fastvmt_pl.objectives.grid import Grid, num_tiles, token_positions, window_tokens
 
 NUM_BLOCKS_RUN = 20
 

@@ -14,9 +14,9 @@ from measure import hardware, medians, table
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from fastvmt_pl.datamodules import read_clip
-from fastvmt_pl.datamodules.clips import open_clip
-from fastvmt_pl.video import write_video
+from fastvmt_pl.clips import read_clip
+from fastvmt_pl.clips.clip import open_clip
+from fastvmt_pl.clips.video_writing import write_video
 
 SIZES = ((480, 832), (720, 1280), (1080, 1920))
 NUM_FRAMES, FPS = 81, 16.0

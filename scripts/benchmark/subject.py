@@ -10,12 +10,12 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.backbone import Latents
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.backbones.precision import Precision
-from fastvmt_pl.backbones.protocol import Latents
-from fastvmt_pl.motion import MotionSettings, MotionTarget
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.sampling import add_noise, job_noise
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.method.sampling import add_noise, job_noise
+from fastvmt_pl.objectives import MotionSettings, MotionTarget
 
 NUM_LAYERS = 30
 FFN_FACTOR = 8960 / 1536

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from fastvmt_pl.datamodules.toy_world import ToyWorld
+from fastvmt_pl.toy.toy_world import ToyWorld
 
 TRAINING_SEED, VALIDATION_SEED = 0, 1
 LATENT_CHANNELS = 8

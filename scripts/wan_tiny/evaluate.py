@@ -12,10 +12,10 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from einops import rearrange
 from jsonargparse import auto_cli
 
-from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.datamodules.toy_tracker import score
-from fastvmt_pl.datamodules.toy_world import ToyWorld, combinations, prompt_for
-from fastvmt_pl.video import enlarge, to_frames, write_picture
+from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.clips.video_writing import enlarge, to_frames, write_picture
+from fastvmt_pl.toy.toy_tracker import score
+from fastvmt_pl.toy.toy_world import ToyWorld, combinations, prompt_for
 
 UNSEEN_SEED = 2
 

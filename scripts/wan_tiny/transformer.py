@@ -23,8 +23,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from fastvmt_pl.backbones.padding import NUM_KEPT, count_padding
-from fastvmt_pl.datamodules.toy_world import BACKGROUNDS, COLOURS, SHAPES, ToyWorld
+from fastvmt_pl.backbones.families.wan_padding import NUM_KEPT, count_padding
+from fastvmt_pl.toy.toy_world import BACKGROUNDS, COLOURS, SHAPES, ToyWorld
 
 TRAINING_SEED = 0
 SHIFT = 3.0

@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.cli import main
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.video import write_video
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.toy import ToyWorld
 
 
 @pytest.fixture(autouse=True)

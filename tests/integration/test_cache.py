@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fastvmt_pl.datamodules.motion_cache import MotionCache
+from fastvmt_pl.method.motion_cache import MotionCache
 
 PROMPT = "a red circle on a gray background"
 SMALL = ["--num-frames", "5", "--steps", "2", "--guided-steps", "1", "--baseline", "false"]

@@ -15,15 +15,17 @@ from lightning.pytorch.cli import LightningCLI
 
 from fastvmt_pl import configs
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import CONFIGS, default_config, default_lora_config, default_prompts
-from fastvmt_pl.datamodules import MotionDataModule, ToyWorld, read_clip
+from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips import read_clip
+from fastvmt_pl.clips.video_writing import enlarge, write_video
+from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.metrics import MotionFlowLoss
-from fastvmt_pl.motion_transfer import MotionTransfer
-from fastvmt_pl.video import enlarge, write_video
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.objectives import MotionFlowLoss
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import CONFIGS, default_config, default_lora_config, default_prompts
+from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
 SMALL = ["--num-frames", "5", "--size", "48x48", "--steps", "3", "--guided-steps", "1"]

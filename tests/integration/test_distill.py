@@ -11,16 +11,17 @@ from lightning import Trainer
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands import teacher
-from fastvmt_pl.commands.lightning import DistillCLI
-from fastvmt_pl.commands.options import CONFIGS, default_prompts, read_prompts
-from fastvmt_pl.datamodules import Clip, read_clip, read_shards
-from fastvmt_pl.datamodules.shard_index import read_index
-from fastvmt_pl.datamodules.toy_world import combinations, prompt_for
+from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips import Clip, read_clip
+from fastvmt_pl.distillation import read_shards
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.distillation.shard_index import read_index
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
-from fastvmt_pl.motion_distillation import MotionDistillation
+from fastvmt_pl.runs import teacher
+from fastvmt_pl.runs.lightning_cli import DistillCLI
+from fastvmt_pl.runs.options import CONFIGS, default_prompts, read_prompts
+from fastvmt_pl.toy.toy_world import combinations, prompt_for
 
 CAPTION = "a red circle on a gray background"
 SIZE = ["--num-frames", "5", "--size", "48x48"]

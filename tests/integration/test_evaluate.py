@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands import evaluate as command
-from fastvmt_pl.commands.claims import locked_file
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.tracking.opencv import LucasKanade
-from fastvmt_pl.video import write_video
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.evaluation import evaluating as command
+from fastvmt_pl.evaluation.opencv_trackers import LucasKanade
+from fastvmt_pl.files.locks import locked_file
+from fastvmt_pl.toy import ToyWorld
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from safetensors.torch import load_file
 
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands.job_queue import JobQueue
-from fastvmt_pl.commands.jobs import JobRunner
-from fastvmt_pl.datamodules import ToyWorld, read_clip
-from fastvmt_pl.runs import find_runs
-from fastvmt_pl.video import write_video
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips import read_clip
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.evaluation.finished_runs import find_runs
+from fastvmt_pl.joblists.job_queue import JobQueue
+from fastvmt_pl.joblists.job_runner import JobRunner
+from fastvmt_pl.toy import ToyWorld
 
 FAST = ["--steps=3", "--guided-steps=2", "--baseline=false", "--num-frames=5"]
 COLOURS = ("red", "green", "blue", "white", "yellow", "cyan", "purple", "orange")
@@ -256,7 +257,7 @@ def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):
 def workers():
     """Starts processes that work on a list, and ends them with the test."""
     context, started = get_context("forkserver"), []
-    context.set_forkserver_preload(["fastvmt_pl.cli"])
+    context.set_forkserver_preload(["fastvmt_pl.cli.main"])
 
     def start(args):
         started.append(context.Process(target=main, args=(args,)))

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastvmt_pl.cli import main
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.video import write_video
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.toy import ToyWorld
 
 pytestmark = pytest.mark.processes
 

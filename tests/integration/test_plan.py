@@ -6,12 +6,12 @@ import torch
 import yaml
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.callbacks import GradientCache
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands.options import CONFIGS
-from fastvmt_pl.commands.plan import memory_of, num_gradients
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.planning.planning_run import memory_of, num_gradients
+from fastvmt_pl.runs.options import CONFIGS
 
 
 @pytest.fixture

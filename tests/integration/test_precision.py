@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from fastvmt_pl.callbacks import RunFolder
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands.options import CONFIGS
-from fastvmt_pl.datamodules import Sample, write_shard
-from fastvmt_pl.datamodules.shard_index import Shard, write_index
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.distillation import Sample, write_shard
+from fastvmt_pl.distillation.shard_index import Shard, write_index
+from fastvmt_pl.runs.options import CONFIGS
 
 PROMPT = "a red circle on a gray background"
 

@@ -9,10 +9,10 @@ import yaml
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.commands.options import CONFIGS
-from fastvmt_pl.datamodules import Sample, write_shard
-from fastvmt_pl.datamodules.shard_index import Shard, write_index
+from fastvmt_pl.distillation import Sample, write_shard
+from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE
+from fastvmt_pl.runs.options import CONFIGS
 
 pytestmark = pytest.mark.processes
 

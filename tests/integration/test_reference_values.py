@@ -8,9 +8,9 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from fastvmt_pl.commands.options import CONFIGS
-from fastvmt_pl.datamodules import ToyWorld
 from fastvmt_pl.lora import DIFFUSERS_FILE
+from fastvmt_pl.runs.options import CONFIGS
+from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a white circle on a navy background"
 TRANSFERRED = [89.97028, 1.13352, 0.25394, 0.93252, 0.06698, -1.19659, 1.74300, 2.64242]

@@ -12,7 +12,7 @@ CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, clip):
     """A report of two runs that differ in a setting."""
-    from fastvmt_pl.cli import main
+    from fastvmt_pl.cli.main import main
 
     folder = tmp_path_factory.mktemp("reported")
     for guided, prompt in ((1, "a red cross on a navy background"), (2, "a green circle on a gray background")):

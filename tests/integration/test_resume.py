@@ -9,12 +9,12 @@ import pytest
 import yaml
 from lightning import Trainer
 
-from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands.job_list import read_jobs
-from fastvmt_pl.commands.options import default_config
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.video import write_video
+from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.joblists.job_list import read_jobs
+from fastvmt_pl.runs.options import default_config
+from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
 SMALL = ["--num-frames=5", "--steps=3", "--guided-steps=1", "--baseline=false"]

@@ -11,17 +11,17 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from fastvmt_pl.cli import main
-from fastvmt_pl.commands import sharing
-from fastvmt_pl.commands import sweep_runs as command
-from fastvmt_pl.commands.claims import InUseError, locked_file
-from fastvmt_pl.commands.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
-from fastvmt_pl.commands.options import CONFIGS
-from fastvmt_pl.commands.sharing import Failures
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.datamodules.reader import ClipReader
-from fastvmt_pl.motion_transfer import NonFiniteError
-from fastvmt_pl.video import write_video
+from fastvmt_pl.cli.main import main
+from fastvmt_pl.clips.video_reader import ClipReader
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.experiments import sweep_runs as command
+from fastvmt_pl.experiments.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
+from fastvmt_pl.files.locks import InUseError, locked_file
+from fastvmt_pl.method.motion_transfer import NonFiniteError
+from fastvmt_pl.processes import sharing
+from fastvmt_pl.processes.sharing import Failures
+from fastvmt_pl.runs.options import CONFIGS
+from fastvmt_pl.toy import ToyWorld
 
 SHORT = {"model.num_steps": 2, "model.num_inner_steps": 2}
 CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 0.2}}

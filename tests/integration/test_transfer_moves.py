@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 
-from fastvmt_pl.commands.lightning import TransferCLI
-from fastvmt_pl.commands.options import default_config
-from fastvmt_pl.datamodules import ToyWorld
-from fastvmt_pl.datamodules.toy_tracker import score
-from fastvmt_pl.datamodules.toy_world import FPS, Appearance, prompt_for
-from fastvmt_pl.video import write_video
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import default_config
+from fastvmt_pl.toy import ToyWorld
+from fastvmt_pl.toy.toy_tracker import score
+from fastvmt_pl.toy.toy_world import FPS, Appearance, prompt_for
 
 
 @pytest.mark.parametrize("num_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -7,8 +7,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.datamodules import MotionDataModule
-from fastvmt_pl.motion import MotionSettings
-from fastvmt_pl.motion_transfer import MotionTransfer
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.objectives import MotionSettings
 
 PROMPTS = ("a red cross on a navy background",)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fastvmt_pl.datamodules import TooShortError
+from fastvmt_pl.clips import TooShortError
 from fastvmt_pl.errors import UserError, blaming_settings
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.memory import PeakMemory
+from fastvmt_pl.processes.peak_memory import PeakMemory
 
 PROMPTS = ["a red circle on a gray background", ""]
 SIZE = (5, 32, 32)

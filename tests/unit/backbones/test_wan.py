@@ -7,10 +7,11 @@ from diffusers import WanPipeline
 from einops import rearrange
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvmt_pl.backbones import Backbone, WanBackbone, folder
+from fastvmt_pl.backbones import Backbone, WanBackbone
+from fastvmt_pl.backbones import model_folder as folder
 from fastvmt_pl.backbones.capture import apply_rotary
-from fastvmt_pl.backbones.folder import BUNDLED
-from fastvmt_pl.sampling import denoise
+from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.method.sampling import denoise
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fastvmt_pl.callbacks import LoraExport, LoraPreviews, StopAtLeak
 from fastvmt_pl.callbacks.lora_previews import Preview
-from fastvmt_pl.datamodules import DistillationDataModule, Sample, read_clip, write_shard
-from fastvmt_pl.datamodules.shard_index import Shard, write_index
+from fastvmt_pl.clips import read_clip
+from fastvmt_pl.datamodules import DistillationDataModule
+from fastvmt_pl.distillation import Sample, write_shard
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, LoraError
-from fastvmt_pl.motion import MotionSettings
-from fastvmt_pl.motion_distillation import MotionDistillation
+from fastvmt_pl.objectives import MotionSettings
 
 PROMPT = "a red cross on a navy background"
 

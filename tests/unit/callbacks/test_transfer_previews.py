@@ -4,7 +4,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastvmt_pl.callbacks import TransferPreviews
-from fastvmt_pl.sampling import flow_matching_sigmas
+from fastvmt_pl.method.sampling import flow_matching_sigmas
 
 
 def pictures(folder):

@@ -7,7 +7,7 @@ from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.lora import (
     DIFFUSERS_FILE,
     ORIGINAL_FILE,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.folder import BUNDLED
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import DIFFUSERS_FILE, find_lora, fuse_loras
 

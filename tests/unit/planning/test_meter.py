@@ -3,8 +3,8 @@ from torch.nn.functional import conv3d, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from fastvmt_pl.backbones.untrained import FAKE
-from fastvmt_pl.memory import PeakMemory
 from fastvmt_pl.planning.meter import TensorMeter
+from fastvmt_pl.processes.peak_memory import PeakMemory
 
 MILLION = 1_000_000
 

@@ -4,8 +4,8 @@ import re
 import pytest
 
 from fastvmt_pl.report.curve import curve
-from fastvmt_pl.report.job import Job
 from fastvmt_pl.report.page import render
+from fastvmt_pl.report.report_job import Job
 
 OVERLAY = {"tracks": [[[1, 2], None]], "flow": [[[[0, 5]]]], "rows": 1, "columns": 1}
 

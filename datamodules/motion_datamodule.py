@@ -1,0 +1,268 @@
+"""The datamodule of motion transfer: reads clips, encodes them and extracts their motion, once."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastvmt_pl.clips.clip import Clip, ClipError, check_file, read_clip
+from fastvmt_pl.clips.video_reader import DecoderName
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.method.motion_cache import MotionCache
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.method.sampling import SHARED_SEED, add_noise, job_noise
+from fastvmt_pl.method.transfer_jobs import TransferJobs
+from fastvmt_pl.objectives import MotionSettings, MotionTarget
+
+CACHE_VERSION = 2
+"""Part of every key: raised when what is stored changes its meaning."""
+
+
+class InnerSteps(Dataset[MotionTarget]):
+    """The batches of an epoch: the target of the guided step that the module is at, once an inner step."""
+
+    def __init__(self, module: MotionTransfer, targets: list[MotionTarget]) -> None:
+        self.module, self.targets = module, targets
+
+    def __len__(self) -> int:
+        return self.module.num_inner_steps
+
+    def __getitem__(self, index: int) -> MotionTarget:
+        return self.targets[min(self.module.step, len(self.targets) - 1)]
+
+
+def check_interval(start: float, end: float | None) -> None:
+    """Check an interval of a clip in seconds; an end of ``None`` is the clip's.
+
+    Raises:
+        UserError: If it is none.
+    """
+    if start < 0 or (end is not None and end <= start):
+        raise UserError(f"start is {start} and end {end}; use seconds with 0 <= start < end")
+
+
+class MotionDataModule(LightningDataModule):
+    """Jobs of motion transfer: one clip for all prompts, or a clip for each.
+
+    Motion is extracted from the trainer's module's backbone for all guided steps and kept on disk under a hash of the
+    clip's content, the backbone and the settings, so that new prompts and seeds skip it.
+
+    Args:
+        clips: Video files, folders of numbered pictures, or clips that have been read: one for all
+            prompts, or one for each.
+        prompts: What each job is to show.
+        seed: Seed of the first job's noise, to which each further job adds 1; or the seed of each job.
+        num_frames: Frames to read of each clip and to make, by the backbone's rule (Wan: 4 n + 1).
+        size: Height and width in pixels, by the backbone's rule (Wan: multiples of 16).
+        start: Start of the interval of each clip in seconds.
+        end: End of the interval in seconds; ``None`` is the end of the clip.
+        stride: Take every stride-th frame; ``None`` spreads the frames evenly over the interval.
+        fps: Pictures a second of clips that are folders of numbered pictures.
+        decoder: What makes the pictures of video files, see :func:`~fastvmt_pl.clips.read_clip`.
+        motion: How motion is read from the backbone.
+        reference_timestep: Noise level times 1000 at which the reference is read; ``None`` is the sample's own.
+        reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
+            seed, or with each job's own, as the paper does.
+        extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
+        cache_dir: Folder of extracted motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
+
+    Raises:
+        ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
+        ClipError: If a clip cannot be used.
+    """
+
+    jobs: TransferJobs
+    """What the module is to do; there after ``setup``."""
+    clips: list[Clip]
+    """The clips that were read, one a job; there after ``setup``."""
+
+    def __init__(
+        self,
+        clips: Sequence[str | Path | Clip],
+        prompts: Sequence[str],
+        seed: int | list[int] = 0,
+        num_frames: int = 81,
+        size: tuple[int, int] = (480, 832),
+        start: float = 0.0,
+        end: float | None = None,
+        stride: int | None = None,
+        fps: float | None = None,
+        decoder: DecoderName = "pyav",
+        motion: MotionSettings = MotionSettings(),
+        reference_timestep: float | None = None,
+        reference_noise: Literal["shared", "job"] = "shared",
+        extraction_batch: int = 1,
+        cache_dir: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if len(clips) not in (1, len(prompts)) or not prompts:
+            raise UserError(f"{len(clips)} clips for {len(prompts)} prompts; give one clip, or a clip for each prompt")
+        for number, prompt in enumerate(prompts):
+            if not prompt.strip():
+                raise UserError(f"prompt {number + 1} is empty; say what the video is to show")
+        self.seeds = [seed + number for number in range(len(prompts))] if isinstance(seed, int) else seed
+        if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
+            raise UserError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
+        check_interval(start, end)
+        if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
+            raise UserError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
+        if extraction_batch < 1:
+            raise UserError(f"extraction_batch is {extraction_batch}; use at least 1")
+        for clip in clips:
+            if not isinstance(clip, Clip):
+                check_file(clip)
+        self.sources, self.prompts = list(clips), tuple(prompts)
+        self.num_frames, self.size = num_frames, size
+        self.start, self.end, self.stride = start, end, stride
+        self.fps, self.decoder = fps, decoder
+        self.motion, self.reference_timestep = motion, reference_timestep
+        self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
+        self.cache_dir = cache_dir
+
+    def check_settings(self, module: MotionTransfer) -> None:
+        """Check the settings against a module and its backbone, without its weights.
+
+        Raises:
+            ValueError: If the backbone does not have the geometry or the block, a loss cannot be computed on it, or
+                the cache folder cannot be used.
+            ClipError: If a clip cannot be used.
+        """
+        backbone = module.backbone
+        backbone.check_geometry(self.num_frames, *self.size)
+        backbone.check_block(self.motion.block)
+        module.check_target(backbone.latent_shape(self.num_frames, *self.size)[1], self.motion)
+        self.cache = MotionCache(self.cache_dir)
+        self.cache.check()
+
+    def read_clips(self, module: MotionTransfer) -> list[Clip]:
+        """Check the settings as :meth:`check_settings` does, and read the clips, once.
+
+        Raises:
+            UserError: If a setting does not go with the backbone.
+            ClipError: If a clip cannot be used.
+        """
+        self.check_settings(module)
+        files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
+        read = {name: self._read(file) for name, file in files.items()}
+        self.sources = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
+        return self.sources
+
+    def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
+        """Return the same datamodule for other prompts, and the seed of the first of them."""
+        other = copy(self)
+        other.prompts, other.seeds = tuple(prompts), [seed + number for number in range(len(prompts))]
+        return other
+
+    def setup(self, stage: str) -> None:
+        """Read the clips and get their latents and motion, from the cache or from the backbone."""
+        module: MotionTransfer = self.trainer.lightning_module
+        module.check_trainer(self.trainer)
+        backbone = module.backbone
+        read = self.read_clips(module)
+        backbone.to(self.trainer.strategy.root_device)
+        backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
+        backbone.release_text_encoder()  # before the transformer is read: of Wan, it is the larger of the two
+        seeds = self.seeds
+        self.clips = read if len(read) == len(seeds) else read * len(seeds)
+        shared = len(read) == 1 and self.reference_noise == "shared"
+        found = [
+            self._extract(clip, module, seed)
+            for clip, seed in zip(self.clips[: 1 if shared else None], seeds, strict=False)
+        ]
+        reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
+        self.jobs = TransferJobs(self.prompts, tuple(seeds), reference)
+        self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the inner steps of one guided step."""
+        return DataLoader(InnerSteps(self.trainer.lightning_module, self.targets), batch_size=None)
+
+    def _read(self, source: str | Path | Clip) -> Clip:
+        if not isinstance(source, Clip):
+            return read_clip(
+                source,
+                self.num_frames,
+                start=self.start,
+                end=self.end,
+                stride=self.stride,
+                fps=self.fps,
+                decoder=self.decoder,
+            )
+        if len(source.frames) != self.num_frames:
+            raise ClipError(f"clip {source.name} has {len(source.frames)} frames; set num_frames to as many")
+        return source
+
+    def _extract(self, clip: Clip, module: MotionTransfer, seed: int) -> tuple[Tensor, list[MotionTarget]]:
+        """Return a clip's latents and its target for each guided step."""
+        video = clip.to_video(self.size)
+        sigmas = module.sigmas[: module.num_guided_steps]
+        if self.reference_timestep is not None:
+            sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
+        noise_seed = SHARED_SEED if self.reference_noise == "shared" else seed
+        key = self._key(video, module, sigmas, noise_seed)
+        stored = self.cache.load(key)
+        if stored is None:
+            latents = module.backbone.encode(video)
+            flow, centres = self._measure(latents, module, sigmas, noise_seed)
+            stored = {"latents": latents.cpu(), "flow": flow.cpu(), "centres": centres.cpu()}
+            self.cache.store(key, stored, clip.name)
+            rank_zero_info(f"extracted the motion of {clip.name} for {len(sigmas)} guided steps")
+        else:
+            rank_zero_info(f"found the motion of {clip.name} in {self.cache.folder}; nothing was extracted")
+        latents = stored["latents"]
+        grid, num_frames = module.backbone.token_grid(latents), latents.shape[2]
+        targets = [
+            MotionTarget(flow[None], centres[None], grid, num_frames, self.motion)
+            for flow, centres in zip(stored["flow"], stored["centres"], strict=True)
+        ]
+        return latents, targets
+
+    @torch.no_grad()
+    def _measure(
+        self, latents: Tensor, module: MotionTransfer, sigmas: Float[Tensor, "steps"], noise_seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the flow and the window centres of a clip at each noise level; equal levels are measured once."""
+        if not len(sigmas):
+            return torch.empty(0), torch.empty(0)
+        backbone = module.backbone
+        noise = job_noise(tuple(latents.shape[1:]), [noise_seed]).to(latents.device)
+        null, grid = backbone.embed_prompts([""]), backbone.token_grid(latents)
+        levels, which = sigmas.unique(return_inverse=True)
+        parts = []
+        for some in levels.split(self.extraction_batch):
+            clean, own_noise = (x.expand(len(some), -1, -1, -1, -1) for x in (latents, noise))
+            query, key = backbone.query_key(
+                add_noise(clean, own_noise, some.view(-1, 1, 1, 1, 1).to(latents.device)),
+                1000 * some,
+                null.expand(len(some), -1, -1),
+                self.motion.block,
+                rotary=self.motion.rotary,
+            )
+            parts.append(MotionTarget.extract(query, key, grid, self.motion))
+        whole = MotionTarget.stack(parts)
+        which = which.to(whole.flow.device)
+        return whole.flow[which], whole.centres[which]
+
+    def _key(self, video: Tensor, module: MotionTransfer, sigmas: Tensor, noise_seed: int) -> str:
+        """Return the hash of everything that the stored tensors depend on."""
+        settings = {
+            "version": CACHE_VERSION,
+            "backbone": module.backbone.fingerprint(),
+            "motion": asdict(self.motion),
+            "sigmas": sigmas.tolist(),
+            "noise_seed": noise_seed,
+            "shape": list(video.shape),
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        digest.update(video.numpy().tobytes())
+        return digest.hexdigest()[:32]

@@ -1,0 +1,138 @@
+"""What motion transfer needs of a video diffusion transformer.
+
+Axes: ``jobs``, ``channels``, ``frames``, ``height``, ``width``, ``tokens`` (of a frame), ``heads``, ``dim`` (of one).
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from diffusers import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastvmt_pl.clips.clip import Video
+
+Latents = Float[Tensor, "jobs channels latent_frames latent_height latent_width"]
+"""The autoencoder's latents, normalised as the transformer expects them, in fp32."""
+PromptEmbeddings = Float[Tensor, "prompts text_tokens text_dim"]
+"""What the text encoder makes of prompts."""
+Text = Float[Tensor, "jobs text_tokens text_dim"]
+"""The prompt embedding of each job."""
+FrameTokens = Float[Tensor, "jobs token_frames tokens heads dim"]
+"""Queries or keys of a block."""
+
+
+class Backbone(ABC):
+    """A pretrained, frozen text-to-video model, which each model family implements in full.
+
+    Attributes:
+        name: What the user asked for: a hub id, a folder or the name of the bundled model.
+        licence: Licence of the weights, as their card names it.
+        source: Where the weights come from.
+        num_blocks: Transformer blocks.
+        lora_targets: Names of the linear layers that a LoRA adapts by default.
+        device: Where it computes.
+    """
+
+    name: str
+    licence: str
+    source: str
+    num_blocks: int
+    lora_targets: tuple[str, ...]
+    device: torch.device
+
+    @abstractmethod
+    def load_weights(self) -> None:
+        """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the models that it is made of, by name, reading them if need be."""
+
+    @abstractmethod
+    def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> "Backbone":
+        """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
+
+        Args:
+            num_blocks: Transformer blocks that it has; all of them if left out.
+            random: Weights are random numbers on its device; otherwise they are fake tensors on the CPU, which have
+                shapes but no contents and are all that a :class:`~fastvmt_pl.planning.meter.TensorMeter` needs.
+        """
+
+    @abstractmethod
+    def lora_model(self) -> ModelMixin:
+        """Return the frozen transformer, which a LoRA is added to."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hash that changes with the weights or the arithmetic, for caches."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "Backbone":
+        """Compute on a device from now on."""
+
+    @abstractmethod
+    def check_geometry(self, num_frames: int, height: int, width: int) -> None:
+        """Raise ``ValueError`` if the model cannot make videos of this geometry, naming one that it can."""
+
+    @abstractmethod
+    def check_block(self, block: int) -> None:
+        """Raise ``ValueError`` if the model has no such block."""
+
+    @abstractmethod
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return channels, frames, height and width of the latents of a video."""
+
+    @abstractmethod
+    def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
+        """Return frames, height and width of the video that latents stand for."""
+
+    @abstractmethod
+    def token_grid(self, latents: Latents) -> tuple[int, int]:
+        """Return the rows and columns of tokens in each latent frame."""
+
+    @abstractmethod
+    def encode(self, video: Video) -> Latents:
+        """Encode a video, without sampling."""
+
+    @abstractmethod
+    def decode(self, latents: Latents) -> Video:
+        """Decode a video."""
+
+    @abstractmethod
+    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
+        """Embed prompts, loading the text encoder if need be."""
+
+    @abstractmethod
+    def release_text_encoder(self) -> None:
+        """Give the text encoder's memory on the device back."""
+
+    @abstractmethod
+    def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
+        """Predict the flow-matching velocity (noise less clean latents), in fp32.
+
+        Args:
+            latents: Noisy latents.
+            timestep: Noise level times 1000, one for all jobs or one for each.
+            text: Prompt embeddings.
+        """
+
+    @abstractmethod
+    def query_key(
+        self,
+        latents: Latents,
+        timestep: float | Tensor,
+        text: Text,
+        block: int,
+        *,
+        rotary: bool = True,
+    ) -> tuple[FrameTokens, FrameTokens]:
+        """Return a block's self-attention queries and keys, and run nothing after them, forward or backward.
+
+        Args:
+            latents: Noisy latents; gradients flow to them.
+            timestep: Noise level times 1000, one for all jobs or one for each.
+            text: Prompt embeddings.
+            block: Which transformer block, counted from 0.
+            rotary: Give them after the rotary embedding, as attention sees them, or before it.
+        """

@@ -1,0 +1,80 @@
+"""What a model is conditioned on: an opaque bundle of tensors with one row a job."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything but latents and noise level that a model's forward pass takes: text, masks, picture latents.
+
+    Only the model's family looks inside. All other code indexes, joins, moves and saves it.
+
+    Attributes:
+        tensors: By name, each with one row a job.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: Sequence[int]) -> "Condition":
+        """Return some rows; all of them in order are the condition itself, of whose tensors a family may keep facts."""
+        if list(rows) == list(range(len(self))):
+            return self
+        return Condition({name: tensor[list(rows)] for name, tensor in self.tensors.items()})
+
+    def expand(self, num_jobs: int) -> "Condition":
+        """Return the only row, repeated without copies."""
+        return Condition({name: tensor.expand(num_jobs, *tensor.shape[1:]) for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device | str) -> "Condition":
+        """Return the condition on a device."""
+        return Condition({name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def where(self, keep: Bool[Tensor, "jobs"], other: "Condition") -> "Condition":
+        """Return the own rows where ``keep`` holds, and the other's elsewhere.
+
+        Args:
+            keep: Which rows to keep.
+            other: A condition of as many rows, or of one row that stands for all.
+        """
+        return Condition(
+            {
+                name: torch.where(keep.to(mine.device).view(-1, *[1] * (mine.ndim - 1)), mine, other.tensors[name])
+                for name, mine in self.tensors.items()
+            }
+        )
+
+    def compact(self) -> dict[str, Tensor]:
+        """Return the tensors of the only row without the zeros that fill up its first axis, to be saved."""
+        found = {}
+        for name, tensor in self.tensors.items():
+            (row,) = tensor
+            used = row.flatten(1).any(1).nonzero() if row.ndim > 1 else row.new_zeros(0)
+            found[name] = row[: int(used.max()) + 1] if len(used) else row
+        return found
+
+    @staticmethod
+    def cat(conditions: Sequence["Condition"]) -> "Condition":
+        """Join conditions row after row."""
+        names = conditions[0].tensors
+        return Condition({name: torch.cat([each.tensors[name] for each in conditions]) for name in names})
+
+    @staticmethod
+    def stack(rows: Sequence[Mapping[str, Tensor]], like: "Condition") -> "Condition":
+        """Join what :meth:`compact` returned, filled up with zeros to the shape of another condition's rows."""
+
+        def filled(tensor: Tensor, wanted: Tensor) -> Tensor:
+            missing = wanted.shape[1] - len(tensor) if tensor.ndim > 1 else 0
+            return pad(tensor, (*[0, 0] * (tensor.ndim - 1), 0, missing)) if missing else tensor
+
+        return Condition(
+            {name: torch.stack([filled(row[name], wanted) for row in rows]) for name, wanted in like.tensors.items()}
+        )

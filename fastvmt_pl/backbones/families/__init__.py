@@ -1,0 +1,1 @@
+"""Families of models: what is particular to each of them."""

@@ -1,0 +1,18 @@
+"""Clips: which frames of which files, decoded to what a player shows, and videos written."""
+
+from fastvmt_pl.clips.aligned import Pair, align, read_pair
+from fastvmt_pl.clips.clip import Clip, ClipError, TooShortError, check_file, content_hash, read_clip
+from fastvmt_pl.clips.picture_folder import find_pictures
+
+__all__ = [
+    "Clip",
+    "ClipError",
+    "Pair",
+    "TooShortError",
+    "align",
+    "check_file",
+    "content_hash",
+    "find_pictures",
+    "read_clip",
+    "read_pair",
+]

@@ -1,0 +1,164 @@
+"""Turn a decoded frame into the picture that a player shows: upright, with square pixels, in sRGB's colours."""
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.filter import Graph
+from av.sidedata.sidedata import Type
+from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpolation
+
+RGB, BT709, UNSPECIFIED, BT601, BT2020 = 0, 1, 2, 5, 9
+MATRICES = {RGB: BT709, BT709: BT709, 4: 4, BT601: BT601, 6: BT601, 7: 7, BT2020: BT2020, 10: BT2020}
+"""The matrix that FFmpeg converts with, by the number of H.273 that a file gives."""
+HDR = {ColorTrc.SMPTE2084: "smpte2084", ColorTrc.ARIB_STD_B67: "arib-std-b67"}
+"""Transfer functions of high dynamic range, PQ and HLG, by FFmpeg's names."""
+WIDE = {ColorPrimaries.BT2020: "bt2020", ColorPrimaries.SMPTE431: "smpte431", ColorPrimaries.SMPTE432: "smpte432"}
+"""Primaries that reach beyond sRGB's, by FFmpeg's names."""
+
+
+class UnknownColoursError(ValueError):
+    """A frame's colours are coded in a form that FFmpeg cannot convert."""
+
+
+def to_picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
+    """Return the picture of a frame, ``[height, width, 3]``, 0 to 255.
+
+    Args:
+        frame: A decoded frame.
+        aspect: Width of a pixel as a multiple of its height.
+
+    Raises:
+        UnknownColoursError: If its colours cannot be converted.
+    """
+    if frame.colorspace not in (UNSPECIFIED, *MATRICES):
+        raise UnknownColoursError(f"has colours in a form that cannot be converted (matrix {frame.colorspace})")
+    turn = _turn(frame)
+    if frame.color_trc in HDR or frame.color_primaries in WIDE:
+        frame = _to_srgb(frame)
+    width = round(frame.width * aspect)
+    picture = frame.reformat(
+        width=width,
+        format="rgb24",
+        src_colorspace=matrix_of(frame),
+        src_color_range=ColorRange.JPEG if frame.color_range == ColorRange.JPEG else None,
+        interpolation=None if width == frame.width else Interpolation.BICUBIC,
+        threads=1,  # starting more takes longer than they save
+    )
+    (plane,) = picture.planes
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    return _upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turn)
+
+
+def is_hdr(frame: av.VideoFrame) -> bool:
+    """Return whether a frame has a high dynamic range."""
+    return frame.color_trc in HDR
+
+
+def is_plain(frame: av.VideoFrame) -> bool:
+    """Return whether a frame is shown as it is stored, but for a conversion to RGB by the matrix that it names."""
+    usual = BT601 if frame.colorspace == UNSPECIFIED else frame.colorspace
+    standard = frame.color_trc not in HDR and frame.color_primaries not in WIDE
+    return standard and usual in MATRICES and matrix_of(frame) == MATRICES[usual] and _turn(frame) is None
+
+
+def matrix_of(frame: av.VideoFrame) -> int:
+    """Return the matrix of a frame's colours; of an untagged frame, the one that players take for its size."""
+    if frame.colorspace == UNSPECIFIED:  # as clips.video_writing.is_high_definition, which is not imported
+        return BT709 if frame.width >= 1280 or frame.height > 576 else BT601
+    return MATRICES[frame.colorspace]
+
+
+class Form(NamedTuple):
+    """What frames have in common that go through the same filters."""
+
+    width: int
+    height: int
+    pixels: str
+    matrix: int
+    range: int
+    primaries: int
+    transfer: int
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Form":
+        """Return a frame's form."""
+        colours = frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc
+        return cls(frame.width, frame.height, frame.format.name, *colours)
+
+
+def _to_srgb(frame: av.VideoFrame) -> av.VideoFrame:
+    """Map a high dynamic range to a standard one, and wide primaries to sRGB's."""
+    graph = _srgb_graph(Form.of(frame))
+    graph.push(frame)
+    return graph.pull()
+
+
+@lru_cache(maxsize=1)  # it computes a table of colours, which takes seconds
+def _srgb_graph(form: Form) -> Graph:
+    """Return FFmpeg's ``scale`` with its mapping of colours."""
+    primaries, transfer = WIDE.get(form.primaries, "bt709"), HDR.get(form.transfer, "bt709")
+    intent = "perceptual" if form.transfer in HDR else "relative_colorimetric"  # the former compresses brightness
+    given = f"in_primaries={primaries}:in_transfer={transfer}"
+    if form.matrix == UNSPECIFIED and form.pixels.startswith("yuv"):
+        given += f":in_color_matrix={'bt2020' if primaries == 'bt2020' else 'bt709'}"
+    mapping = f"{given}:out_primaries=bt709:out_transfer=bt709:intent={intent}"
+    return _graph(form, ("scale", mapping), ("format", "rgb48"))
+
+
+def _upright(picture: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
+    """Turn and mirror a picture as its file's display matrix asks for."""
+    if turn is None:
+        return picture
+    (a, b), (c, d) = turn
+    across, down = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, across, down = picture.swapaxes(0, 1), c, b
+    return picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def _turn(frame: av.VideoFrame) -> np.ndarray | None:
+    """Return the display matrix less its offset, ``[stored (across, down), shown (across, down)]``, if there is one."""
+    stored = frame.side_data.get(Type.DISPLAYMATRIX)
+    return None if stored is None else np.frombuffer(bytes(stored), np.int32).reshape(3, 3)[:2, :2].astype(float)
+
+
+def deinterlaced(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield numbered frames; from the first interlaced one on, by FFmpeg's ``bwdif``, which looks at its neighbours."""
+    graph, numbers = None, deque[int]()
+    for number, frame in frames:
+        if graph is None and not frame.interlaced_frame:
+            yield number, frame
+            continue
+        if graph is None:
+            graph = _graph(Form.of(frame), ("bwdif", "mode=send_frame:deint=interlaced"))
+        numbers.append(number)
+        frame.pts = number
+        graph.push(frame)
+        yield from _pulled(graph, numbers)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph, numbers)
+
+
+def _pulled(graph: Graph, numbers: deque[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    while numbers:
+        try:
+            frame = graph.pull()
+        except (BlockingIOError, EOFError):
+            return
+        yield numbers.popleft(), frame
+
+
+def _graph(form: Form, *filters: tuple[str, str]) -> Graph:
+    """Return a chain of filters for frames of a form."""
+    graph = Graph()
+    colours = f"colorspace={form.matrix}:range={form.range}"
+    given = f"video_size={form.width}x{form.height}:pix_fmt={form.pixels}:time_base=1/1:{colours}"
+    nodes = [graph.add(*each) for each in (("buffer", given), *filters, ("buffersink", ""))]
+    graph.link_nodes(*nodes).configure()
+    return graph

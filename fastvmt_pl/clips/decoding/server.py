@@ -1,0 +1,151 @@
+"""Answer requests for frames, one line of JSON each."""
+
+import json
+import mmap
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from math import prod
+from pathlib import Path
+from threading import Timer
+
+import numpy as np
+
+from fastvmt_pl.clips.decoding.video_file import DecodingError, VideoFile
+
+IDLE_SECONDS = 30.0
+"""How long the process waits for another request before it ends."""
+QUEUED = 4
+"""Frames that wait to be made pictures; each takes memory meanwhile."""
+
+
+class Line:
+    """The line to the process that asks: a line of JSON a message. An empty message reports progress."""
+
+    def __init__(self) -> None:
+        self.stream = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)  # what a library prints is no message
+        self.written = 0.0
+
+    def send(self, **message: object) -> None:
+        """Send a message."""
+        self.stream.write(json.dumps(message).encode() + b"\n")
+        self.stream.flush()
+        self.written = time.monotonic()
+
+    def alive(self) -> None:
+        """Report progress, at most a few times a second."""
+        if time.monotonic() > self.written + 0.2:
+            self.send()
+
+
+class Memory:
+    """Pictures in memory that another process can map, too; it belongs to no file on Linux.
+
+    A pipe is slower than a decoder, and POSIX shared memory is limited to 64 MB in most containers.
+
+    Args:
+        num_pictures: How many there will be.
+    """
+
+    def __init__(self, num_pictures: int) -> None:
+        self.num_pictures = num_pictures
+        self.shape: tuple[int, ...] = ()
+
+    def fill(self, place: int, make: Callable[[], np.ndarray]) -> None:
+        """Make a picture and copy it to its place.
+
+        Raises:
+            DecodingError: If it has another size than the first.
+        """
+        picture = make()
+        if not self.shape:
+            self._allocate((self.num_pictures, *picture.shape))
+        if picture.shape != self.shape[1:]:
+            raise DecodingError(f"changes its size at picture {place} of those asked for; convert it to one size")
+        np.ndarray(self.shape, np.uint8, self.content)[place] = picture
+
+    def _allocate(self, shape: tuple[int, ...]) -> None:
+        try:
+            with ExitStack() as stack:
+                self.descriptor = self._create()
+                stack.callback(os.close, self.descriptor)
+                os.ftruncate(self.descriptor, prod(shape))
+                self.content = mmap.mmap(self.descriptor, prod(shape))
+                stack.pop_all()
+        except OSError as error:
+            raise DecodingError(f"does not fit into memory ({error}); use fewer frames") from error
+        self.shape = shape
+
+    @staticmethod
+    def _create() -> int:
+        if hasattr(os, "memfd_create"):
+            return os.memfd_create("pictures")
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
+
+    def hand_over(self, channel: socket.socket) -> None:
+        """Give the memory to another process."""
+        socket.send_fds(channel, [b"."], [self.descriptor])
+
+    def close(self) -> None:
+        """Give up this process's view of the memory."""
+        if self.shape:
+            self.content.close()
+            os.close(self.descriptor)
+
+
+def send_pictures(line: Line, channel: socket.socket, video: VideoFile, indices: list[int], decoder: str) -> None:
+    """Decode frames, have a thread make their pictures meanwhile, and hand them over."""
+    tasks = deque[Future[None]]()
+    with closing(Memory(len(indices))) as memory, ThreadPoolExecutor(1) as painter:
+        for place, make in video.pictures(indices, decoder):
+            tasks.append(painter.submit(memory.fill, place, make))
+            if len(tasks) > QUEUED:
+                tasks.popleft().result()
+        for task in tasks:
+            task.result()
+        memory.hand_over(channel)
+        line.send(shape=memory.shape, notes=video.notes)
+
+
+def main() -> None:
+    """Answer requests until there are no more.
+
+    A request has the ``path`` of a file, the ``indices`` of the frames to send and the ``decoder`` that makes their
+    pictures. Without indices, the answer says when each frame is shown. The first argument of the process is the
+    descriptor of a socket, through which pictures are handed over.
+    """
+    line, channel, video = Line(), socket.socket(fileno=int(sys.argv[1])), None
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # schedulers send them to all processes; the one that asks decides
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    with suppress(OSError):  # where memory runs out, Linux is to end this process and not the one that asks
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    line.send(ready=True)
+    while True:
+        idle = Timer(IDLE_SECONDS, os._exit, [0])
+        idle.start()
+        text = sys.stdin.buffer.readline()
+        idle.cancel()
+        if not text:
+            return
+        request = json.loads(text)
+        path, indices = request["path"], request["indices"]
+        try:
+            if video is None or video.path != path or not indices:
+                video = None
+                video = VideoFile(path, line.alive)
+            if indices:
+                send_pictures(line, channel, video, indices, request["decoder"])
+            else:
+                line.send(times=video.times, end=video.end)
+        except DecodingError as error:
+            line.send(error=str(error))

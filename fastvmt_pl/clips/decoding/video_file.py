@@ -1,0 +1,212 @@
+"""A video file: which frames it has, when each is shown, and the frames themselves.
+
+A frame counts as decoded if FFmpeg gives it at its own time and does not mark it as patched up.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from fastvmt_pl.clips.decoding.matroska import stated_size
+from fastvmt_pl.clips.decoding.picture import UnknownColoursError, deinterlaced, is_hdr, is_plain, to_picture
+from fastvmt_pl.clips.decoding.scan import Scan, scan
+
+try:
+    import decord
+except ImportError:  # no wheel for this platform, see pyproject.toml
+    decord = None
+
+
+NO_VIDEO = ("concat", "dash", "hls", "image2", "imf", "tty")
+"""What FFmpeg also opens: lists of other files, patterns of file names, and text, which it draws."""
+
+
+class DecodingError(ValueError):
+    """A file cannot be decoded; the message continues a sentence that begins with the file's name."""
+
+
+class VideoFile:
+    """A video file, read through once without decoding, so that its frames and their times are known.
+
+    Args:
+        path: The file.
+        alive: Called at every step forward.
+
+    Attributes:
+        times: When each frame is first shown, in seconds since the first one, ascending.
+        end: When the last frame disappears.
+        notes: How pictures differ from the frames as they are stored, where a user should know.
+
+    Raises:
+        DecodingError: If it is no video, or has less than it says.
+    """
+
+    def __init__(self, path: str, alive: Callable[[], None] = lambda: None) -> None:
+        self.path, self.alive, self.notes = path, alive, list[str]()
+        with self._open() as (container, stream):
+            found = scan(container, stream, self._packets(container))
+        self._check_whole(found)
+        self.aspect, self.interlaced = found.aspect, found.interlaced
+        self.times, self.num_frames = found.times(), len(found.stamps)
+        self.end = self.times[-1] + found.last_frame()
+        # Frames come in the order of their times.
+        self.stamps = sorted(found.stamps) if found.distinct else None
+        # Only these have an index that finds a key frame for sure; others are decoded from their beginning.
+        self.indexed = self.stamps is not None and found.form.startswith(("mov", "matroska"))
+        self.keys = [bisect_left(self.stamps, key) for key in sorted(found.keys)] if self.indexed else [0]
+
+    def _check_whole(self, found: Scan) -> None:
+        """Raise :class:`DecodingError` if a file has less than it says, or does not say when frames are shown."""
+        num_frames, declared = len(found.stamps), found.num_declared
+        if found.num_packets < declared and self._count_hidden() < declared:
+            raise DecodingError(f"has {num_frames} of {declared} frames; it was cut short, get it again")
+        if not num_frames:
+            raise DecodingError("has no frames; it was cut short, get it again")
+        if found.restarts:
+            raise DecodingError("has times that start again, as of files that were joined; convert it to mp4")
+        if not found.timed and not found.rate:
+            raise DecodingError("does not say when its frames are shown; convert it to mp4")
+        size, stated = Path(self.path).stat().st_size, stated_size(Path(self.path)) if "matroska" in found.form else 0
+        if size < stated:  # it does not say how many frames there are
+            raise DecodingError(f"ends after {size} of {stated} bytes; it was cut short, get it again")
+
+    def pictures(self, indices: Sequence[int], decoder: str) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        """Yield places in the list, each with what makes the picture, which may run in one other thread.
+
+        Args:
+            indices: Numbers of frames, ascending.
+            decoder: ``pyav``, or ``decord``, which makes the pictures of frames that PyAV has found whole.
+
+        Raises:
+            DecodingError: If one of the frames, or a frame that it may depend on, was not decoded.
+        """
+        first, last = indices[0], indices[-1]
+        if decoder == "decord":
+            yield from self._pictures_by_decord(indices)
+            return
+        if self.interlaced:  # a frame's fields are joined with the help of its neighbours
+            first, last = max(0, first - 1), min(self.num_frames - 1, last + 1)
+        places = {index: place for place, index in enumerate(indices)}
+        for number, frame in deinterlaced(self.frames(first, last)):
+            if number in places:
+                self._note(frame)
+                yield places[number], partial(self._picture, frame)
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray:
+        try:
+            return to_picture(frame, self.aspect)
+        except UnknownColoursError as error:
+            raise DecodingError(f"{error}; convert it to an mp4 with standard colours") from error
+
+    def frames(self, first: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield numbers and frames from the first to the last, none left out.
+
+        Raises:
+            DecodingError: If one of the frames, or a frame that it may depend on, was not decoded.
+        """
+        key = max((key for key in self.keys if key <= first), default=0)
+        try:
+            for number, frame in self._frames_from(key, last):
+                if number >= first:
+                    yield number, frame
+                    first = number + 1
+        except DecodingError:
+            if key == 0:
+                raise
+            # A picture that is renewed bit by bit (intra refresh) is not whole at what its file calls a key frame.
+            yield from (each for each in self._frames_from(0, last) if each[0] >= first)
+
+    def _frames_from(self, key: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield numbers and frames from a key frame to the last."""
+        number = key
+        with self._open() as (container, stream):
+            stream.thread_type, stream.codec_context.thread_count = "AUTO", 2
+            if number and self.stamps:
+                container.seek(self.stamps[number], stream=stream)
+            for frame in container.decode(stream):
+                self.alive()
+                if self.stamps and frame.pts is not None and frame.pts < self.stamps[number]:
+                    continue  # before the key frame
+                if frame.is_corrupt or (self.stamps and frame.pts != self.stamps[number]):
+                    raise DecodingError(f"is damaged at frame {number}; get it again, or choose an interval without it")
+                yield number, frame
+                number += 1
+                if number > last:
+                    return
+        raise DecodingError(f"ends after {number} of {self.num_frames} frames; it was cut short, get it again")
+
+    def _pictures_by_decord(self, indices: Sequence[int]) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
+        reader = self._decord()
+        for _, frame in self.frames(indices[0], indices[-1]):
+            if self.interlaced or self.aspect != 1 or not is_plain(frame):
+                raise DecodingError("is not shown as it is stored, which decord ignores; use the decoder pyav")
+        for place, index in enumerate(indices):
+            self.alive()
+            yield place, partial(_picture_by_decord, reader, index)
+
+    def _decord(self) -> Any:
+        """Return the file open in decord."""
+        if decord is None:
+            raise DecodingError("cannot be read by decord, which is not installed; use the decoder pyav")
+        decord.logging.set_level(decord.logging.QUIET)
+        try:
+            # The smallest share of neighbours handed over for lost frames; 0 would allow any number.
+            reader = decord.VideoReader(self.path, num_threads=2, fault_tol="0.0000001")
+        except (RuntimeError, decord.DECORDError) as error:
+            raise DecodingError("cannot be read by decord; use the decoder pyav") from error
+        # It counts key frames as they are stored: too early where frames that are shown before are stored after.
+        if not self.indexed or len(reader) != self.num_frames or reader.get_key_indices() != self.keys:
+            raise DecodingError("has frames that decord does not find; use the decoder pyav")
+        return reader
+
+    def _note(self, frame: av.VideoFrame) -> None:
+        """Note how a frame's picture differs from the frame."""
+        found = {
+            "has a high dynamic range; it is mapped to a standard one": is_hdr(frame),
+            "is interlaced; its fields are joined to whole frames": self.interlaced or frame.interlaced_frame,
+        }
+        self.notes += [note for note, holds in found.items() if holds and note not in self.notes]
+
+    def _count_hidden(self) -> int:
+        """Count packets with those that the file tells players to leave out, as clips trimmed on telephones do."""
+        with self._open(ignore_editlist="1") as (container, stream):
+            packets = self._packets(container)
+            return sum(packet.stream_index == stream.index and not packet.is_discard for packet in packets)
+
+    def _packets(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
+        for packet in container.demux():
+            self.alive()
+            if packet.size:
+                yield packet
+
+    @contextmanager
+    def _open(self, **options: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        options["protocol_whitelist"] = "file"  # a playlist may not open what is elsewhere
+        try:
+            with av.open(self.path, options=options, metadata_errors="replace") as container:
+                if container.format.name in NO_VIDEO:
+                    raise DecodingError(f"is no video file but {container.format.long_name}; give a video file")
+                stream = container.streams.best("video")
+                if stream is None:
+                    raise DecodingError("has no video stream; give a video file")
+                if stream.codec_context is None:
+                    raise DecodingError("is in a format that FFmpeg cannot decode; convert it to mp4, or get it again")
+                yield container, stream
+        except DecodingError:
+            raise
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise DecodingError(f"cannot be decoded ({error}); is it a whole video file?") from error
+
+
+def _picture_by_decord(reader: Any, index: int) -> np.ndarray:
+    try:
+        picture: np.ndarray = reader.get_batch([index]).asnumpy()[0]
+    except (decord.DECORDError, decord.DECORDLimitReachedError) as error:
+        raise DecodingError(f"cannot be decoded by decord ({error}); use the decoder pyav") from error
+    return picture

@@ -1,0 +1,106 @@
+"""Folders of numbered pictures, as DAVIS and image sequences of editors have them."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fastvmt_pl.clips.timeline import Timeline
+from fastvmt_pl.clips.video_reader import ClipError
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, those that are hidden left out, in the order of the last number in their names.
+
+    Raises:
+        ClipError: If one has no number, or a number is missing or comes twice.
+    """
+    numbered, series = dict[int, Path](), set[tuple[str, str]]()
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in ENDINGS or path.name.startswith(".") or not path.is_file():
+            continue
+        found = re.fullmatch(r"(.*?)(\d+)(\D*)", path.stem)
+        if found is None:
+            raise ClipError(f"clip {folder} has a picture without a number, {path.name}; number it, or move it away")
+        number = int(found[2])
+        if number in numbered:
+            twice = f"{numbered[number].name} and {path.name}"
+            raise ClipError(f"clip {folder} has two pictures of one number, {twice}; move one of them away")
+        numbered[number] = path
+        series.add((found[1], found[3]))
+    if len(series) > 1:
+        names = " and ".join(f"{before}N{after}" for before, after in sorted(series)[:2])
+        raise ClipError(f"clip {folder} has pictures of several series, {names}; give each a folder")
+    numbers = sorted(numbered)
+    step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    for earlier, later in pairwise(numbers):
+        if later != earlier + step:
+            raise ClipError(f"clip {folder} has no picture {earlier + step}; get it, or number the pictures again")
+    return [numbered[number] for number in numbers]
+
+
+class PictureFolder:
+    """A clip of numbered pictures.
+
+    Args:
+        path: The folder.
+        fps: Pictures a second.
+
+    Attributes:
+        timeline: When each picture is shown.
+
+    Raises:
+        ClipError: If the folder has no pictures, or not each of one.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path, self.pictures = path, find_pictures(path)
+        if not self.pictures:
+            raise ClipError(f"clip {path} is a folder without pictures; give a video file, or numbered pictures")
+        self.timeline = Timeline.regular(len(self.pictures), fps)
+
+    def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames height width 3"]:
+        """Return pictures by their place in the order, upright as their EXIF data say.
+
+        Raises:
+            ClipError: If one cannot be read, or has another size than the first.
+        """
+        read = {index: self._read(self.pictures[index]) for index in dict.fromkeys(indices)}
+        first = indices[0]
+        for index, picture in read.items():
+            if picture.shape != read[first].shape:
+                sizes = " and ".join(
+                    f"{self.pictures[i].name} of {read[i].shape[1]} x {read[i].shape[0]}" for i in (first, index)
+                )
+                raise ClipError(f"clip {self.path} has pictures of different sizes, {sizes}; bring them to one")
+        return torch.from_numpy(np.stack([read[index] for index in indices]))
+
+    def _read(self, path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as picture:
+                if getattr(picture, "n_frames", 1) > 1:
+                    raise ValueError("it has several frames")
+                return np.asarray(_in_bytes(ImageOps.exif_transpose(picture)).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ClipError(f"clip {self.path} has a picture that cannot be used, {path.name} ({error})") from error
+
+
+def _in_bytes(picture: Image.Image) -> Image.Image:
+    """Return a picture of 8 bits a colour; Pillow would cut off what is brighter.
+
+    Raises:
+        ValueError: If it has floating-point numbers, whose range is not known.
+    """
+    if picture.mode == "F":
+        raise ValueError("it has floating-point numbers; convert it to 8 bits")
+    if picture.mode.startswith("I"):  # 16 bits, in 32 where the file is a PNG
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    return picture

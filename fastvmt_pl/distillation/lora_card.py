@@ -1,0 +1,153 @@
+"""Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copyfile
+
+from huggingface_hub import ModelCardData
+from lightning.pytorch.utilities import rank_zero_info
+
+from fastvmt_pl.backbones.model_folder import BUNDLED, usual_fps
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora
+
+UNVERIFIED = """
+> **Not verified.** These files were not compared with the adapter that was trained: the comparison failed or did not
+> end. `fastvmt export` writes and verifies them again from a checkpoint.
+"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model card says about a LoRA's training.
+
+    Attributes:
+        source: What it learned from.
+        num_steps: Optimiser steps.
+        batch_size: Videos a step, over all processes.
+        shape: Frames, height and width of the videos.
+        sampling: What else previews were sampled with, by its name in ``WanPipeline``.
+        shift: Shift of the noise schedule to sample with.
+        fps: Frames a second of the videos; ``None`` is the model's usual frame rate.
+        clip_hash: SHA-256 of the reference clip's file.
+        prompts: Prompts of the previews.
+        scores: Scores of the last preview.
+        preview: Its video file.
+    """
+
+    source: str
+    num_steps: int
+    batch_size: int
+    shape: tuple[int, int, int]
+    shift: float
+    sampling: dict[str, int | float] = field(default_factory=dict)
+    fps: float | None = None
+    clip_hash: str | None = None
+    prompts: list[str] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
+    preview: Path | None = None
+
+
+def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, training: Training) -> dict[str, float]:
+    """Write an adapter's files, and then verify them.
+
+    The model card is ``UNVERIFIED.md`` until they are verified and ``README.md`` from then on, so that nothing of a
+    training is lost where the verification fails or its process is killed.
+
+    Args:
+        adapter: The adapter.
+        module: The module that trained it.
+        folder: Where to write.
+        training: What the card says about the training.
+
+    Returns:
+        How far each file is from the adapter, see :func:`~fastvmt_pl.lora.verify_lora`.
+
+    Raises:
+        LoraError: If the files could not be verified; they stay in the folder.
+    """
+    verified, unverified = folder / "README.md", folder / "UNVERIFIED.md"
+    verified.unlink(missing_ok=True)  # of an earlier export, whose files are replaced
+    with written_whole(unverified) as path:
+        path.write_text(model_card(adapter, module, training, verified=False))
+    write_lora(adapter, folder)
+    if training.preview is not None:
+        with written_whole(folder / "preview.mp4") as path:
+            copyfile(training.preview, path)
+    rank_zero_info(f"the LoRA is in {folder}; verifying its files")
+    try:
+        deviations = verify_lora(adapter, folder, Path(module.backbone.source))
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
+    with written_whole(verified) as path:
+        path.write_text(model_card(adapter, module, training))
+    unverified.unlink()
+    return deviations
+
+
+def model_card(adapter: Adapter, module: MotionDistillation, training: Training, *, verified: bool = True) -> str:
+    """Return a model card with code that loads the LoRA, and a warning if its files are not verified."""
+    backbone = module.backbone
+    data = ModelCardData(
+        base_model=backbone.name,
+        license=backbone.licence,
+        library_name="diffusers",
+        pipeline_tag="text-to-video",
+        tags=["lora", "video-motion-transfer", "fastvmt"],
+    )
+    size = sum(weight.numel() for weight in adapter.weights.values())
+    settings = {
+        "base model": f"{backbone.name} ({backbone.licence})",
+        "rank, alpha": f"{module.lora['rank']}, {adapter.config.lora_alpha:g}",
+        "adapted layers": ", ".join(module.lora["targets"]),
+        "parameters": f"{size:,}",
+        "learned from": training.source,
+        "objective": module.objective,
+        "seed": module.seed,
+        "steps x videos": f"{training.num_steps} x {training.batch_size}",
+        "reference clip, SHA-256": training.clip_hash or "not known",
+        **{f"preview: {name.replace('_', ' ')}": f"{value:.3f}" for name, value in training.scores.items()},
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    shown = "\n".join(f"- {prompt}" for prompt in training.prompts)
+    first = "the clip and then" if training.clip_hash else "in this order"
+    previews = f"\n`preview.mp4` shows, side by side, {first}:\n\n{shown}\n" if training.preview else ""
+    carried = "the motion of one reference clip" if training.clip_hash else "what its training videos have in common"
+    frames, height, width = training.shape
+    given = {"negative_prompt": module.negative_prompt, "num_frames": frames, "height": height, "width": width}
+    arguments = "\n".join(f"    {name}={json.dumps(value)}," for name, value in (given | training.sampling).items())
+    bundled = backbone.name in BUNDLED
+    model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
+    fps = training.fps or usual_fps(backbone.source)
+    imported = "\nfrom fastvmt_pl.backbones.model_folder import BUNDLED" if bundled else ""
+    return f"""---
+{data.to_yaml()}
+---
+
+# A motion as a LoRA
+{"" if verified else UNVERIFIED}
+Carries {carried} to any prompt, at the cost of plain sampling.
+{previews}
+```python
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+from diffusers.utils import export_to_video{imported}
+
+pipeline = WanPipeline.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
+pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={training.shift:g})
+pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
+video = pipeline(
+    "what the video is to show",
+{arguments}
+).frames[0]
+export_to_video(video, "video.mp4", fps={fps:g})  # needs opencv-python or imageio
+```
+
+`{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.
+
+| | |
+| --- | --- |
+{rows}
+"""

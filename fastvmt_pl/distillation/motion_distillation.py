@@ -1,0 +1,283 @@
+"""Distil a motion into a LoRA: train an adapter of the frozen backbone on videos that share it."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from diffusers.training_utils import EMAModel
+from einops import rearrange
+from jaxtyping import Float
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.lora import add_lora, check_numbers, remove_lora
+from fastvmt_pl.method.motion_transfer import NonFiniteError
+from fastvmt_pl.method.sampling import add_noise, job_noise
+from fastvmt_pl.method.transfer_jobs import DistillationBatch
+
+Objective = Literal["flow_matching", "trajectory"]
+
+
+class MotionDistillation(LightningModule):
+    """Trains a LoRA of a video model on videos that have a motion in common.
+
+    With ``flow_matching`` the adapted model learns to denoise the videos, as it was trained itself (Lipman et al.,
+    arXiv 2210.02747). With ``trajectory`` it learns to walk as the teacher walked: at the teacher's own noisy latents
+    it is to predict, after classifier-free guidance, the velocity from one of them to the next, which contains the
+    teacher's motion guidance.
+
+    Each video's noise, noise level and dropped prompt follow from its number in the training
+    (:attr:`~fastvmt_pl.method.transfer_jobs.DistillationBatch.draws`),
+    not from a random state, so they depend neither on the number of
+    processes nor on restarts. Noise levels are spread evenly over the draws instead of drawn independently, which
+    lowers the variance of the gradient.
+
+    A checkpoint holds the adapter, the optimiser and the position, and never the backbone. Runs on one device, under
+    DDP, and under ``ModelParallelStrategy``, which shards the frozen weights too (FSDP2).
+
+    Args:
+        backbone: The video model.
+        rank: Rank of each update.
+        alpha: The update is scaled by ``alpha / rank``; ``None`` is the rank.
+        dropout: Share of the inputs of each update that is dropped.
+        targets: Endings of the names of the layers that get a LoRA; ``None`` are the backbone's attention projections.
+        objective: What is learned from the videos.
+        optimizer: Makes the optimiser of the adapter.
+        num_warmup_steps: Steps over which the learning rate rises to its value.
+        shift: Shift of the noise levels that are trained on; that of the sampling is best.
+        prompt_dropout: Share of the videos that are learned with the negative prompt in the place of their own, so that
+            classifier-free guidance away from it does not push the motion away.
+        negative_prompt: What sampling steers away from; for trajectories, what the teacher's sampling did.
+        ema_decay: Decay of the moving average of the adapter that is sampled from and exported; ``None`` keeps none.
+        seed: Seed of the adapter's start and of all noise.
+
+    Raises:
+        ValueError: If a setting is out of range, saying which and what is allowed.
+    """
+
+    adapter: nn.ParameterDict
+    """The adapter's weights, the very tensors inside the backbone."""
+    num_batches: int
+    """Batches that this process has learned from, in all."""
+    problems: dict[str, None]
+    """What could not be read so far, each once."""
+    negative_text: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        rank: int = 16,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        targets: tuple[str, ...] | None = None,
+        objective: Objective = "flow_matching",
+        optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0),
+        num_warmup_steps: int = 10,
+        shift: float = 7.0,
+        prompt_dropout: float = 0.1,
+        negative_prompt: str = "",
+        ema_decay: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_numbers(rank, alpha, dropout)
+        if num_warmup_steps < 0:
+            raise UserError(f"num_warmup_steps is {num_warmup_steps}; use 0 or more")
+        if shift <= 0:
+            raise UserError(f"shift is {shift}; use a positive number, the one that videos are sampled with")
+        if not 0 <= prompt_dropout < 1:
+            raise UserError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
+        self.backbone = backbone
+        self.lora: dict[str, Any] = {
+            "targets": backbone.lora_targets if targets is None else targets,
+            "rank": rank,
+            "alpha": alpha,
+            "dropout": dropout,
+        }
+        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
+        self.objective, self.optimizer, self.num_warmup_steps = objective, optimizer, num_warmup_steps
+        self.shift, self.prompt_dropout, self.negative_prompt = shift, prompt_dropout, negative_prompt
+        self.ema_decay, self.seed = ema_decay, seed
+        self.adapter = nn.ParameterDict()
+        self.ema: EMAModel | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what an earlier fit did."""
+        self.num_batches, self.problems = 0, {}
+
+    def setup(self, stage: str) -> None:
+        """Embed the negative prompt."""
+        self.restart()
+        self.backbone.to(self.trainer.strategy.root_device)
+        self.register_buffer("negative_text", self.backbone.embed_prompts([self.negative_prompt]), persistent=False)
+        self.backbone.release_text_encoder()
+
+    def configure_model(self) -> None:
+        """Add a new adapter, and shard the model where the strategy wants it."""
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ModelParallelStrategy):
+            self.attach_adapter()
+            return
+        if self.ema_decay is not None:
+            raise UserError("ema_decay does not go with ModelParallelStrategy; set it to null")
+        self.attach_adapter(strategy.device_mesh["data_parallel"])
+
+    def attach_adapter(self, mesh: DeviceMesh | None = None) -> None:
+        """Put a new adapter into the backbone, the same in every process.
+
+        Args:
+            mesh: Processes that the transformer is sharded over, block by block, frozen weights included (FSDP2).
+        """
+        device = self.backbone.device
+        if mesh is not None:
+            self.backbone.to("cpu")  # the whole model need not fit on one device: sharding moves it block by block
+        transformer = self.backbone.lora_model()
+        remove_lora(transformer)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(self.seed)
+            add_lora(transformer, **self.lora)
+        if mesh is not None:
+            for part in (*transformer.blocks, transformer):
+                fully_shard(part, mesh=mesh)
+            self.backbone.to(device)
+        trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+        self.adapter = nn.ParameterDict({name.replace(".", "/"): p for name, p in trainable.items()})
+        if self.ema_decay is not None:
+            self.ema = EMAModel(self.adapter.values(), decay=self.ema_decay)
+
+    @torch.no_grad()
+    def set_adapter(self, weights: Mapping[str, Tensor]) -> None:
+        """Put other weights into the adapter, and forget what the moving average averaged."""
+        for name, parameter in self.adapter.items():
+            parameter.copy_(weights[name])
+        if self.ema_decay is not None:
+            self.ema = EMAModel(self.adapter.values(), decay=self.ema_decay)
+
+    def training_step(self, batch: DistillationBatch, batch_index: int) -> Tensor:
+        """Return the mean squared error of the predicted velocity."""
+        self.num_batches += 1
+        self._report(batch.problems)
+        if self.lora["dropout"]:
+            torch.manual_seed(int(batch.draws[0]))  # what is dropped follows from the position, too
+        latents, sigma, target = self.noised(batch) if self.objective == "flow_matching" else self.walked(batch)
+        without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
+        text = torch.where(without_prompt.view(-1, 1, 1).to(batch.text.device), self.negative_text, batch.text)
+        predicted = self.backbone.velocity(latents, 1000 * sigma, text)
+        loss: Tensor = (predicted - target).pow(2).mean()
+        if not loss.isfinite():
+            raise NonFiniteError(f"the loss is {loss.item()} after {self.num_batches} batches; lower the learning rate")
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(text))
+        self.log("problems", float(len(self.problems)), batch_size=len(text))
+        return loss
+
+    def noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
+        """Return noised videos, their noise levels, and the velocity from video to noise."""
+        level = spread(batch.draws, self.seed, (1 + math.sqrt(5)) / 2)
+        sigma = (self.shift * level / (1 + (self.shift - 1) * level)).float().to(batch.latents.device)
+        clean = batch.latents.float()
+        seeds = [(self.seed << 32) + int(draw) for draw in batch.draws]
+        noise = job_noise(tuple(clean.shape[1:]), seeds).to(clean.device)
+        return add_noise(clean, noise, rearrange(sigma, "b -> b 1 1 1 1")), sigma, noise - clean
+
+    def walked(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
+        """Return latents of the teacher's trajectories, their noise levels, and what the model is to predict there.
+
+        The teacher went with ``negative + scale * (predicted - negative)``, so this solves for what is predicted.
+        """
+        assert batch.trajectory is not None
+        assert batch.sigmas is not None
+        every, trajectory, sigmas = torch.arange(len(batch.draws)), batch.trajectory.float(), batch.sigmas
+        level = spread(batch.draws, self.seed, (1 + math.sqrt(5)) / 2)
+        step = (level * (sigmas.shape[1] - 1)).long()
+        latents, sigma = trajectory[every, step], sigmas[every, step]
+        pace, scale = (rearrange(x, "b -> b 1 1 1 1") for x in (sigmas[every, step + 1] - sigma, batch.guidance_scale))
+        velocity = (trajectory[every, step + 1] - latents) / pace
+        if (scale == 1).all():
+            return latents, sigma, velocity
+        with torch.no_grad():
+            negative = self.backbone.velocity(latents, 1000 * sigma, self.negative_text.expand_as(batch.text))
+        return latents, sigma, negative + (velocity - negative) / scale
+
+    def _report(self, problems: list[str]) -> None:
+        for problem in problems:
+            if problem not in self.problems:
+                self.problems[problem] = None
+                warnings.warn(f"skipped: {problem}", stacklevel=2)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimiser of the adapter, with a warm-up."""
+        optimizer = self.optimizer(self.adapter.values())
+
+        def rate(step: int) -> float:
+            return min(1.0, (step + 1) / (self.num_warmup_steps + 1))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take a step, and follow it with the moving average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.step(self.adapter.values())
+
+    @property
+    def batch_size(self) -> int:
+        """Videos that an optimiser step learns from, over all processes."""
+        size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    @contextmanager
+    def for_sampling(self) -> Iterator[None]:
+        """Put the moving average, if there is one, in the adapter's place for a while."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.adapter.values())
+        self.ema.copy_to(self.adapter.values())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.adapter.values())
+
+    def on_train_start(self) -> None:
+        """Let layers that drop inputs do so."""
+        self.backbone.lora_model().train(self.lora["dropout"] > 0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the position and the moving average."""
+        ema = None if self.ema is None else self.ema.state_dict()
+        shape = tuple(self.trainer.datamodule.shape)  # type: ignore[attr-defined]
+        state = {"num_batches": self.num_batches, "batch_size": self.batch_size, "shape": shape, "ema": ema}
+        checkpoint["motion_distillation"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the position and the moving average."""
+        state = checkpoint["motion_distillation"]
+        self.num_batches = state["num_batches"]
+        if self.ema is not None and state["ema"] is not None:
+            self.ema.load_state_dict(state["ema"])
+            self.ema.to(next(iter(self.adapter.values())).device)
+
+
+def spread(draws: Tensor, seed: int, ratio: float) -> Float[Tensor, "videos"]:
+    """Return numbers from 0 to below 1 that are spread evenly over consecutive draws, in float64, on the CPU.
+
+    They are the multiples of an irrational number without their whole parts (Weyl's sequence), from a start that the
+    seed says.
+    """
+    start = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return (start + draws.cpu().double() * ratio).frac()

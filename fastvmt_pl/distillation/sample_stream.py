@@ -1,0 +1,155 @@
+"""Batches of samples in an order that depends on the seed alone, not on processes, workers or restarts."""
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import IterableDataset, get_worker_info
+
+from fastvmt_pl.distillation.shards import Sample, read_shards
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.method.transfer_jobs import DistillationBatch
+
+
+class SampleStream(IterableDataset[DistillationBatch]):
+    """Batches of one process out of an endless stream of samples that is the same for all.
+
+    Draw ``d`` of the training takes the next sample of the shards, or of the clip where its share is due; passes over
+    the shards are shuffled again. Batch ``n`` of process ``r`` of ``W`` holds draws ``(n W + r) b`` to ``(n W + r + 1)
+    b``. So neither the number of processes nor that of workers changes what a step learns from: each of them reads all
+    shards, which are small beside what the model costs, and collates its own share.
+
+    Args:
+        samples: Shards of samples.
+        clip: Shards of the clip.
+        clip_share: Share of the draws that the clip gets.
+        batch_size: Draws a batch.
+        num_batches: Batches until the next multiple of this number, which ends an epoch.
+        like: A sample whose shapes all others need to have.
+        num_text_tokens: Text tokens that prompts are filled up to with zeros.
+        trajectories: Also read the teacher's trajectories.
+        seed: Seed of the order.
+        num_shuffled: Size of the shuffle buffer in samples.
+    """
+
+    first: int
+    """The batch to begin at."""
+
+    def __init__(
+        self,
+        samples: Sequence[Path],
+        clip: Sequence[Path],
+        clip_share: float,
+        batch_size: int,
+        num_batches: int,
+        like: Sample,
+        num_text_tokens: int,
+        trajectories: bool,
+        seed: int,
+        num_shuffled: int,
+        rank: int,
+        num_processes: int,
+    ) -> None:
+        self.samples, self.clip, self.clip_share = samples, clip, clip_share
+        self.batch_size, self.num_batches, self.like = batch_size, num_batches, like
+        self.num_text_tokens, self.trajectories = num_text_tokens, trajectories
+        self.seed, self.num_shuffled = seed, num_shuffled
+        self.rank, self.num_processes = rank, num_processes
+        self.first = 0
+        self.problems: list[str] = []
+        self._num_good: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[DistillationBatch]:
+        worker = get_worker_info()
+        number, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        end = (self.first // self.num_batches + 1) * self.num_batches
+        mine = {
+            (batch * self.num_processes + self.rank) * self.batch_size + place
+            for batch in range(self.first + number, end, num_workers)
+            for place in range(self.batch_size)
+        }
+        last, held = max(mine, default=0), list[tuple[int, Sample]]()
+        for draw, sample in self._draws(self.first * self.num_processes * self.batch_size):
+            if draw in mine:
+                held.append((draw, sample))
+            if len(held) == self.batch_size:
+                yield self._collated(held)
+                held = []
+            if draw >= last:
+                return
+
+    def _draws(self, first: int) -> Iterator[tuple[int, Sample]]:
+        """Yield numbered samples from a number on."""
+        num_from_clip = int(first * self.clip_share)
+        clip = self._endless(self.clip, num_from_clip, "clip")
+        samples = self._endless(self.samples, first - num_from_clip, "samples")
+        for draw in count(first):
+            due = int((draw + 1) * self.clip_share) > int(draw * self.clip_share)
+            yield draw, next(clip if due else samples)
+
+    def _endless(self, paths: Sequence[Path], first: int, what: str) -> Iterator[Sample]:
+        """Yield the good samples of pass after pass, each in an order of its own, from a number on."""
+        position, num_pass = 0, 0
+        while True:
+            if what in self._num_good:  # whole passes need not be read to be left out
+                skipped = max(0, first - position) // self._num_good[what]
+                position, num_pass = position + skipped * self._num_good[what], num_pass + skipped
+            order, num_good = random.Random(f"{self.seed}/{what}/{num_pass}"), 0
+            for sample in read_shards(paths, self.problems.append, order, self.num_shuffled):
+                if not self._fits(sample):
+                    continue
+                if position + num_good >= first:
+                    yield sample
+                num_good += 1
+            if not num_good:
+                raise UserError(f"no sample can be used of {', '.join(map(str, paths))}: {'; '.join(self.problems)}")
+            self._num_good[what] = num_good
+            position, num_pass = position + num_good, num_pass + 1
+
+    def _fits(self, sample: Sample) -> bool:
+        shapes = {
+            "latents": (sample.latents.shape, self.like.latents.shape),
+            "text, less its tokens,": (sample.text.shape[1:], self.like.text.shape[1:]),
+        }
+        if self.trajectories:
+            shapes |= {
+                "trajectory": (_shape(sample.trajectory), _shape(self.like.trajectory)),
+                "sigmas": (_shape(sample.sigmas), _shape(self.like.sigmas)),
+            }
+        reasons = [
+            f"its {name} has shape {list(found)} instead of {list(wanted)}"
+            for name, (found, wanted) in shapes.items()
+            if found != wanted
+        ]
+        if len(sample.text) > self.num_text_tokens:
+            reasons.append(f"its prompt has {len(sample.text)} tokens, more than {self.num_text_tokens}")
+        self.problems += [f"sample {sample.prompt!r}, seed {sample.seed}: {reason}" for reason in reasons]
+        return not reasons
+
+    def _collated(self, held: list[tuple[int, Sample]]) -> DistillationBatch:
+        samples = [sample for _, sample in held]
+        trajectory = sigmas = None
+        if self.trajectories:
+            trajectory = torch.stack([sample.trajectory for sample in samples if sample.trajectory is not None])
+            sigmas = torch.stack([sample.sigmas for sample in samples if sample.sigmas is not None])
+        problems, self.problems = self.problems, []
+        return DistillationBatch(
+            latents=torch.stack([sample.latents for sample in samples]),
+            text=torch.stack([pad(s.text, (0, 0, 0, self.num_text_tokens - len(s.text))) for s in samples]),
+            draws=torch.tensor([draw for draw, _ in held]),
+            trajectory=trajectory,
+            sigmas=sigmas,
+            guidance_scale=torch.tensor([sample.guidance_scale for sample in samples]),
+            problems=problems,
+        )
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(tensor.shape)

@@ -1,0 +1,54 @@
+"""The index of a data folder: which shards it has, of what."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.atomic import written_whole
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An entry of a data folder's index.
+
+    Attributes:
+        name: The tar file.
+        source: Whether it holds the reference clip, or samples: guided ones, or videos that a user brought.
+        num_samples: How many it holds.
+        num_dropped: How many were left out because they do not move as the reference does, or could not be read.
+        sha256: Hash of the clip's file.
+        origin: What a shard of a user's videos was made of, and how.
+    """
+
+    name: str
+    source: Literal["samples", "clip"]
+    num_samples: int
+    num_dropped: int = 0
+    sha256: str | None = None
+    origin: str | None = None
+
+
+def read_index(folder: Path) -> list[Shard]:
+    """Return what a data folder's index lists.
+
+    Raises:
+        ValueError: If there is none, or it is none.
+    """
+    path = folder / INDEX
+    try:
+        return [Shard(**entry) for entry in json.loads(path.read_text())["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); make a data folder with fastvmt distill or fastvmt encode"
+        ) from error
+
+
+def write_index(folder: Path, shards: Sequence[Shard]) -> None:
+    """Write a data folder's index."""
+    with written_whole(folder / INDEX) as path:
+        path.write_text(json.dumps({"shards": [asdict(shard) for shard in shards]}, indent=1) + "\n")

@@ -1,0 +1,195 @@
+"""Shards of training samples: tar files in WebDataset's layout that hold latents and text as safetensors.
+
+Axes: ``channels``, ``frames``, ``height``, ``width`` of latents; ``steps`` of a sampler; ``text_tokens``, ``text_dim``.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import webdataset
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.tables import decoded
+
+webdataset.utils.enforce_security = True  # a shard is data: no pickle is unpacked
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A video to learn from.
+
+    Attributes:
+        latents: Its normalised latents.
+        text: The prompt's embedding, without the zeros that fill it up.
+        prompt: What it shows.
+        seed: Seed of the noise that it was made from.
+        scores: What it was judged by, by name.
+        trajectory: The noisy latents before each denoising step and at the end, if they were kept.
+        sigmas: Their noise levels.
+        guidance_scale: Scale of the classifier-free guidance that it was made with.
+    """
+
+    latents: Float[Tensor, "channels frames height width"]
+    text: Float[Tensor, "text_tokens text_dim"]
+    prompt: str
+    seed: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
+    trajectory: Float[Tensor, "steps channels frames height width"] | None = None
+    sigmas: Float[Tensor, "steps"] | None = None
+    guidance_scale: float = 1.0
+
+
+def without_padding(text: Float[Tensor, "padded_tokens text_dim"]) -> Float[Tensor, "text_tokens text_dim"]:
+    """Return a prompt's embedding without the zeros that fill it up, which would be most of a shard."""
+    return text[: int(text.any(-1).sum())]
+
+
+class SampleError(UserError):
+    """A sample of a shard cannot be used; the message says which and why."""
+
+
+def write_shard(path: Path, samples: Sequence[Sample]) -> None:
+    """Write a tar file of samples, whole or not at all, and the same bytes for the same samples."""
+    with (
+        written_whole(path) as temporary,
+        temporary.open("wb") as stream,
+        webdataset.TarWriter(stream, encoder=False, mtime=0.0) as writer,
+    ):
+        for number, sample in enumerate(samples):
+            tensors = {"latents": sample.latents, "text": sample.text}
+            if sample.trajectory is not None and sample.sigmas is not None:
+                tensors |= {"trajectory": sample.trajectory, "sigmas": sample.sigmas}
+            described = {name: getattr(sample, name) for name in ("prompt", "seed", "scores", "guidance_scale")}
+            writer.write(
+                {
+                    "__key__": f"{path.stem}-{number:04d}",
+                    "safetensors": save({name: x.cpu().clone().contiguous() for name, x in tensors.items()}),
+                    "json": json.dumps(described).encode(),
+                }
+            )
+
+
+def read_shards(
+    paths: Iterable[Path], skipped: Callable[[str], None], order: random.Random | None = None, num_shuffled: int = 1000
+) -> Iterator[Sample]:
+    """Read all samples, shard by shard, or shuffled.
+
+    Nothing is dealt to processes or workers here: who wants a share takes it of what comes, so that the order does not
+    depend on their number.
+
+    Args:
+        paths: Tar files.
+        skipped: Told of each shard or sample that cannot be used, and why; reading goes on after it.
+        order: Shuffles the shards, and the samples within a buffer.
+        num_shuffled: Size of that buffer in samples, which are kept in memory as they are in the file.
+    """
+    urls = sorted(str(path) for path in paths)
+    if order is not None:
+        order.shuffle(urls)
+    shuffled = [] if order is None else [webdataset.shuffle(num_shuffled, rng=order)]
+    return _entries(urls, skipped, *shuffled, _decoded)
+
+
+def read_videos(paths: Iterable[Path], skipped: Callable[[str], None]) -> Iterator[tuple[str, bytes, str]]:
+    """Read tar files of videos and their captions: entries with the endings ``mp4`` and ``txt``.
+
+    Args:
+        paths: Tar files.
+        skipped: Told of each file or entry that cannot be used, and why.
+
+    Returns:
+        Name, content of the video file, and caption of each entry.
+    """
+    return _entries([str(path) for path in paths], skipped, _captioned)
+
+
+def _entries(urls: list[str], skipped: Callable[[str], None], *stages: Callable[..., Any]) -> Iterator[Any]:
+    """Yield what the last of the stages makes of each entry of some tar files."""
+
+    def handler(error: Exception) -> bool:
+        skipped(str(error))
+        return True
+
+    if not urls:
+        return iter(())
+    # Opened here, not by URL: WebDataset's own opener runs commands, and in secure mode it refuses local files too.
+    *before, last = stages
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(urls),
+        partial(_opened, handler=handler),
+        partial(tar_file_expander, handler=handler),
+        partial(group_by_keys, handler=handler),
+        *before,
+        webdataset.map(last, handler=handler),
+    )
+    return iter(pipeline)
+
+
+def _opened(entries: Iterable[dict[str, Any]], handler: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
+    for entry in entries:
+        try:
+            with Path(entry["url"]).open("rb") as stream:
+                yield {**entry, "stream": stream}
+        except OSError as error:
+            handler(error)
+
+
+def _captioned(entry: dict[str, Any]) -> tuple[str, bytes, str]:
+    """Return name, video and caption of an entry.
+
+    Raises:
+        SampleError: If one is missing.
+    """
+    where = f"{entry['__url__']}, sample {entry['__key__']}"
+    missing = [name for name in ("mp4", "txt") if not entry.get(name)]
+    if missing:
+        raise SampleError(f"{where}: no {' and no '.join(missing)}")
+    try:
+        caption = decoded(entry["txt"]).strip()
+    except ValueError as error:
+        raise SampleError(f"{where}: its txt is no text ({error}); save it as UTF-8") from error
+    if not caption:
+        raise SampleError(f"{where}: its caption is empty")
+    return where, entry["mp4"], caption
+
+
+def _decoded(entry: dict[str, Any]) -> Sample:
+    """Return the sample of a shard's entry.
+
+    Raises:
+        SampleError: If something is missing, damaged or not finite.
+    """
+    where = f"{entry['__url__']}, sample {entry['__key__']}"
+    missing = [name for name in ("safetensors", "json") if name not in entry]
+    if missing:
+        raise SampleError(f"{where}: no {' and no '.join(missing)}")
+    try:
+        tensors, described = load(entry["safetensors"]), json.loads(entry["json"])
+        sample = Sample(
+            tensors["latents"],
+            tensors["text"],
+            str(described["prompt"]),
+            int(described["seed"]),
+            dict(described["scores"]),
+            tensors.get("trajectory"),
+            tensors.get("sigmas"),
+            float(described.get("guidance_scale", 1.0)),
+        )
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise SampleError(f"{where}: damaged ({error})") from error
+    except KeyError as error:
+        raise SampleError(f"{where}: no {error} in it") from error
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise SampleError(f"{where}: not finite")
+    return sample

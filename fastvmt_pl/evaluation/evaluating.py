@@ -1,0 +1,201 @@
+"""``fastvmt evaluate``: how well videos follow the motion of their references."""
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+from rich.progress import Progress
+from torch.backends import mps
+
+from fastvmt_pl.clips import content_hash, read_pair
+from fastvmt_pl.errors import UserError, one_line
+from fastvmt_pl.evaluation.clip_similarity import ClipEmbedder
+from fastvmt_pl.evaluation.cotracker import CoTracker
+from fastvmt_pl.evaluation.opencv_trackers import DenseFlow, LucasKanade
+from fastvmt_pl.evaluation.pair_files import PairFiles, find_pairs
+from fastvmt_pl.evaluation.scores import BETTER, score_video
+from fastvmt_pl.evaluation.tracks import Tracker
+from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.file_hash import file_sha256
+from fastvmt_pl.files.locks import locked_file
+
+Result = dict[str, Any]
+Pairs = dict[PairFiles, Result]
+VERSION = 3
+"""Part of every file: raised when a score changes its meaning."""
+
+
+def evaluate(
+    inputs: list[str],
+    output: Path = Path("evaluation.json"),
+    tracker: Literal["lucas_kanade", "dense_flow", "cotracker"] = "lucas_kanade",
+    cotracker_checkpoint: Path | None = None,
+    clip_model: str | None = None,
+    reconstruction: bool = False,
+    fps: float | None = None,
+    device: str = "cpu",
+) -> list[Result]:
+    """Score how well videos follow the motion of their references.
+
+    Args:
+        inputs: A reference and a video; or run folders and tables (CSV, TSV or JSONL with reference and output,
+            and if wanted baseline and prompt). A reference is a video file, or a folder of numbered pictures.
+        output: JSON file for the scores, which keeps those that it holds; these pairs are not scored again.
+        tracker: What follows points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
+        cotracker_checkpoint: File of CoTracker's weights.
+        clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
+        reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
+        fps: Pictures a second of references that are folders of numbered pictures.
+        device: Where CoTracker and CLIP run: cpu, cuda, cuda:1 or mps.
+
+    Returns:
+        The files of each pair with its scores, or with why it has none.
+
+    Raises:
+        ValueError: If the inputs or settings cannot be used.
+        RuntimeError: If some pairs could not be scored; the others are.
+    """
+    _check_device(device)
+    pairs, problems = find_pairs(inputs)
+    follow = _tracker(tracker, cotracker_checkpoint, device)
+    clip = None if clip_model is None else ClipEmbedder(clip_model, device)
+    if device != "cpu" and clip is None and tracker != "cotracker":
+        rank_zero_warn(f"device {device} has no effect: {tracker} runs on the CPU")
+    weights = cotracker_checkpoint if tracker == "cotracker" else None
+    settings = {
+        "version": VERSION,
+        "tracker": tracker,
+        "cotracker_checkpoint": None if weights is None else file_sha256(weights),
+        "clip_model": clip_model,
+        "reconstruction": reconstruction,
+        **({} if fps is None else {"fps": fps}),
+    }
+
+    def score(pair: PairFiles) -> dict[str, float]:
+        rate = fps if pair.reference.is_dir() else None
+        both = read_pair(pair.reference, pair.output, rate)
+        baseline = None if pair.baseline is None else read_pair(pair.reference, pair.baseline, rate)
+        return score_video(
+            both.reference,
+            both.output,
+            follow,
+            baseline=None if baseline is None else baseline.output,
+            reconstruction=reconstruction,
+            clip=clip,
+            prompt=pair.prompt,
+        )
+
+    results: list[Result] = []
+    console = Console(stderr=True)
+    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with locked_file(output), progress:
+        kept = _read(output, settings)
+        for pair in progress.track(pairs, description="scoring"):
+            result = _result(pair, kept, score)
+            results.append(result)
+            if kept.get(pair) != result:
+                kept[pair] = result
+                _write(output, settings, kept, problems)
+        _write(output, settings, kept, problems)  # without the errors of another time
+    print(table(results))
+    print(f"\nthe scores are in {output}")
+    num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
+    problems += [one["error"] for one in results if "error" in one]
+    for problem in problems:
+        print(f"left out: {one_line(problem)}", file=sys.stderr)
+    if problems:
+        reasons = "; ".join(problems[:3])
+        raise RuntimeError(f"{len(problems)} of {num_pairs} pairs could not be scored: {reasons}")
+    return results
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the scores as a Markdown table with their means; an arrow says which way a score gets better."""
+    scored = [one["scores"] for one in results if "scores" in one]
+    names = [name for name in BETTER if any(name in scores for scores in scored)]
+    arrows = {"higher": "↑", "lower": "↓"}
+    videos = ["reference", "output"] if len({one["reference"] for one in results}) > 1 else ["output"]
+    head = [*videos, *(f"{name} {arrows[BETTER[name]]}" for name in names)]
+    rows = [[*(one[video] for video in videos), *_cells(one.get("scores", {}), names)] for one in results]
+    means = {name: _mean([scores[name] for scores in scored if scores.get(name) is not None]) for name in names}
+    rows += [["mean", *[""] * (len(videos) - 1), *_cells(means, names)]] if len(rows) > 1 else []
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _cells(scores: dict[str, float | None], names: Sequence[str]) -> list[str]:
+    values = [scores.get(name) for name in names]
+    return ["" if value is None else f"{value:.3f}" for value in values]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
+    if name == "cotracker":
+        if checkpoint is None:
+            raise UserError("CoTracker needs its weights; give --cotracker-checkpoint")
+        return CoTracker(checkpoint, device=device)
+    return LucasKanade() if name == "lucas_kanade" else DenseFlow()
+
+
+def _check_device(device: str) -> None:
+    """Raise ``ValueError`` unless CoTracker and CLIP can run there."""
+    places = ("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if mps.is_available() else []))
+    if device.split(":")[0] not in places or (":" in device and not re.fullmatch(r"cuda:\d+", device)):
+        raise UserError(f"device is {device!r}; use {' or '.join(places)}, which this machine has")
+
+
+def _read(output: Path, settings: dict[str, Any]) -> Pairs:
+    """Return the scores that a file holds already, by the files of the pairs."""
+    if not output.exists():
+        return {}
+    try:
+        content = json.loads(output.read_text(encoding="utf-8"))
+        scored = [one for one in content["pairs"] if "scores" in one and isinstance(one["key"], str)]
+        kept = {_files_of(one): one for one in scored}
+        same = content["settings"] == settings
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{output} is in use and holds no evaluation; choose another output") from error
+    if not same:
+        raise UserError(f"{output} holds scores by other settings; choose another output")
+    return kept
+
+
+def _files_of(result: Result) -> PairFiles:
+    """Return the files of a pair that was scored."""
+    reference, output, baseline = (result[name] and Path(result[name]) for name in ("reference", "output", "baseline"))
+    return PairFiles(reference, output, baseline, result["prompt"])
+
+
+def _write(output: Path, settings: dict[str, Any], kept: Pairs, problems: Sequence[str]) -> None:
+    with written_whole(output) as path:
+        content = {"settings": settings, "pairs": list(kept.values()), "left_out": list(problems)}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str, float]]) -> Result:
+    """Return a pair's scores, or why it has none; those of a pair of the same content are taken over."""
+    result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
+    try:
+        key = _key(pair)
+        known = next((one["scores"] for one in kept.values() if one.get("key") == key), None)
+        found = known or {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
+        return {**result, "key": key, "scores": found}
+    except (OSError, RuntimeError, UserError) as error:  # a file, or a GPU's memory: the other pairs go on
+        return {**result, "error": str(error)}
+
+
+def _key(pair: PairFiles) -> str:
+    """Return a hash of the contents that a pair's scores depend on."""
+    files = [path for path in (pair.reference, pair.output, pair.baseline) if path is not None]
+    return hashlib.sha256("/".join([pair.prompt or "", *(content_hash(path) for path in files)]).encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""Scores of finished videos as torchmetrics metrics, over the functions of the same names.
+
+Videos are pictures of 0 to 255 on the CPU, where the trackers work. A reference and a video that are compared have as
+many frames and one size.
+"""
+
+from itertools import count
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+from fastvmt_pl.evaluation.appearance import appearance_leak
+from fastvmt_pl.evaluation.functional import (
+    check_pair,
+    flow_endpoint_error,
+    motion_fidelity,
+    published_motion_fidelity,
+    temporal_consistency,
+)
+from fastvmt_pl.evaluation.opencv_trackers import LucasKanade
+from fastvmt_pl.evaluation.tracks import Frames, Tracker
+
+_NUMBERS = count()
+
+
+class VideoMetric(Metric):
+    """The mean of a score over videos, without those whose score is not a number: that have no point to follow.
+
+    A metric has a number of its own in its state, lest a ``MetricCollection`` takes two metrics that gave the first
+    video the same score for one.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+    number: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("number", torch.tensor(next(_NUMBERS)), dist_reduce_fx="max")
+
+    def add(self, score: float) -> None:
+        """Add a video's score."""
+        value = torch.tensor(score)
+        self.total = self.total + value.nan_to_num(0.0)
+        self.count = self.count + (~value.isnan()).long()
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Return the mean; not a number if there is nothing to average."""
+        return self.total / self.count
+
+
+class MotionFidelity(VideoMetric):
+    """Two-way agreement of point tracks, see :func:`~fastvmt_pl.evaluation.functional.motion_fidelity`.
+
+    Args:
+        tracker: What follows the points; :class:`~fastvmt_pl.evaluation.LucasKanade` if left out.
+        reach: Distance in pixels up to which tracks match.
+        options: Options of every metric.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, tracker: Tracker | None = None, reach: float = float("inf"), **options: Any) -> None:
+        super().__init__(**options)
+        self.tracker, self.reach = tracker or LucasKanade(), reach
+
+    def update(self, reference: Frames, output: Frames) -> None:
+        """Add a video."""
+        check_pair(reference, output)
+        self.add(motion_fidelity(self.tracker.track(reference), self.tracker.track(output), self.reach))
+
+
+class PublishedMotionFidelity(VideoMetric):
+    """What SMM and DiTFlow compute, see :func:`~fastvmt_pl.evaluation.functional.published_motion_fidelity`.
+
+    Args:
+        tracker: What follows the points: CoTracker, to compare with their tables.
+        options: Options of every metric.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, tracker: Tracker, **options: Any) -> None:
+        super().__init__(**options)
+        self.tracker = tracker
+
+    def update(self, reference: Frames, output: Frames) -> None:
+        """Add a video."""
+        check_pair(reference, output)
+        tracks, made = self.tracker.track(reference), self.tracker.track(output)
+        self.add(published_motion_fidelity(tracks.points, made.points))
+
+
+class FlowEndpointError(VideoMetric):
+    """End-point error of dense flow, see :func:`~fastvmt_pl.evaluation.functional.flow_endpoint_error`.
+
+    Args:
+        relative: As a share of the reference's flow instead of in pixels.
+        options: Options of every metric.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, relative: bool = True, **options: Any) -> None:
+        super().__init__(**options)
+        self.relative = relative
+
+    def update(self, reference: Frames, output: Frames) -> None:
+        """Add a video."""
+        self.add(flow_endpoint_error(reference, output)[self.relative])
+
+
+class TemporalConsistency(VideoMetric):
+    """Likeness of consecutive frames, see :func:`~fastvmt_pl.evaluation.functional.temporal_consistency`."""
+
+    higher_is_better = True
+
+    def update(self, output: Frames) -> None:
+        """Add a video."""
+        self.add(temporal_consistency(output))
+
+
+class AppearanceLeak(VideoMetric):
+    """How much of the reference's colours came along, see :func:`~fastvmt_pl.evaluation.appearance.appearance_leak`."""
+
+    higher_is_better = False
+
+    def update(self, reference: Frames, output: Frames, baseline: Frames | None = None) -> None:
+        """Add a video, with one of the same prompt that knows nothing of the reference, if there is one."""
+        self.add(appearance_leak(reference, output, baseline))

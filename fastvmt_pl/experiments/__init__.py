@@ -1,0 +1,1 @@
+"""Experiments: the same jobs under many settings, compared."""

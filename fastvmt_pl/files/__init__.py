@@ -1,0 +1,1 @@
+"""Files: atomic writes, hashes, tables and the user's cache folder."""

@@ -1,0 +1,70 @@
+"""Locks on files and folders, which the kernel opens when a process dies."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fastvmt_pl.errors import UserError
+
+LOCK = ".lock"
+"""File of a folder that is locked while a process uses it."""
+PATIENCE = 60.0
+"""Seconds to wait for what another process does in a moment."""
+
+
+class InUseError(UserError):
+    """Another process is using a folder."""
+
+
+@contextmanager
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Make a folder, and keep other processes out of it meanwhile; the kernel ends the lock when a process dies.
+
+    Args:
+        folder: The folder.
+        patience: Seconds to wait for a process that is using it.
+
+    Raises:
+        InUseError: If another process is using the folder.
+    """
+    _make(folder)
+    with _held(folder / LOCK, folder, patience):
+        yield
+
+
+@contextmanager
+def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep other processes from writing a file or a folder meanwhile; the lock is a hidden file next to it.
+
+    Args:
+        path: The file or folder; it need not exist.
+        patience: Seconds to wait for a process that is using it.
+
+    Raises:
+        InUseError: If another process is using the file.
+    """
+    _make(path.parent)
+    with _held(path.with_name(f".{path.name}{LOCK}"), path, patience):
+        yield
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise UserError(f"folder {folder} cannot be made ({error.strerror}); choose another output") from error
+
+
+@contextmanager
+def _held(lock: Path, place: Path, patience: float) -> Iterator[None]:
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=patience)
+    except Timeout as error:
+        raise InUseError(f"another process is using {place}; wait for it to end, or stop it") from error
+    try:
+        yield
+    finally:
+        held.release()

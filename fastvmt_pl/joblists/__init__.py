@@ -1,0 +1,1 @@
+"""Job lists: many transfers by any number of processes."""

@@ -1,0 +1,396 @@
+"""Motion transfer as a fit loop: an epoch is a guided denoising step, a batch is a step of the optimiser on latents."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import UInt8
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+
+from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.clips.video_writing import to_frames
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.method.optimizers import clip_per_job
+from fastvmt_pl.method.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
+from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
+from fastvmt_pl.objectives import MotionFlowLoss, MotionLoss, WindowLoss
+from fastvmt_pl.objectives.motion_target import MotionSettings, MotionTarget
+
+WAN_NEGATIVE_PROMPT = (
+    "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
+    "gray, worst quality, low quality, JPEG artifacts, ugly, incomplete, extra fingers, poorly drawn hands, poorly "
+    "drawn face, deformed, disfigured, malformed limbs, fused fingers, static frame, cluttered background, three legs, "
+    "many people in background, walking backwards"
+)
+"""The negative prompt that Wan recommends, in English, as the published code of FastVMT uses it."""
+
+
+CHECKPOINT_SECONDS = 60.0
+"""Wall time from one checkpoint to the next in the unguided steps; a run that is killed loses no more."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss, its gradient or the latents are infinite or not a number."""
+
+
+class UnfinishedError(RuntimeError):
+    """The trainer stopped before all guided steps were taken."""
+
+
+class MotionTransfer(LightningModule):
+    """Moves the motion of reference clips into videos of prompts (FastVMT, arXiv 2602.05551).
+
+    The first denoising steps are guided: before each of them, an optimiser moves the latents so that the motion flow in
+    the backbone's attention follows the reference's. ``Trainer.fit`` runs these steps as epochs, then denoises the rest
+    unguided and decodes; :attr:`result` holds what came of it. The datamodule brings the jobs (``datamodule.jobs``, a
+    :class:`~fastvmt_pl.method.transfer_jobs.TransferJobs`) and yields each step's
+    :class:`~fastvmt_pl.objectives.MotionTarget`.
+
+    A checkpoint holds latents, optimiser, position and random state, and never the backbone. Position is the
+    module's own state, so a run that was killed anywhere goes on to the same latents. In the unguided steps, the
+    trainer's last checkpoint is written again every :data:`CHECKPOINT_SECONDS`, and after each video's last step.
+
+    Args:
+        backbone: The frozen video model.
+        losses: What is minimised, each with its weight.
+        optimizer: Makes the optimiser of the latents; a fresh one for every guided step.
+        num_steps: Denoising steps.
+        num_guided_steps: How many of them, from the first, are guided; the trainer's ``max_epochs``.
+        num_inner_steps: Optimiser steps before each guided denoising step.
+        final_rate: Learning rate of the last inner step as a share of the first's; it falls linearly between them.
+        guidance_scale: Classifier-free guidance scale; 1 turns it off.
+        negative_prompt: What to steer away from.
+        strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
+        shift: Shift of the noise schedule towards high noise.
+        centres: Windows lie where the reference's tiles went, or where the sample's own do.
+        baseline: Also denoise the same start without guidance, to compare.
+        keep_trajectory: Keep the latents before each denoising step, to learn from.
+
+    Raises:
+        ValueError: If a setting is out of range, saying which and what is allowed.
+    """
+
+    cached_gradients: dict[int, Tensor]
+    """Gradients of jobs, by number, that a training step yields as they are; it runs the backbone for the others."""
+    result: TransferResult | None
+    """What came of the last fit."""
+    predicted: Latents | None
+    """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
+    on_denoised: list[Callable[[], None]]
+    """Called after each unguided denoising step; a fit begins with none."""
+    latents: nn.Parameter
+    text: Tensor
+    negative_text: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        losses: Sequence[MotionLoss] | None = None,
+        optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=0.003),
+        num_steps: int = 50,
+        num_guided_steps: int = 10,
+        num_inner_steps: int = 10,
+        final_rate: float = 2 / 3,
+        guidance_scale: float = 5.8,
+        negative_prompt: str = WAN_NEGATIVE_PROMPT,
+        strength: float = 0.75,
+        shift: float = 7.0,
+        centres: Literal["reference", "sample"] = "reference",
+        baseline: bool = True,
+        keep_trajectory: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
+        _check(
+            0 <= num_guided_steps <= num_steps,
+            f"num_guided_steps is {num_guided_steps}; use 0 to num_steps, that is {num_steps} (the paper's is a fifth)",
+        )
+        _check(num_inner_steps >= 1, f"num_inner_steps is {num_inner_steps}; use at least 1 (the paper's is 10)")
+        _check(0 < strength <= 1, f"strength is {strength}; use above 0 (the reference itself) to 1 (pure noise)")
+        _check(guidance_scale >= 1, f"guidance_scale is {guidance_scale}; use 1 (off) or more")
+        _check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
+        _check(final_rate >= 0, f"final_rate is {final_rate}; use a share of the first rate, 0 or more")
+        self.backbone = backbone
+        losses = [MotionFlowLoss(), WindowLoss()] if losses is None else losses
+        self.losses: Sequence[MotionLoss] = nn.ModuleList(losses)  # type: ignore[assignment]  # it is one, but untyped
+        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
+        self.optimizer = optimizer
+        self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
+        self.final_rate = final_rate
+        self.guidance_scale, self.negative_prompt = guidance_scale, negative_prompt
+        self.strength, self.centres, self.baseline = strength, centres, baseline
+        self.keep_trajectory = keep_trajectory
+        self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what an earlier fit did."""
+        self.step, self.inner_step = 0, 0
+        self.cached_gradients = {}
+        self.on_denoised = []
+        self.result = None
+        self.predicted = None
+        self.baseline_latents: Tensor | None = None
+        self.baseline_step = 0
+        self.trajectory: list[Latents] = []
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Raise ``ValueError`` if a trainer's settings do not go with an optimisation of latents."""
+        _check(
+            trainer.max_epochs == self.num_guided_steps,
+            f"the trainer's max_epochs is {trainer.max_epochs}; set it to num_guided_steps, "
+            f"which is {self.num_guided_steps}: an epoch is a guided step",
+        )
+        _check(
+            trainer.world_size == 1,
+            f"the trainer has {trainer.world_size} processes; set devices to 1: jobs do not share their gradients, so "
+            "several devices run a trainer each",
+        )
+        _check(
+            trainer.precision == "32-true",
+            f"the trainer's precision is {trainer.precision}; leave it at 32-true, which latents need, and set the "
+            "backbone's dtype",
+        )
+        _check(
+            trainer.accumulate_grad_batches == 1,
+            f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; leave it at 1: a batch is an inner step",
+        )
+
+    def check_target(self, num_latent_frames: int, settings: MotionSettings) -> None:
+        """Raise ``ValueError`` if a loss cannot be computed on motion that is read so."""
+        for loss in self.losses:
+            loss.check_target(num_latent_frames, settings)
+
+    def setup(self, stage: str) -> None:
+        """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""
+        self.check_trainer(self.trainer)
+        self.restart()
+        jobs = self.jobs
+        embedded = self.backbone.embed_prompts([*jobs.prompts, self.negative_prompt])
+        self.backbone.release_text_encoder()
+        self.register_buffer("text", embedded[:-1], persistent=False)
+        self.register_buffer("negative_text", embedded[-1:].expand_as(embedded[:-1]), persistent=False)
+        self.latents = nn.Parameter(self.initial_latents(jobs))
+        self._keep_latents()
+
+    @property
+    def jobs(self) -> TransferJobs:
+        """What the trainer's datamodule says is to be done."""
+        jobs: TransferJobs = self.trainer.datamodule.jobs  # type: ignore[attr-defined]
+        return jobs
+
+    @property
+    def latents_optimizer(self) -> LightningOptimizer:
+        """The optimiser of the latents."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        return optimizer
+
+    def initial_latents(self, jobs: TransferJobs) -> Latents:
+        """Return the references, noised to the first noise level with each job's own noise, in fp32."""
+        reference = jobs.reference.float()
+        noise = job_noise(tuple(reference.shape[1:]), list(jobs.seeds)).to(reference.device)
+        return add_noise(reference, noise, float(self.sigmas[0]))
+
+    @property
+    def relative_rate(self) -> float:
+        """The learning rate of this inner step, as a share of the first one's."""
+        progress = self.inner_step / max(1, self.num_inner_steps - 1)
+        return 1 + progress * (self.final_rate - 1)
+
+    def timestep(self, step: int) -> float:
+        """Return the noise level before a denoising step, times 1000."""
+        return 1000 * float(self.sigmas[step])
+
+    def training_step(self, target: MotionTarget, batch_index: int) -> Tensor:
+        """Return the weighted losses of the latents; for cached gradients, a surrogate that has exactly those."""
+        cached = self.cached_gradients
+        surrogate = sum(((self.latents[job] * cached[job]).sum() for job in cached), start=0 * self.latents.sum())
+        fresh = [job for job in range(len(self.latents)) if job not in cached]
+        if not fresh:
+            return surrogate
+        target, settings = target.of_jobs(fresh), target.settings
+        query, key = self.backbone.query_key(
+            _rows(self.latents, fresh),
+            self.timestep(self.step),
+            _rows(self.text, fresh),
+            settings.block,
+            rotary=settings.rotary,
+        )
+        if self.centres == "sample":
+            target = target.with_centres_of(query, key)
+        values = {loss.name: loss(query, key, target) for loss in self.losses}
+        total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * query.sum())
+        if not total.isfinite():
+            raise NonFiniteError(
+                f"the loss is {total.item()} at guided step {self.step + 1}, inner step {self.inner_step + 1}; "
+                "lower the learning rate, or use dtype float32 or bfloat16"
+            )
+        logged = {"loss": total.detach(), **{f"loss/{name}": value.detach() for name, value in values.items()}}
+        means = {name: value / len(fresh) for name, value in logged.items()}
+        self.log_dict(means, prog_bar=True, batch_size=len(fresh))
+        return total + surrogate
+
+    def on_train_batch_start(self, batch: MotionTarget, batch_index: int) -> None:
+        """Set the learning rate of this inner step."""
+        for group in self.latents_optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.relative_rate
+
+    def on_after_backward(self) -> None:
+        """Check a fresh gradient: it may overflow in low precision though the loss does not, and clipping hides it.
+
+        Raises:
+            NonFiniteError: If it is infinite or not a number.
+        """
+        assert self.latents.grad is not None
+        if len(self.cached_gradients) < len(self.latents) and not self.latents.grad.isfinite().all():
+            raise NonFiniteError(
+                f"the gradient is not finite at guided step {self.step + 1}, inner step {self.inner_step + 1}; use "
+                "dtype float32 or bfloat16"
+            )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Take an inner step, and count it at once, so that any checkpoint has latents and position in step."""
+        super().optimizer_step(*args, **kwargs)
+        self.inner_step += 1
+        for loss in self.losses:  # a metric keeps its last value, and with it the graph of the whole step
+            loss.reset()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each job's gradient by itself."""
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            assert self.latents.grad is not None
+            self.latents.grad.copy_(clip_per_job(self.latents.grad, gradient_clip_val))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimiser of the latents."""
+        optimizer = self.optimizer([self.latents])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def advance(self) -> None:
+        """Take the scheduler's step once all inner steps are done; otherwise, and if called again, do nothing."""
+        if self.step >= self.num_guided_steps or self.inner_step < self.num_inner_steps:
+            return
+        with torch.no_grad():
+            self.latents.copy_(self.denoised(self.latents, self.step))
+        self._keep_latents()
+        self.step, self.inner_step = self.step + 1, 0
+        self.cached_gradients = {}
+        self.latents_optimizer.state.clear()
+
+    def on_train_start(self) -> None:
+        """Make up for the end of an epoch that a resumed run skips."""
+        self.advance()
+
+    def on_train_epoch_end(self) -> None:
+        """End a guided step."""
+        self.advance()
+
+    @torch.no_grad()
+    def on_fit_end(self) -> None:
+        """Denoise the rest unguided and decode; a resumed run passes here whatever it had done."""
+        self.advance()
+        if self.step < self.num_guided_steps:
+            raise UnfinishedError(
+                f"the trainer stopped at guided step {self.step + 1} of {self.num_guided_steps}, so nothing was "
+                "decoded; resume from its checkpoint, without max_time, max_steps or limit_train_batches"
+            )
+        self.saved_at = time.monotonic()
+        while self.step < self.num_steps:
+            self.latents.data = self.denoised(self.latents.data, self.step)
+            self._keep_latents()
+            self.step += 1
+            self._end_unguided_step(is_last=self.step == self.num_steps)
+        if self.baseline:
+            if self.baseline_latents is None:
+                self.baseline_latents = self.initial_latents(self.jobs)
+            while self.baseline_step < self.num_steps:
+                self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
+                self.baseline_step += 1
+                self._end_unguided_step(is_last=self.baseline_step == self.num_steps)
+        self.result = TransferResult(
+            latents=self.latents.detach().cpu(),
+            frames=self.decoded(self.latents),
+            baseline=None if self.baseline_latents is None else self.decoded(self.baseline_latents),
+            trajectory=torch.stack(self.trajectory, 1) if self.trajectory else None,
+        )
+
+    def decoded(self, latents: Latents) -> UInt8[Tensor, "jobs frames height width 3"]:
+        """Decode job by job: the autoencoder takes more memory for a video than anything before it."""
+        return torch.cat([to_frames(self.backbone.decode(job)) for job in latents.split(1)])
+
+    @torch.no_grad()
+    def denoised(self, latents: Latents, step: int) -> Latents:
+        """Take one denoising step with classifier-free guidance."""
+        latents, timestep = latents.to(self.backbone.device), self.timestep(step)
+        velocity = guided_velocity(self.backbone, latents, timestep, self.text, self.negative_text, self.guidance_scale)
+        denoised = denoise(velocity, latents, self.sigmas, step)
+        self.predicted = latents - self.sigmas[step] * velocity
+        if not denoised.isfinite().all():
+            raise NonFiniteError(
+                f"the latents are not finite after denoising step {step + 1}; lower the learning rate, or use dtype "
+                "float32 or bfloat16"
+            )
+        return denoised
+
+    def _keep_latents(self) -> None:
+        if self.keep_trajectory:
+            self.trajectory.append(self.latents.detach().cpu().clone())
+
+    def _end_unguided_step(self, is_last: bool) -> None:
+        """Write a checkpoint if one is due, and report the step."""
+        if is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self.save_last_checkpoint()
+        for told in self.on_denoised:
+            told()
+
+    def save_last_checkpoint(self) -> None:
+        """Write the last checkpoint again, where the trainer writes one."""
+        callback = self.trainer.checkpoint_callback
+        if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
+            self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
+        self.saved_at = time.monotonic()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add position, baseline, trajectory and random state."""
+        checkpoint["motion_transfer"] = {
+            "step": self.step,
+            "inner_step": self.inner_step,
+            "baseline_latents": self.baseline_latents,
+            "baseline_step": self.baseline_step,
+            "trajectory": self.trajectory,
+            "random_state": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore position, baseline, trajectory and random state."""
+        state = checkpoint["motion_transfer"]
+        self.step, self.inner_step = state["step"], state["inner_step"]
+        self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
+        self.trajectory = state["trajectory"]
+        torch.set_rng_state(state["random_state"])
+
+
+def _rows(tensor: Tensor, jobs: list[int]) -> Tensor:
+    """Return some jobs' rows, or the tensor itself if these are all: what a backbone knows of it then stays known."""
+    return tensor if len(jobs) == len(tensor) else tensor[jobs]
+
+
+def _check(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise UserError(otherwise)

@@ -1,0 +1,129 @@
+"""What a run will cost: memory by part and by step, arithmetic, and time."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.planning.calibration import Rates
+from fastvmt_pl.planning.meter import Reading
+from fastvmt_pl.planning.rehearsal import Rehearsal
+from fastvmt_pl.planning.workload import Workload
+
+
+class Size(NamedTuple):
+    """How large a model is."""
+
+    num_parameters: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of step of a run.
+
+    Attributes:
+        name: What it does.
+        reading: What it costs once.
+        num_times: How often the whole run takes it.
+        work: What its speed depends on, a field of :class:`~fastvmt_pl.planning.calibration.Rates`.
+    """
+
+    name: str
+    reading: Reading
+    num_times: int
+    work: str
+
+    def seconds(self, rates: Rates) -> float:
+        """Return the time that it takes in the whole run."""
+        rate: float = getattr(rates, self.work)
+        return self.num_times * self.reading.flops / rate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will cost.
+
+    Attributes:
+        workload: What was planned.
+        sizes: Parameters and bytes of the transformer, the autoencoder and the text encoder.
+        tokens: Latent frames, and rows and columns of tokens in each.
+        steps: What the run does, in order.
+        checkpointing: Whether the transformer checkpoints its activations.
+        rehearsal: What everything was read from.
+    """
+
+    workload: Workload
+    sizes: dict[str, Size]
+    tokens: tuple[int, int, int]
+    steps: list[Step]
+    checkpointing: bool
+    rehearsal: Rehearsal
+
+    @property
+    def largest(self) -> Step:
+        """The step that takes the most memory."""
+        return max(self.steps, key=lambda step: step.reading.peak)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes of tensors at any time."""
+        return self.largest.reading.peak
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs of the whole run."""
+        return self.workload.num_batches * len(self.workload.prompts)
+
+    @property
+    def prediction_flops(self) -> float:
+        """Floating-point operations of one forward pass of the transformer for one job."""
+        predictions = 1 if self.rehearsal.module.guidance_scale == 1 else 2
+        return self.rehearsal.denoising.flops / (predictions * len(self.workload.prompts))
+
+    def forward_equivalents(self, step: Step) -> float:
+        """Return what a step costs a job, in forward passes of the transformer."""
+        return step.num_times * step.reading.flops / self.prediction_flops / self.num_jobs
+
+
+def _size_of(part: nn.Module) -> Size:
+    return Size(sum(each.numel() for each in part.parameters()), sum(each.nbytes for each in part.parameters()))
+
+
+def plan(module: MotionTransfer, workload: Workload) -> Plan:
+    """Plan a run from the model's configs: no weights are fetched or read, and nothing is computed.
+
+    The real code runs on tensors without contents, so every setting counts as it will. Memory is that of tensors, and
+    of what a CPU's convolutions take inside; what a GPU's driver and kernels take comes on top.
+
+    Args:
+        module: The module, with its backbone.
+        workload: What it is to do.
+
+    Raises:
+        ValueError: If the module or its backbone cannot do this, saying what to change.
+    """
+    workload.check(module)
+    rehearsal = Rehearsal(module, workload)
+    backbone = rehearsal.module.backbone
+    checkpointing: bool = backbone.lora_model().is_gradient_checkpointing
+    batches, jobs = workload.num_batches, workload.num_batches * len(workload.prompts)
+    extractions = -(-workload.num_levels // workload.extraction_batch)
+    videos = 2 if module.baseline else 1
+    steps = [
+        Step("embed the prompts", rehearsal.embedding, batches, "prediction"),
+        Step("encode a clip", rehearsal.encoding, workload.num_clips, "autoencoder"),
+        Step("read its motion", rehearsal.extraction, workload.num_clips * extractions, "prediction"),
+        Step("guide: a gradient", rehearsal.gradient[checkpointing], batches * workload.num_gradients, "gradient"),
+        Step("denoise: a step", rehearsal.denoising, batches * module.num_steps * videos, "prediction"),
+        Step("decode a video", rehearsal.decoding, jobs * videos, "autoencoder"),
+    ]
+    return Plan(
+        workload=workload,
+        sizes={name: _size_of(part) for name, part in backbone.parts().items()},
+        tokens=(workload.latent_shape(module)[1], *backbone.token_grid(rehearsal.module.latents)),
+        steps=steps,
+        checkpointing=checkpointing,
+        rehearsal=rehearsal,
+    )

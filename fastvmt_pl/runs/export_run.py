@@ -1,0 +1,92 @@
+"""``fastvmt export``: the LoRA of a checkpoint."""
+
+from argparse import ArgumentError
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+from fastvmt_pl.datamodules import DistillationDataModule
+from fastvmt_pl.distillation.shard_index import INDEX, read_index
+from fastvmt_pl.errors import UserError, blaming_settings
+from fastvmt_pl.lora import read_adapter
+from fastvmt_pl.distillation.lora_card import Training, export_lora
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+
+
+def export(checkpoint: Path, config: Path, output: Path) -> Path:
+    """Write the LoRA of a checkpoint for diffusers and ComfyUI, verified, with a model card.
+
+    Args:
+        checkpoint: Checkpoint of fastvmt distill or fastvmt train, such as checkpoints/last.ckpt.
+        config: The config.yaml that was written beside it.
+        output: Folder for the LoRA.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: If the checkpoint is not one of a LoRA, or the folder is in use.
+        LoraError: If the files could not be verified; they stay, and the model card is ``UNVERIFIED.md``.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is in use; choose another output")
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise UserError(f"checkpoint {checkpoint} cannot be read: {error}") from error
+    if "motion_distillation" not in state:
+        raise UserError(f"checkpoint {checkpoint} holds no LoRA; give one of fastvmt distill or fastvmt train")
+    module, data = _read_config(config)
+    module.attach_adapter()
+    module.load_state_dict(state["state_dict"])
+    module.on_load_checkpoint(state)
+    previews = state["callbacks"].get("LoraPreviews") or {
+        "last": None,
+        "prompts": [],
+        "sampling": {},
+        "shift": module.shift,
+        "fps": None,
+    }
+    stopped = state["callbacks"].get("StopAtLeak") or {"stopped": False}
+    if stopped["stopped"]:  # the LoRA is that of the preview before, as at the end of the training
+        if stopped["adapter"] is None:
+            raise UserError(f"the LoRA of {checkpoint} leaks from its first preview on; train it again, and slower")
+        module.set_adapter(stopped["adapter"])
+        previews = {**previews, "last": stopped["preview"]}
+    with module.for_sampling():
+        adapter = read_adapter(module.backbone.lora_model())
+    shards = read_index(data.folder) if (data.folder / INDEX).exists() else []
+    video, scores = previews["last"] or (None, {})
+    training = Training(
+        source=data.source,
+        num_steps=state["global_step"],
+        batch_size=state["motion_distillation"]["batch_size"],
+        shape=module.backbone.video_shape(state["motion_distillation"]["shape"]),
+        sampling=previews["sampling"],
+        shift=previews["shift"],
+        fps=previews["fps"],
+        clip_hash=next((shard.sha256 for shard in shards if shard.source == "clip"), None),
+        prompts=previews["prompts"],
+        scores=scores,
+        preview=Path(video) if video is not None and Path(video).exists() else None,
+    )
+    export_lora(adapter, module, output, training)
+    print(f"the LoRA is in {output}")
+    return output
+
+
+def _read_config(config: Path) -> tuple[MotionDistillation, DistillationDataModule]:
+    """Return the module and the datamodule of a config, whatever trainer it was for."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(MotionDistillation, "model")
+    parser.add_class_arguments(DistillationDataModule, "data")
+    try:
+        settings = yaml.safe_load(config.read_text())
+        with blaming_settings():
+            made = parser.instantiate_classes(parser.parse_object({name: settings[name] for name in ("model", "data")}))
+    except (OSError, KeyError, TypeError, yaml.YAMLError, ArgumentError) as error:
+        raise UserError(f"config {config} cannot be read ({error}); give that of the training") from error
+    return made.model, made.data

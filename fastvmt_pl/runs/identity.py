@@ -1,0 +1,214 @@
+"""What a run is: everything that changes its result, and nothing else."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastvmt_pl.backbones.model_folder import BUNDLED, hash_components
+from fastvmt_pl.clips import ClipError, content_hash
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.file_hash import file_sha256
+from fastvmt_pl.lora import find_lora, lora_files
+
+Settings = dict[str, Any]
+"""Values by dotted names."""
+ROUNDING = {"gradient_checkpointing", "offload", "attention_backend", "compile"}
+"""Settings of a backbone that change no more than rounding."""
+OUTSIDE = {"cache_dir", "extraction_batch", "folder", "num_workers"}
+"""Settings of datamodules that say where and how fast, not what."""
+TRAINER = {
+    "accumulate_grad_batches",
+    "callbacks",
+    "fast_dev_run",
+    "gradient_clip_algorithm",
+    "gradient_clip_val",
+    "limit_train_batches",
+    "max_epochs",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "overfit_batches",
+    "precision",
+}
+"""The settings of a trainer that change what is computed; the others say where, or how it is shown."""
+WATCHING = {
+    "Costs",
+    "DeviceStatsMonitor",
+    "LastCheckpoint",
+    "LearningRateMonitor",
+    "LoraExport",
+    "LoraPreviews",
+    "ModelCheckpoint",
+    "ModelSummary",
+    "Preemption",
+    "RichModelSummary",
+    "RichProgressBar",
+    "RunFolder",
+    "ThroughputMonitor",
+    "TQDMProgressBar",
+    "TransferPreviews",
+    "TransferProgress",
+}
+"""Callbacks that change nothing."""
+NAMED_BY_CLASS = ("fastvmt_pl.", "lightning.", "torch.")
+"""Packages that move their classes from one version to the next; a class of theirs is known by its name alone."""
+
+
+def identity_of(config: Mapping[str, Any]) -> Settings:
+    """Return what changes the result of a run with a LightningCLI's config.
+
+    Files count by their content: clips, LoRAs and local models. Device, outputs and caches do not count.
+
+    Args:
+        config: Settings in groups, as read from YAML.
+    """
+    model, data, trainer = (dict(config.get(name) or {}) for name in ("model", "data", "trainer"))
+    backbone = model.get("backbone")
+    if isinstance(backbone, Mapping) and isinstance(backbone.get("init_args"), Mapping):
+        model["backbone"] = {**backbone, "init_args": backbone_identity(backbone["init_args"])}
+    data = {name: value for name, value in data.items() if name not in OUTSIDE}
+    if data.get("clips"):
+        data["clips"] = [_clip_content(clip) for clip in _as_list(data["clips"])]
+    trainer = {name: value for name, value in trainer.items() if name in TRAINER}
+    callbacks = [
+        each if isinstance(each, Mapping) else {"class_path": each} for each in _as_list(trainer.get("callbacks"))
+    ]
+    trainer["callbacks"] = [each for each in callbacks if _class_name(each.get("class_path")) not in WATCHING]
+    groups = {"seed_everything": config.get("seed_everything"), "model": model, "data": data, "trainer": trainer}
+    return flat(groups)
+
+
+def identity_of_overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Settings:
+    """Return what changes the result of a run with a config that some settings override.
+
+    Defaults of classes are not known here, so a setting of ``None`` or ``False`` differs from one that is not set.
+
+    Args:
+        config: Settings in groups, as read from YAML.
+        overrides: Settings by dotted names; a text is read as YAML.
+    """
+    merged = deepcopy(dict(config))
+    for name, value in overrides.items():
+        *groups, last = name.split(".")
+        inner = merged
+        for group in groups:
+            found = inner.get(group)
+            inner[group] = found if isinstance(found, dict) else {}
+            inner = inner[group]
+        inner[last] = _read(value) if isinstance(value, str) else value
+    told = {None: "null", False: "false"}
+    return {
+        name: told[value] if value is None or value is False else value for name, value in identity_of(merged).items()
+    }
+
+
+def backbone_identity(arguments: Mapping[str, Any]) -> Settings:
+    """Return what changes the result among a backbone's arguments, models and LoRAs by their content."""
+    kept = {name: value for name, value in arguments.items() if name not in ROUNDING}
+    if "model" in kept:
+        kept["model"] = model_content(str(kept["model"]))
+    if isinstance(kept.get("loras"), Mapping):
+        kept["loras"] = sorted([_lora_content(path), weight] for path, weight in kept["loras"].items())
+    return kept
+
+
+def content_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file; if it cannot be read, its path."""
+    path = Path(path)
+    try:
+        return f"sha256 {file_sha256(path)}"
+    except OSError:
+        return f"missing {path.absolute()}"
+
+
+def _clip_content(path: str | Path) -> str:
+    try:
+        return f"sha256 {content_hash(path)}"
+    except (OSError, ClipError):
+        return f"missing {Path(path).absolute()}"
+
+
+def flat(settings: Any, prefix: str = "") -> Settings:
+    """Return nested settings by dotted names; lists of groups are numbered.
+
+    >>> flat({"a": {"b": 1, "c": [2, 3]}, "d": [{"e": 4}]})
+    {'a.b': 1, 'a.c': [2, 3], 'd.0.e': 4}
+    """
+    if isinstance(settings, Mapping):
+        inner = list(settings.items())
+    elif isinstance(settings, Sequence) and any(isinstance(each, Mapping) for each in settings):
+        inner = [(str(number), each) for number, each in enumerate(settings)]
+    else:
+        name = prefix.removesuffix(".")
+        return {name: _class_name(settings) if name.endswith("class_path") else settings}
+    return {key: value for name, each in inner for key, value in flat(each, f"{prefix}{name}.").items()}
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return which settings differ, each with both values.
+
+    What one side does not know is ``None``, ``False`` or empty there, as what a newer version adds.
+
+    >>> differences({"num_steps": 30, "seed": 1}, {"num_steps": 50, "seed": 1})
+    ['num_steps: 30 there, 50 now']
+
+    Args:
+        there: Those of a run that was begun.
+        now: Those that are wanted.
+    """
+    names = sorted(there.keys() | now.keys())
+    return [
+        f"{name}: {_shown(there.get(name))} there, {_shown(now.get(name))} now"
+        for name in names
+        if (there[name] != now[name] if name in there and name in now else _is_set({**there, **now}[name]))
+    ]
+
+
+def _is_set(value: Any) -> bool:
+    """Return whether a value differs from that of a setting that a version does not know."""
+    return not (value is None or value is False or value in ([], {}))
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _shown(value: Any) -> str:
+    text = "unset" if value is None else json.dumps(value, ensure_ascii=False).strip('"')
+    text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", text)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _class_name(path: Any) -> str:
+    name = str(path)
+    return name.rsplit(".", 1)[-1] if name.startswith(NAMED_BY_CLASS) else name
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Return what a setting that may be one thing or several has."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def model_content(model: str) -> str:
+    """Return the hash of a local model's weights and configs; of one on the hub, its name."""
+    folder = BUNDLED.get(model, Path(model).expanduser())
+    if not model or not folder.is_dir():
+        return model
+    components = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "scheduler")
+    return f"sha256 {hash_components(folder, components)}"
+
+
+def _lora_content(path: str) -> str:
+    try:
+        return " ".join(map(content_of, lora_files(find_lora(path))))
+    except UserError:
+        return path

@@ -1,0 +1,187 @@
+"""What the commands have in common: options, shipped configs and names."""
+
+import json
+import math
+import re
+from copy import deepcopy
+from functools import lru_cache, partial
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastvmt_pl.backbones.model_folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.tables import lines_of, read_text
+
+CONFIGS = Path(str(files("fastvmt_pl.configs")))
+
+
+SHAPES = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
+"""Layers, width and latent channels of the transformers that the shipped configs were made for."""
+
+
+def default_config(model: str) -> Path:
+    """Return the shipped config that fits a model, by the shape of its transformer.
+
+    Raises:
+        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+    """
+    folder = resolve_model(model, weights=False)
+    if is_bundled_kind(folder):
+        return CONFIGS / "wan_tiny.yaml"
+    refuse_other_wans(folder, model)
+    found = architecture(folder)
+    width = found.get("num_attention_heads", 0) * found.get("attention_head_dim", 0)
+    shape = found.get("num_layers", 0), width, found.get("in_channels", 0)
+    if shape not in SHAPES:
+        kind = read_json(folder / "model_index.json").get("_class_name")
+        described = f"{kind} of {shape[0]} layers {width} wide and {shape[2]} latent channels"
+        example = CONFIGS / "wan2.1_1.3b.yaml"
+        raise UserError(
+            f"no shipped config fits {model}, a {described}; give one by --config, such as a copy of {example}"
+        )
+    return CONFIGS / SHAPES[shape]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings of a YAML file.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    try:
+        content = deepcopy(_parsed(path.read_text(encoding="utf-8"))) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
+    groups = [content.get(name) or {} for name in ("model", "data", "trainer")] if isinstance(content, dict) else [None]
+    if not all(isinstance(group, dict) for group in groups):
+        raise UserError(f"config {path} is no mapping of settings; give a YAML file with model, data and trainer")
+    return content
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str) -> Any:
+    """Return what YAML says; a list of jobs has the same config again and again."""
+    return yaml.safe_load(text)
+
+
+def default_lora_config(model: str) -> Path:
+    """Return the shipped config for training a LoRA of a model.
+
+    Raises:
+        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+    """
+    return CONFIGS / ("wan_tiny_lora.yaml" if default_config(model).name == "wan_tiny.yaml" else "wan2.1_lora.yaml")
+
+
+def default_prompts(model: str) -> Path:
+    """Return the shipped file of prompts that a model has words for.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return CONFIGS / ("wan_tiny_prompts.txt" if is_bundled_kind(model) else "prompts.txt")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the prompts of a text file, one a line.
+
+    Raises:
+        UserError: If there are none.
+    """
+    prompts = [line.strip() for line in lines_of(read_text(path)) if line.strip()]
+    if not prompts:
+        raise UserError(f"prompts {path} is empty; give a text file with a prompt a line")
+    return prompts
+
+
+def run_loggers(folder: Path) -> list[dict[str, Any]]:
+    """Return the loggers of a run folder: TensorBoard, and a CSV file for each time that the run is started."""
+    place = {"save_dir": str(folder), "name": "logs"}
+    return [
+        {"class_path": "TensorBoardLogger", "init_args": {**place, "version": ""}},
+        {"class_path": "CSVLogger", "init_args": place},
+    ]
+
+
+def parse_size(size: str) -> list[int]:
+    """Return height and width.
+
+    >>> parse_size("480x832")
+    [480, 832]
+
+    Raises:
+        ValueError: If it is written in another way.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", size.lower())
+    if match is None:
+        raise UserError(f"size is {size!r}; give height x width in pixels, such as 480x832")
+    return [int(match[1]), int(match[2])]
+
+
+def parse_device(device: str) -> dict[str, Any]:
+    """Return the trainer's settings for a device.
+
+    >>> parse_device("cuda:1")
+    {'trainer.accelerator': 'cuda', 'trainer.devices': [1]}
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    match = re.fullmatch(r"(auto|cpu|cuda|mps)|cuda:(\d+)", device)
+    if match is None:
+        raise UserError(f"device is {device!r}; use auto, cpu, cuda, cuda:1 or mps")
+    return {"trainer.accelerator": match[1] or "cuda", "trainer.devices": 1 if match[2] is None else [int(match[2])]}
+
+
+def parse_loras(loras: str | list[str] | None) -> dict[str, float]:
+    """Return the weight of each LoRA file or folder; the weights of one that is given twice add up.
+
+    Args:
+        loras: ``PATH`` or ``PATH:WEIGHT``. A path that exists is a path, whatever follows its last colon.
+
+    Raises:
+        UserError: If there is no such path, or the weight is no finite number.
+    """
+    found: dict[str, float] = {}
+    for lora in [loras] if isinstance(loras, str) else loras or []:
+        path, weight = _parse_lora(lora)
+        found[path] = found.get(path, 0.0) + weight
+    return found
+
+
+def _parse_lora(lora: str) -> tuple[str, float]:
+    path, _, weight = lora.rpartition(":")
+    if lora and Path(lora).expanduser().exists():
+        return lora, 1.0
+    if not path or not Path(path).expanduser().exists():
+        raise UserError(f"LoRA {lora!r} does not exist; give a folder or a .safetensors file, or PATH:WEIGHT")
+    number = float(weight) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", weight, re.IGNORECASE) else math.nan
+    if not math.isfinite(number):
+        raise UserError(f"the weight of LoRA {path!r} is {weight!r}; give a number, such as 0.5 or -1e-1")
+    return path, number
+
+
+def as_arguments(config: Path, options: dict[str, Any]) -> list[str]:
+    """Return a LightningCLI's arguments for a config file and the options that override it; ``None`` is none."""
+    return [f"--config={config}", *as_words(options)]
+
+
+def as_words(options: dict[str, Any]) -> list[str]:
+    """Return options as words of a command line; ``None`` is none.
+
+    >>> as_words({"steps": 3, "size": [48, 48], "device": None, "config": Path("my.yaml")})
+    ['--steps=3', '--size=[48, 48]', '--config=my.yaml']
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    written = partial(json.dumps, ensure_ascii=False)  # YAML refuses the halves of an escaped emoji
+    return [f"--{name}={value if isinstance(value, str | Path) else written(value)}" for name, value in given.items()]
+
+
+
+
+
+

@@ -1,0 +1,94 @@
+"""Make the data that a LoRA learns a motion from: the clip, and guided samples of many prompts that move as it does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from fastvmt_pl.callbacks import TransferProgress
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.distillation import Sample, without_padding, write_shard
+from fastvmt_pl.clips import content_hash
+from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
+from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+
+CLIP_SHARD = "clip.tar"
+
+
+def make_samples(
+    cli: TransferCLI,
+    clip_prompt: str,
+    prompts: Sequence[str],
+    folder: Path,
+    batch_size: int,
+    max_flow_error: float,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Fill a data folder with the clip and with a guided sample of each prompt, or go on where that was stopped.
+
+    Prompts run in batches, a shard each. The index is written after each shard, so what it lists is whole.
+
+    Args:
+        cli: Transfer of the clip's motion; its prompts are replaced, and its seed is the first prompt's.
+        clip_prompt: What the clip shows.
+        prompts: What the samples are to show.
+        folder: The data folder.
+        batch_size: Prompts at a time.
+        max_flow_error: Samples whose relative attention flow error is above this are dropped.
+        callbacks: What each trainer has beside its config's and a progress bar.
+    """
+    module, data = cli.model, cli.datamodule
+    shards = read_index(folder) if (folder / INDEX).exists() else []
+    done = {shard.name for shard in shards}
+    module.backbone.to(cli.trainer.strategy.root_device)
+    if CLIP_SHARD not in done:
+        (clip,) = data.read_clips(module)
+        latents = module.backbone.encode(clip.to_video(data.size))[0]
+        text = without_padding(module.backbone.embed_prompts([clip_prompt])[0])
+        module.backbone.release_text_encoder()
+        write_shard(folder / CLIP_SHARD, [Sample(latents, text, clip_prompt)])
+        shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=content_hash(clip.name)))
+        write_index(folder, shards)
+    for start in range(0, len(prompts), batch_size):
+        name, some = f"samples-{start:05d}.tar", prompts[start : start + batch_size]
+        if name in done:
+            continue
+        samples = _guided(cli, some, data.seeds[0] + start, callbacks)
+        kept = [sample for sample in samples if sample.scores["relative_attention_flow_error"] <= max_flow_error]
+        write_shard(folder / name, kept)
+        shards.append(Shard(name, "samples", len(kept), len(samples) - len(kept)))
+        write_index(folder, shards)
+        errors = ", ".join(f"{sample.scores['relative_attention_flow_error']:.2f}" for sample in samples)
+        rank_zero_info(
+            f"{start + len(some)} of {len(prompts)} prompts: {len(kept)} of {len(some)} samples kept ({errors})"
+        )
+
+
+def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequence[Callback]) -> list[Sample]:
+    """Return a guided sample of each prompt, with its score."""
+    module: MotionTransfer = cli.model
+    data = cli.datamodule.with_prompts(prompts, seed)
+    trainer: Any = cli.instantiate_trainer()
+    # As defaults of the CLI, each trainer would get them once more.
+    trainer.callbacks += [TransferProgress(), *callbacks]
+    trainer.fit(module, data)
+    result = module.result
+    assert result is not None
+    made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))
+    errors, text = relative_attention_flow_error(made, reference), module.backbone.embed_prompts(list(prompts))
+    return [
+        Sample(
+            latents=result.latents[number],
+            text=without_padding(text[number]),
+            prompt=prompt,
+            seed=seed + number,
+            scores={"relative_attention_flow_error": round(float(errors[number]), 4)},
+            trajectory=None if result.trajectory is None else result.trajectory[number],
+            sigmas=None if result.trajectory is None else module.sigmas,
+            guidance_scale=module.guidance_scale,
+        )
+        for number, prompt in enumerate(prompts)
+    ]

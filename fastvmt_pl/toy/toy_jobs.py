@@ -1,0 +1,71 @@
+"""Jobs of the toy world: clips, prompts for something else in all three words, and how to judge what comes of them."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fastvmt_pl.toy.toy_tracker import Frames, ToyScore, score
+from fastvmt_pl.toy.toy_world import Appearance, Path, ToyClip, ToyWorld, combinations, prompt_for
+
+MOVING: tuple[Path, ...] = ("linear", "arc", "sine", "bounce")
+"""Paths on which something moves."""
+Split = Literal["tuning", "test"]
+SEEDS: dict[Split, int] = {"tuning": 100, "test": 101}
+"""Seeds of the worlds: settings are chosen on the first, and nothing on the second."""
+
+
+@dataclass(frozen=True)
+class ToyJob:
+    """A reference clip, and what the prompt asks for."""
+
+    clip: ToyClip
+    item: Appearance
+    background: str
+
+    @property
+    def prompt(self) -> str:
+        """The prompt."""
+        return prompt_for([self.item], self.background)
+
+    def judge(self, frames: Frames) -> ToyScore:
+        """Score a video of this job, of toy size, against the prompt and the true path of the clip's first object."""
+        return score(frames, self.item, self.background, self.clip.trajectories[0], self.clip.objects[0].colour)
+
+
+def other_looks(clip: ToyClip, *, held_out: bool) -> list[tuple[Appearance, str]]:
+    """Return combinations of object and background that share no word with a clip.
+
+    Args:
+        clip: The clip.
+        held_out: Those that wan-tiny never saw in training, or those that it did.
+    """
+    return [
+        (item, background)
+        for item, background in combinations(held_out=held_out)
+        if background != clip.background
+        and all(item.colour != old.colour and item.shape != old.shape for old in clip.objects)
+    ]
+
+
+def toy_jobs(
+    num_jobs: int,
+    split: Split = "test",
+    num_objects: int = 1,
+    camera: bool = False,
+    paths: Sequence[Path] = MOVING,
+) -> list[ToyJob]:
+    """Return jobs whose prompts training never saw.
+
+    Args:
+        num_jobs: How many.
+        split: Jobs for choosing settings, or those that nothing was chosen on.
+        num_objects: Objects a clip; the first is judged.
+        camera: Whether the camera moves.
+        paths: Kinds of path.
+    """
+    world, jobs = ToyWorld(SEEDS[split], num_objects=num_objects, camera=camera, paths=paths), []
+    for index in range(num_jobs):
+        clip = world[index]
+        jobs.append(ToyJob(clip, *random.Random(f"{split}/{index}").choice(other_looks(clip, held_out=True))))
+    return jobs

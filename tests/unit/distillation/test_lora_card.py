@@ -1,0 +1,29 @@
+import json
+from functools import partial
+from shutil import copytree
+
+import pytest
+from torch.optim import AdamW
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.model_folder import BUNDLED, usual_fps
+from fastvmt_pl.distillation.lora_card import Training, model_card
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.lora import read_adapter
+
+
+@pytest.mark.parametrize(("given", "shown"), [(None, 8), (12.5, 12.5)])
+def test_the_card_of_a_fine_tune_of_wan_tiny_has_its_frame_rate(tmp_path, given, shown):
+    model = copytree(BUNDLED["wan-tiny"], tmp_path / "model")
+    module = MotionDistillation(WanBackbone(str(model)), rank=1, optimizer=partial(AdamW, lr=1e-3), shift=3.0)
+    module.attach_adapter()
+    training = Training("samples", num_steps=1, batch_size=1, shape=(5, 48, 48), shift=3.0, fps=given)
+    card = model_card(read_adapter(module.backbone.lora_model()), module, training)
+    assert f"fps={shown})" in card
+
+
+def test_other_models_have_the_frame_rate_of_wan(tmp_path):
+    config = tmp_path / "transformer" / "config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"num_layers": 30}))
+    assert (usual_fps("wan-tiny"), usual_fps(tmp_path)) == (8, 16)

@@ -1,0 +1,13 @@
+import pytest
+import torch
+
+from fastvmt_pl.files.checkpoint_io import AtomicCheckpointIO
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    path, plugin = tmp_path / "run" / "last.ckpt", AtomicCheckpointIO()
+    plugin.save_checkpoint({"step": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        plugin.save_checkpoint({"latents": torch.zeros(3), "step": lambda: 2}, path)
+    assert plugin.load_checkpoint(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,129 @@
+"""What is planned against what is measured on real tensors by PyTorch's profiler."""
+
+import shutil
+
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import nn
+
+from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.objectives import MotionSettings, MotionTarget
+from fastvmt_pl.planning import Workload, calibrate, plan
+from fastvmt_pl.processes.peak_memory import PeakMemory
+
+PROMPT = "a red cross on a navy background"
+
+
+def workload(num_jobs=1, num_frames=5, size=(48, 48), motion=MotionSettings(block=4, window=7), **options):
+    counts = {"num_batches": 1, "num_clips": 1, "num_levels": 1, "extraction_batch": 1, "num_gradients": 4} | options
+    return Workload(num_frames, size, motion, (PROMPT,) * num_jobs, **counts)
+
+
+def measured(backbone, work):
+    """Take the same steps on real tensors; return the growth of memory in bytes."""
+    module, found = MotionTransfer(backbone, negative_prompt=""), {}
+
+    def measure(name, run):
+        with PeakMemory("cpu") as peak:
+            result = run()
+        found[name] = peak.num_bytes
+        return result
+
+    text = backbone.embed_prompts(["", *work.prompts])
+    backbone.release_text_encoder()
+    backbone.load_weights()
+    latents = measure("encoding", lambda: backbone.encode(torch.rand(1, 3, work.num_frames, *work.size)))
+
+    @torch.no_grad()
+    def extract():
+        query, key = backbone.query_key(latents, 500.0, text[:1], work.motion.block)
+        return MotionTarget.extract(query, key, backbone.token_grid(latents), work.motion)
+
+    target = measure("extraction", extract)
+    module.register_buffer("text", text[1:])
+    module.register_buffer("negative_text", text[:1].expand_as(text[1:]))
+    module.latents = nn.Parameter(latents.repeat(len(work.prompts), 1, 1, 1, 1))
+
+    def guide():
+        optimizer = module.configure_optimizers()
+        module.training_step(target, 0).backward()
+        optimizer.step()
+
+    for checkpointing in (True, False):
+        backbone.transformer.gradient_checkpointing = checkpointing
+        measure(f"gradient, checkpointing {checkpointing}", guide)
+        module.latents.grad = None
+        for loss in module.losses:
+            loss.reset()
+    denoised = measure("denoising", lambda: module.denoised(module.latents.data, 0))
+    measure("decoding", lambda: module.decoded(denoised[:1]))
+    return found
+
+
+def planned(backbone, work):
+    """Return what is planned under the same names."""
+    rehearsal = plan(MotionTransfer(backbone, negative_prompt=""), work).rehearsal
+    found = {name: getattr(rehearsal, name).growth for name in ("encoding", "extraction", "denoising", "decoding")}
+    return found | {f"gradient, checkpointing {on}": reading.growth for on, reading in rehearsal.gradient.items()}
+
+
+def assert_as_measured(backbone, work):
+    expected, found = measured(backbone, work), planned(backbone, work)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        print(f"| {name} | {found[name] / 2**20:.2f} | {expected[name] / 2**20:.2f} |")
+    for name in expected:
+        assert found[name] == pytest.approx(expected[name], rel=0.15), name
+
+
+def test_memory_is_what_real_tensors_take():
+    assert_as_measured(WanBackbone("wan-tiny", gradient_checkpointing=True), workload(2))
+
+
+def test_an_offloaded_autoencoder_counts_only_where_it_works():
+    found = plan(MotionTransfer(WanBackbone(offload=True), negative_prompt=""), workload())
+    before = [
+        step.reading.before for step in found.steps[1:]
+    ]  # an encoding, its motion, a gradient, denoising, decoding
+    idle = found.sizes["autoencoder"].num_bytes
+    assert [before[0] - each for each in before[1:4]] == pytest.approx([idle] * 3, rel=0.05)
+    assert before[4] == pytest.approx(before[0], rel=0.05)
+
+
+@pytest.mark.slow
+def test_memory_is_what_a_model_of_the_size_of_wan_2_1_1_3b_takes(tmp_path):
+    shutil.copytree(
+        BUNDLED["wan-tiny"], tmp_path, ignore=shutil.ignore_patterns("transformer", "vae"), dirs_exist_ok=True
+    )
+    AutoencoderKLWan().save_pretrained(tmp_path / "vae")
+    torch.set_default_dtype(torch.bfloat16)  # in fp32 first, it would take twice the memory
+    try:
+        transformer = WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30, text_dim=64)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    transformer.save_pretrained(tmp_path / "transformer")
+    del transformer
+    backbone = WanBackbone(str(tmp_path), dtype="bfloat16", gradient_checkpointing=True)
+    assert_as_measured(backbone, workload(1, 9, (128, 128), MotionSettings()))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype):
+    backbone = WanBackbone("wan-tiny", dtype=dtype)
+    for real, fake in zip(backbone.parts().values(), backbone.untrained().parts().values(), strict=True):
+        tensors = [dict([*part.named_parameters(), *part.named_buffers()]) for part in (real, fake)]
+        shapes = [{name: (each.shape, each.dtype) for name, each in one.items()} for one in tensors]
+        assert shapes[0] == shapes[1]
+    prompts = ["", PROMPT]
+    real, fake = backbone.embed_prompts(prompts), backbone.untrained().embed_prompts(prompts)
+    assert (real.any(-1) == fake.any(-1)).all()
+
+
+def test_a_device_is_timed_on_two_blocks_of_random_numbers():
+    backbone = WanBackbone("wan-tiny")
+    text = torch.ones(1, 512, 64)
+    rates = calibrate(backbone, text, (8, 3, 16, 16))
+    assert min(rates.prediction, rates.gradient, rates.autoencoder) > 0
