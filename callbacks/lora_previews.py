@@ -19,7 +19,7 @@ from fastvmt_pl.evaluation.appearance import appearance_leak
 from fastvmt_pl.lora import without_lora
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.sampling import flow_matching_sigmas, sample
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 
 class Preview(NamedTuple):
@@ -75,7 +75,7 @@ class LoraPreviews(Callback):
         num_steps: int = 50,
         guidance_scale: float = 5.8,
         shift: float = 7.0,
-        motion: MotionSettings = MotionSettings(),
+        motion: AttentionFlow = AttentionFlow(),
         fps: float = 16.0,
         seed: int = 0,
     ) -> None:

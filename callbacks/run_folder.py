@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
-from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks.costs import Costs
@@ -16,7 +15,7 @@ from fastvmt_pl.callbacks.gradient_cache import GradientCache, JobState
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_picture, write_video
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.method.measuring import motion_of, motion_picture
+from fastvmt_pl.method.measuring import attention_flow_error, motion_of, motion_picture
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 METRICS = "metrics.json"
@@ -74,6 +73,8 @@ class RunFolder(Callback):
         reference_flow = motion_of(backbone, data.jobs.reference, settings)
         output_flow = motion_of(backbone, result.latents, settings)
         baseline_flow = None if result.baseline is None else motion_of(backbone, pl_module.baseline_latents, settings)
+        output_errors = attention_flow_error(output_flow, reference_flow)
+        baseline_errors = None if baseline_flow is None else attention_flow_error(baseline_flow, reference_flow)
         jobs, num_jobs = [], len(data.jobs.prompts)
         numbered = [self.folder] if num_jobs == 1 else [self.folder / f"{number:03d}" for number in range(num_jobs)]
         for number, folder in enumerate(self.job_folders or numbered):
@@ -81,12 +82,10 @@ class RunFolder(Callback):
                 "prompt": data.jobs.prompts[number],
                 "seed": data.jobs.seeds[number],
                 "clip": data.clips[number].name,
-                "attention_flow_error": _flow_error(output_flow.flow[number], reference_flow.flow[number]),
+                "attention_flow_error": round(float(output_errors[number]), 4),
             }
-            if baseline_flow is not None:
-                job["baseline_attention_flow_error"] = _flow_error(
-                    baseline_flow.flow[number], reference_flow.flow[number]
-                )
+            if baseline_errors is not None:
+                job["baseline_attention_flow_error"] = round(float(baseline_errors[number]), 4)
             jobs.append({**job, **_gradients(trainer, pl_module, number), **costs})
             if (folder / METRICS).exists():  # of a batch that was killed while it wrote
                 continue
@@ -138,8 +137,3 @@ def _gradients(trainer: Trainer, module: MotionTransfer, number: int) -> dict[st
                 "gradients_reused": states[number].num_reused,
             }
     return {"gradients_computed": module.num_guided_steps * module.num_inner_steps, "gradients_reused": 0}
-
-
-def _flow_error(flow: Tensor, reference: Tensor) -> float:
-    """Return the mean end-point error of a flow in token cells."""
-    return round(float((flow - reference).norm(dim=-1).mean()), 4)

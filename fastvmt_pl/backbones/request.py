@@ -3,8 +3,8 @@
 Axes: ``jobs``, ``frames`` and ``tokens`` (of a frame) as the transformer sees them, ``heads``, ``dim`` (of a head).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -74,6 +74,12 @@ class Capture:
     unrotated_key: Mapping[int, FrameTokens] = field(default_factory=dict)
     hidden: Mapping[int, Float[Tensor, "jobs frames tokens width"]] = field(default_factory=dict)
     velocity: Latents | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Capture":
+        """Return the capture with a change of each tensor that blocks brought."""
+        names = ("query", "key", "unrotated_query", "unrotated_key", "hidden")
+        changed = {name: {block: change(x) for block, x in getattr(self, name).items()} for name in names}
+        return replace(self, **changed)
 
     @property
     def clean(self) -> Latents:

@@ -89,15 +89,11 @@ class Rehearsal:
         self.module.latents = nn.Parameter(self.module.initial_latents(jobs))
         return latents
 
-    @torch.no_grad()
     def _extract(self, latents: Tensor) -> MotionTarget:
-        backbone, settings = self.module.backbone, self.workload.motion
+        features = self.module.features(self.workload.motion)
         count = min(self.workload.num_levels, self.workload.extraction_batch)
-        null = backbone.embed_prompts([""]).expand(count, -1, -1)
         with self._read("extraction"):
-            noisy = latents.repeat(count, 1, 1, 1, 1)
-            query, key = backbone.query_key(noisy, 1000.0, null, settings.block, rotary=settings.rotary)
-            target = MotionTarget.extract(query, key, backbone.token_grid(latents), settings)
+            target = read_motion(self.module.backbone, latents.repeat(count, 1, 1, 1, 1), torch.ones(count), features)
         return target.of_jobs([0])
 
     def _guide(self, target: MotionTarget) -> None:
@@ -116,14 +112,12 @@ class Rehearsal:
         self._read_losses(target)
 
     def _read_losses(self, target: MotionTarget) -> None:
-        module, settings = self.module, self.workload.motion
+        module = self.module
         with torch.no_grad():
-            read = module.backbone.query_key(
-                module.latents, 1000.0, module.text, settings.block, rotary=settings.rotary
-            )
-        query, key = (each.requires_grad_() for each in read)
+            capture = module.backbone.capture(module.latents, 1000.0, module.text, target.request)
+        capture = capture.mapped(lambda tensor: tensor.requires_grad_())
         with self._read("motion"):
-            losses: Any = sum(loss.weight * loss(query, key, target) for loss in module.losses)
+            losses: Any = sum(loss.weight * loss(capture, target.following(capture)) for loss in module.losses)
             if losses:
                 losses.backward()
         self._clear()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives.motion_target import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Workload:
 
     num_frames: int
     size: tuple[int, int]
-    motion: MotionSettings
+    motion: AttentionFlow
     prompts: tuple[str, ...]
     num_batches: int
     num_clips: int
@@ -33,10 +33,8 @@ class Workload:
     num_gradients: int
 
     def check(self, module: MotionTransfer) -> None:
-        """Raise ``ValueError`` if the module or its backbone cannot do this, as the datamodule would."""
-        module.backbone.check_geometry(self.num_frames, *self.size)
-        module.backbone.check_block(self.motion.block)
-        module.check_target(self.latent_shape(module)[1], self.motion)
+        """Raise ``UserError`` if the module or its backbone cannot do this, as the datamodule would."""
+        module.check_geometry(self.num_frames, self.size, self.motion)
 
     def latent_shape(self, module: MotionTransfer) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of one video."""

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 PROMPTS = ("a red cross on a navy background",)
 
@@ -41,7 +41,7 @@ def fit(backbone, toy_clips, tmp_path):
             seed=seed,
             num_frames=5,
             size=(32, 32),
-            motion=MotionSettings(block=2, window=5),
+            motion=AttentionFlow(block=2, window=5),
             cache_dir=tmp_path / "cache",
         )
         trainer_settings = {

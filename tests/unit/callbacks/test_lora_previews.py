@@ -14,7 +14,7 @@ from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, LoraError
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 PROMPT = "a red cross on a navy background"
 
@@ -52,7 +52,7 @@ def train(backbone, data_folder, tmp_path):
 
 
 def previews(**settings):
-    motion = MotionSettings(block=2, window=5)
+    motion = AttentionFlow(block=2, window=5)
     return LoraPreviews(
         [PROMPT, "a blue circle"], num_steps=1, shift=3.0, guidance_scale=2.0, motion=motion, **settings
     )

@@ -13,10 +13,10 @@ from fastvmt_pl.clips.video_reader import ClipReader
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 PROMPT, OTHER = "a red circle on a gray background", "a blue cross on a navy background"
-SETTINGS = MotionSettings(block=1, window=5)
+SETTINGS = AttentionFlow(block=1, window=5)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,10 @@ def prepare(backbone, tmp_path, toy_clips):
 def assert_same(first, second, **tolerance):
     assert len(first.targets) == len(second.targets)
     for one, other in zip(first.targets, second.targets, strict=True):
-        torch.testing.assert_close(one.flow, other.flow, **tolerance)
-        assert torch.equal(one.centres, other.centres)
-        assert (one.grid, one.num_frames, one.settings) == (other.grid, other.num_frames, other.settings)
+        (feature, mine), (same, theirs) = one.of(None), other.of(None)
+        torch.testing.assert_close(mine["flow"], theirs["flow"], **tolerance)
+        assert torch.equal(mine["centres"], theirs["centres"])
+        assert (one.grid, one.num_frames, feature) == (other.grid, other.num_frames, same)
     torch.testing.assert_close(first.jobs.reference, second.jobs.reference, **tolerance)
 
 
@@ -92,8 +93,9 @@ def test_a_target_for_every_guided_step(prepare):
     target = data.targets[0]
     assert target.grid == (12, 12)
     assert target.num_frames == data.jobs.reference.shape[2]
-    assert target.flow.shape == (1, len(target.pairs.first), 144, 2)
-    assert not torch.equal(target.flow, data.targets[2].flow)  # read at another noise level
+    flow = target.of(None)[1]["flow"]
+    assert flow.shape == (1, len(SETTINGS.pairs(target.num_frames).first), 144, 2)
+    assert not torch.equal(flow, data.targets[2].of(None)[1]["flow"])  # read at another noise level
     assert data.clips[0].fps == 8
 
 
@@ -127,9 +129,9 @@ def test_new_prompts_and_seeds_extract_nothing_and_say_so(prepare, work, caplog)
 @pytest.mark.parametrize(
     "change",
     [
-        {"motion": MotionSettings(block=2, window=5)},
-        {"motion": MotionSettings(block=1, window=7)},
-        {"motion": MotionSettings(block=1, window=5, temperature=2.0)},
+        {"motion": AttentionFlow(block=2, window=5)},
+        {"motion": AttentionFlow(block=1, window=7)},
+        {"motion": AttentionFlow(block=1, window=5, temperature=2.0)},
         {"size": (48, 64)},
         {"reference_timestep": 100.0},
         {"module_options": {"num_steps": 5}},
@@ -270,7 +272,7 @@ def test_clips_that_are_no_files_are_refused_at_once(tmp_path):
         ({"num_frames": 6}, "example 5"),
         ({"num_frames": 9}, "5 frames; set num_frames"),
         ({"size": (50, 48)}, "example 48"),
-        ({"motion": MotionSettings(block=14)}, "0 to 5"),
+        ({"motion": AttentionFlow(block=14)}, "0 to 5"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_before_weights_are_read(prepare, backbone, monkeypatch, options, message):

@@ -9,15 +9,16 @@ from torch import nn
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import AttentionFlow
 from fastvmt_pl.planning import Workload, calibrate, plan
 from fastvmt_pl.processes.peak_memory import PeakMemory
 
 PROMPT = "a red cross on a navy background"
 
 
-def workload(num_jobs=1, num_frames=5, size=(48, 48), motion=MotionSettings(block=4, window=7), **options):
+def workload(num_jobs=1, num_frames=5, size=(48, 48), motion=AttentionFlow(block=4, window=7), **options):
     counts = {"num_batches": 1, "num_clips": 1, "num_levels": 1, "extraction_batch": 1, "num_gradients": 4} | options
     return Workload(num_frames, size, motion, (PROMPT,) * num_jobs, **counts)
 
@@ -37,12 +38,7 @@ def measured(backbone, work):
     backbone.load_weights()
     latents = measure("encoding", lambda: backbone.encode(torch.rand(1, 3, work.num_frames, *work.size)))
 
-    @torch.no_grad()
-    def extract():
-        query, key = backbone.query_key(latents, 500.0, text[:1], work.motion.block)
-        return MotionTarget.extract(query, key, backbone.token_grid(latents), work.motion)
-
-    target = measure("extraction", extract)
+    target = measure("extraction", lambda: read_motion(backbone, latents, torch.full((1,), 0.5), [work.motion]))
     module.register_buffer("text", text[1:])
     module.register_buffer("negative_text", text[:1].expand_as(text[1:]))
     module.latents = nn.Parameter(latents.repeat(len(work.prompts), 1, 1, 1, 1))
@@ -107,7 +103,7 @@ def test_memory_is_what_a_model_of_the_size_of_wan_2_1_1_3b_takes(tmp_path):
     transformer.save_pretrained(tmp_path / "transformer")
     del transformer
     backbone = WanBackbone(str(tmp_path), dtype="bfloat16", gradient_checkpointing=True)
-    assert_as_measured(backbone, workload(1, 9, (128, 128), MotionSettings()))
+    assert_as_measured(backbone, workload(1, 9, (128, 128), AttentionFlow()))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
