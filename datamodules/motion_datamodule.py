@@ -244,7 +244,7 @@ class MotionDataModule(LightningDataModule):
             query, key = backbone.query_key(
                 add_noise(clean, own_noise, some.view(-1, 1, 1, 1, 1).to(latents.device)),
                 1000 * some,
-                null.expand(len(some), -1, -1),
+                null.expand(len(some)),
                 self.motion.block,
                 rotary=self.motion.rotary,
             )

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import flow_picture
 from fastvmt_pl.method.sampling import SHARED_SEED, add_noise, job_noise
 from fastvmt_pl.objectives.motion_target import MotionSettings, MotionTarget
@@ -22,11 +23,11 @@ def motion_of(backbone: Backbone, latents: Latents, settings: MotionSettings) ->
         latents: Clean latents of the videos.
         settings: How motion is read.
     """
-    text, found = backbone.embed_prompts([""]), []
+    null, found = backbone.embed_prompts([""]), []
     for clean in latents.to(backbone.device).split(1):  # one at a time, which bounds the memory
         noise = job_noise(tuple(clean.shape[1:]), [SHARED_SEED]).to(clean.device)
         noisy = add_noise(clean, noise, MEASURED_TIMESTEP / 1000)
-        query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, text, settings.block, rotary=settings.rotary)
+        query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, null, settings.block, rotary=settings.rotary)
         found.append(MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu"))
     return MotionTarget.stack(found)
 

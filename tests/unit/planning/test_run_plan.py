@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
 from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import MotionSettings, MotionTarget
@@ -32,19 +33,18 @@ def measured(backbone, work):
         found[name] = peak.num_bytes
         return result
 
-    text = backbone.embed_prompts(["", *work.prompts])
+    null, condition = backbone.embed_prompts([""]), backbone.embed_prompts(list(work.prompts))
     backbone.release_text_encoder()
     backbone.load_weights()
     latents = measure("encoding", lambda: backbone.encode(torch.rand(1, 3, work.num_frames, *work.size)))
 
     @torch.no_grad()
     def extract():
-        query, key = backbone.query_key(latents, 500.0, text[:1], work.motion.block)
+        query, key = backbone.query_key(latents, 500.0, null, work.motion.block)
         return MotionTarget.extract(query, key, backbone.token_grid(latents), work.motion)
 
     target = measure("extraction", extract)
-    module.register_buffer("text", text[1:])
-    module.register_buffer("negative_text", text[:1].expand_as(text[1:]))
+    module.condition, module.negative_condition = condition, null.expand(len(condition))
     module.latents = nn.Parameter(latents.repeat(len(work.prompts), 1, 1, 1, 1))
 
     def guide():
@@ -118,12 +118,11 @@ def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype)
         shapes = [{name: (each.shape, each.dtype) for name, each in one.items()} for one in tensors]
         assert shapes[0] == shapes[1]
     prompts = ["", PROMPT]
-    real, fake = backbone.embed_prompts(prompts), backbone.untrained().embed_prompts(prompts)
+    real, fake = (each.embed_prompts(prompts).tensors["text"] for each in (backbone, backbone.untrained()))
     assert (real.any(-1) == fake.any(-1)).all()
 
 
 def test_a_device_is_timed_on_two_blocks_of_random_numbers():
     backbone = WanBackbone("wan-tiny")
-    text = torch.ones(1, 512, 64)
-    rates = calibrate(backbone, text, (8, 3, 16, 16))
+    rates = calibrate(backbone, Condition({"text": torch.ones(1, 512, 64)}), (8, 3, 16, 16))
     assert min(rates.prediction, rates.gradient, rates.autoencoder) > 0
