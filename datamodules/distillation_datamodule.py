@@ -104,7 +104,7 @@ class DistillationDataModule(LightningDataModule):
         first = next(read_shards(self.samples if self.source != "clip" else self.clip, problems.append), None)
         if first is None:
             raise UserError(f"no sample of {self.folder} can be used: {'; '.join(problems)}")
-        if first.latents.ndim != 4 or first.text.ndim != 2:
+        if first.latents.ndim != 4 or not first.condition:
             raise UserError(f"samples of {self.folder} have no latents of a video or no text; make them again")
         learned = None if self.trainer is None else self.trainer.lightning_module.objective
         if learned == "trajectory" and first.trajectory is None:
@@ -128,7 +128,7 @@ class DistillationDataModule(LightningDataModule):
             self.batch_size,
             self.batches_per_epoch,
             self.first,
-            module.negative_text.shape[1],
+            module.negative_condition.to("cpu"),
             module.objective == "trajectory",
             self.seed,
             self.num_shuffled,

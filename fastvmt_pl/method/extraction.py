@@ -32,7 +32,7 @@ def read_motion(
     """
     noise = job_noise(tuple(clean.shape[1:]), [noise_seed]).to(clean.device)
     noisy = add_noise(clean, noise, sigma.view(-1, 1, 1, 1, 1).to(clean.device))
-    condition = backbone.embed_prompts([""]).expand(len(clean), -1, -1)
+    condition = backbone.embed_prompts([""]).expand(len(clean))
     capture = backbone.capture(noisy, 1000 * sigma, condition, joined_request(features))
     return MotionTarget.extract(capture, features)
 

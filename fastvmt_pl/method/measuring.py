@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import flow_picture
 from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.objectives import AttentionFlow, MotionTarget

@@ -13,7 +13,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import to_frames
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.optimizers import clip_per_job
@@ -84,8 +86,8 @@ class MotionTransfer(LightningModule):
     on_denoised: list[Callable[[], None]]
     """Called after each unguided denoising step; a fit begins with none."""
     latents: nn.Parameter
-    text: Tensor
-    negative_text: Tensor
+    condition: Condition
+    negative_condition: Condition
 
     def __init__(
         self,
@@ -188,10 +190,9 @@ class MotionTransfer(LightningModule):
         self.check_trainer(self.trainer)
         self.restart()
         jobs = self.jobs
-        embedded = self.backbone.embed_prompts([*jobs.prompts, self.negative_prompt])
+        self.condition = self.backbone.embed_prompts(list(jobs.prompts))
+        self.negative_condition = self.backbone.embed_prompts([self.negative_prompt]).expand(len(jobs.prompts))
         self.backbone.release_text_encoder()
-        self.register_buffer("text", embedded[:-1], persistent=False)
-        self.register_buffer("negative_text", embedded[-1:].expand_as(embedded[:-1]), persistent=False)
         self.latents = nn.Parameter(self.initial_latents(jobs))
         self._keep_latents()
 
@@ -232,9 +233,8 @@ class MotionTransfer(LightningModule):
         if not fresh:
             return surrogate
         target = target.of_jobs(fresh)
-        capture = self.backbone.capture(
-            _rows(self.latents, fresh), self.timestep(self.step), _rows(self.text, fresh), target.request
-        )
+        latents = self.latents if len(fresh) == len(self.latents) else self.latents[fresh]
+        capture = self.backbone.capture(latents, self.timestep(self.step), self.condition[fresh], target.request)
         target = target.following(capture)
         values = {loss.name: loss(capture, target) for loss in self.losses}
         total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * self.latents.sum())
@@ -349,7 +349,9 @@ class MotionTransfer(LightningModule):
     def denoised(self, latents: Latents, step: int) -> Latents:
         """Take one denoising step with classifier-free guidance."""
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
-        velocity = guided_velocity(self.backbone, latents, timestep, self.text, self.negative_text, self.guidance_scale)
+        velocity = guided_velocity(
+            self.backbone, latents, timestep, self.condition, self.negative_condition, self.guidance_scale
+        )
         denoised = denoise(velocity, latents, self.sigmas, step)
         self.predicted = latents - self.sigmas[step] * velocity
         if not denoised.isfinite().all():
@@ -395,11 +397,6 @@ class MotionTransfer(LightningModule):
         self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
         self.trajectory = state["trajectory"]
         torch.set_rng_state(state["random_state"])
-
-
-def _rows(tensor: Tensor, jobs: list[int]) -> Tensor:
-    """Return some jobs' rows, or the tensor itself if these are all: what a backbone knows of it then stays known."""
-    return tensor if len(jobs) == len(tensor) else tensor[jobs]
 
 
 def _check(holds: bool, otherwise: str) -> None:

@@ -120,7 +120,7 @@ def _show(found: Plan, module: MotionTransfer, place: torch.device | None) -> No
     rates = None
     if place is not None:
         module.backbone.to(place)
-        rates = calibrate(module.backbone, found.rehearsal.text, found.workload.latent_shape(module))
+        rates = calibrate(module.backbone, found.rehearsal.condition, found.workload.latent_shape(module))
         module.backbone.to("cpu")
     frames, rows, columns = found.tokens
     print(f"{frames} latent frames of {rows} x {columns} tokens, {frames * rows * columns} tokens a job\n")

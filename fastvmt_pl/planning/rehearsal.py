@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.backbone import Text
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.untrained import FAKE
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.transfer_jobs import TransferJobs
@@ -36,7 +36,7 @@ class Rehearsal:
         motion: The losses alone, forward and backward from queries and keys: AMF for the most part.
         denoising: A denoising step of a batch.
         decoding: Decoding a video.
-        text: What stands for the prompts' embeddings.
+        condition: What stands for the embedded prompts.
     """
 
     embedding: Reading
@@ -45,7 +45,7 @@ class Rehearsal:
     motion: Reading
     denoising: Reading
     decoding: Reading
-    text: Text
+    condition: Condition
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
@@ -74,12 +74,12 @@ class Rehearsal:
         backbone, prompts = self.module.backbone, self.workload.prompts
         with self._read("embedding"):
             backbone.embed_prompts(["", *prompts, self.module.negative_prompt])
-        self.text = backbone.embed_prompts([*prompts, self.module.negative_prompt])
+        self.condition = backbone.embed_prompts(list(prompts))
+        negative = backbone.embed_prompts([self.module.negative_prompt])
         backbone.release_text_encoder()
         gc.collect()
         backbone.load_weights()
-        self.module.register_buffer("text", self.text[:-1])
-        self.module.register_buffer("negative_text", self.text[-1:].expand_as(self.text[:-1]))
+        self.module.condition, self.module.negative_condition = self.condition, negative.expand(len(prompts))
 
     def _encode(self) -> Tensor:
         with self._read("encoding"):
@@ -114,7 +114,7 @@ class Rehearsal:
     def _read_losses(self, target: MotionTarget) -> None:
         module = self.module
         with torch.no_grad():
-            capture = module.backbone.capture(module.latents, 1000.0, module.text, target.request)
+            capture = module.backbone.capture(module.latents, 1000.0, module.condition, target.request)
         capture = capture.mapped(lambda tensor: tensor.requires_grad_())
         with self._read("motion"):
             losses: Any = sum(loss.weight * loss(capture, target.following(capture)) for loss in module.losses)

@@ -13,7 +13,7 @@ from fastvmt_pl.files.locks import locked
 from fastvmt_pl.runs.identity import model_content
 from fastvmt_pl.runs.options import default_config, parse_device, parse_size, read_config
 from fastvmt_pl.clips import Clip, ClipError, read_clip
-from fastvmt_pl.distillation import Sample, read_videos, without_padding, write_shard
+from fastvmt_pl.distillation import Sample, read_videos, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
@@ -112,8 +112,8 @@ def _samples(
         except ClipError as error:
             problems.append(f"{where}: {error}")
             continue
-        text = without_padding(backbone.embed_prompts([caption])[0])
-        yield Sample(backbone.encode(clip.to_video(size))[0], text, caption)
+        condition = backbone.embed_prompts([caption]).compact()
+        yield Sample(backbone.encode(clip.to_video(size))[0], condition, caption)
 
 
 def _read(video: bytes, num_frames: int, fps: float | None) -> Clip:

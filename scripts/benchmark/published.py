@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.backbone import Latents
-from fastvmt_pl.backbones.capture import apply_rotary
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.precision import Precision
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.objectives import AttentionFlow
 from fastvmt_pl.objectives.grid import Grid, num_tiles, token_positions, window_tokens
 from fastvmt_pl.objectives.motion_flow import join_heads, logit_scale, window_centres
@@ -52,15 +52,22 @@ class PublishedBackbone:
     def _keep(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         self.read[name] = output
 
-    def query_key(self, latents: Latents, timestep: float, text: Tensor) -> tuple[Tensor, Tensor]:
+    def query_key(self, latents: Latents, timestep: float, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return the block's queries and keys, ``[jobs, frames, tokens, heads, dim]``."""
         latents = latents.to(self.transformer.dtype)
         times = torch.full((len(latents),), timestep, device=latents.device)
-        self.transformer(latents, times, text.to(latents.dtype), return_dict=False)
+        self.transformer(latents, times, condition.tensors["text"].to(latents.dtype), return_dict=False)
         rotary = self.transformer.rope(latents)
         split = (rearrange(self.read.pop(n), "b n (h d) -> b n h d", h=self.num_heads) for n in ("query", "key"))
         query, key = (rearrange(apply_rotary(x, rotary), "b (f s) h d -> b f s h d", f=latents.shape[2]) for x in split)
         return query, key
+
+
+def apply_rotary(tokens: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate neighbouring channels by their token's angles, as Wan's attention does."""
+    cos, sin = rotary[0][..., 0::2], rotary[1][..., 1::2]
+    even, odd = tokens[..., 0::2], tokens[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(tokens)
 
 
 def flow_and_window_means(query: Tensor, key: Tensor, grid: Grid, centres: Tensor, settings: AttentionFlow) -> tuple:

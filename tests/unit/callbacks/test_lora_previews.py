@@ -22,10 +22,10 @@ PROMPT = "a red cross on a navy background"
 @pytest.fixture(scope="module")
 def data_folder(backbone, toy_clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    text = backbone.embed_prompts([PROMPT])[0]
+    condition = backbone.embed_prompts([PROMPT]).compact()
     latents = [backbone.encode(clip.to_video((32, 32)))[0] for clip in toy_clips[:2]]
     for name, clean in zip(("samples", "clip"), latents, strict=True):
-        write_shard(folder / f"{name}.tar", [Sample(clean, text[: int(text.any(-1).sum())], PROMPT)])
+        write_shard(folder / f"{name}.tar", [Sample(clean, condition, PROMPT)])
     write_index(folder, [Shard("samples.tar", "samples", 1), Shard("clip.tar", "clip", 1, sha256="abc")])
     return folder
 

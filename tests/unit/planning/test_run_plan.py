@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
 from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
@@ -33,14 +34,13 @@ def measured(backbone, work):
         found[name] = peak.num_bytes
         return result
 
-    text = backbone.embed_prompts(["", *work.prompts])
+    null, condition = backbone.embed_prompts([""]), backbone.embed_prompts(list(work.prompts))
     backbone.release_text_encoder()
     backbone.load_weights()
     latents = measure("encoding", lambda: backbone.encode(torch.rand(1, 3, work.num_frames, *work.size)))
 
     target = measure("extraction", lambda: read_motion(backbone, latents, torch.full((1,), 0.5), [work.motion]))
-    module.register_buffer("text", text[1:])
-    module.register_buffer("negative_text", text[:1].expand_as(text[1:]))
+    module.condition, module.negative_condition = condition, null.expand(len(condition))
     module.latents = nn.Parameter(latents.repeat(len(work.prompts), 1, 1, 1, 1))
 
     def guide():
@@ -114,12 +114,11 @@ def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype)
         shapes = [{name: (each.shape, each.dtype) for name, each in one.items()} for one in tensors]
         assert shapes[0] == shapes[1]
     prompts = ["", PROMPT]
-    real, fake = backbone.embed_prompts(prompts), backbone.untrained().embed_prompts(prompts)
+    real, fake = (each.embed_prompts(prompts).tensors["text"] for each in (backbone, backbone.untrained()))
     assert (real.any(-1) == fake.any(-1)).all()
 
 
 def test_a_device_is_timed_on_two_blocks_of_random_numbers():
     backbone = WanBackbone("wan-tiny")
-    text = torch.ones(1, 512, 64)
-    rates = calibrate(backbone, text, (8, 3, 16, 16))
+    rates = calibrate(backbone, Condition({"text": torch.ones(1, 512, 64)}), (8, 3, 16, 16))
     assert min(rates.prediction, rates.gradient, rates.autoencoder) > 0
