@@ -30,7 +30,7 @@ def read_motion(
         features: What is read.
         noise_seed: Seed of the noise.
     """
-    noise = job_noise(tuple(clean.shape[1:]), [noise_seed]).to(clean.device)
+    noise = job_noise(tuple(clean.shape[1:]), [noise_seed]).to(clean.device).expand_as(clean)
     noisy = add_noise(clean, noise, sigma.view(-1, 1, 1, 1, 1).to(clean.device))
     condition = backbone.embed_prompts([""]).expand(len(clean))
     capture = backbone.capture(noisy, 1000 * sigma, condition, joined_request(features))
@@ -60,4 +60,4 @@ def read_levels(
         read_motion(backbone, clean.expand(len(some), -1, -1, -1, -1), some, features, noise_seed)
         for some in levels.split(batch_size)
     ]
-    return MotionTarget.stack(parts).of_jobs(which.tolist())
+    return MotionTarget.stack(parts).rows(which.tolist())

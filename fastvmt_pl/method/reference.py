@@ -86,7 +86,7 @@ def _targets(stored: dict[MotionFeature, dict[str, Tensor]]) -> list[MotionTarge
         for feature, tensors in stored.items()
     }
     whole = MotionTarget(dict(measured), first, (rows, columns), num_frames)
-    return [whole.of_jobs([step]) for step in range(len(next(iter(measured[first].values()))))]
+    return [whole.rows([step]) for step in range(len(next(iter(measured[first].values()))))]
 
 
 class _Entries:

@@ -60,6 +60,10 @@ class MotionTarget:
         measured = {feature: feature.follow(found, capture) for feature, found in self.measured.items()}
         return replace(self, measured=measured)
 
+    def rows(self, numbers: list[int]) -> "MotionTarget":
+        """Return some rows, each as often as it is named."""
+        return self._mapped(lambda tensor: tensor[numbers])
+
     def of_jobs(self, jobs: list[int]) -> "MotionTarget":
         """Return the target of some jobs, by their numbers; a row that serves all jobs serves these."""
         return self._mapped(lambda tensor: tensor if len(tensor) == 1 else tensor[jobs])

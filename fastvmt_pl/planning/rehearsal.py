@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.untrained import FAKE
+from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives.motion_target import MotionTarget

@@ -10,6 +10,7 @@ from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
 
+MOTION = AttentionFlow(block=2, window=5)
 PROMPTS = ("a red cross on a navy background",)
 
 
@@ -22,7 +23,17 @@ def backbone():
 def fit(backbone, toy_clips, tmp_path):
     """Run a short transfer; keyword arguments go to the module."""
 
-    def run(callbacks=(), clips=1, prompts=PROMPTS, seed=0, ckpt_path=None, trainer=None, again=None, **options):
+    def run(
+        callbacks=(),
+        clips=1,
+        prompts=PROMPTS,
+        seed=0,
+        ckpt_path=None,
+        trainer=None,
+        again=None,
+        motion=MOTION,
+        **options,
+    ):
         settings = {
             "optimizer": partial(torch.optim.AdamW, lr=0.01),
             "num_steps": 4,
@@ -41,7 +52,7 @@ def fit(backbone, toy_clips, tmp_path):
             seed=seed,
             num_frames=5,
             size=(32, 32),
-            motion=AttentionFlow(block=2, window=5),
+            motion=motion,
             cache_dir=tmp_path / "cache",
         )
         trainer_settings = {

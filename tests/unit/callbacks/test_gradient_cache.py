@@ -105,8 +105,8 @@ class Decide(GradientCache):
 
 def test_jobs_that_reuse_keep_theirs_while_others_compute(fit, backbone, monkeypatch):
     sizes = []
-    query_key = backbone.query_key
-    monkeypatch.setattr(backbone, "query_key", lambda *a, **k: sizes.append(len(a[0])) or query_key(*a, **k))
+    capture = backbone.capture
+    monkeypatch.setattr(backbone, "capture", lambda *a, **k: sizes.append(len(a[0])) or capture(*a, **k))
     record, cache = Record(), Decide([(), (True, False), (False, True), (True, True)])
     prompts = ("a red cross on a navy background", "a green circle on a gray background")
     fit([cache, record], clips=2, prompts=prompts, num_guided_steps=1)
