@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.callbacks.lora_previews import LoraPreviews
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of, find_callback
 from fastvmt_pl.distillation.lora_card import Training, export_lora
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.lora import Adapter, read_adapter
@@ -46,8 +47,8 @@ class LoraExport(Callback):
 
     @staticmethod
     def _write(trainer: Trainer, module: MotionDistillation, adapter: Adapter, folder: Path) -> None:
-        previews = next((callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews)), None)
-        data = trainer.datamodule
+        previews = find_callback(trainer, LoraPreviews)
+        data = datamodule_of(trainer)
         preview = None if previews is None else previews.last
         training = Training(
             source=data.source,

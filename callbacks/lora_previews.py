@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fastvmt_pl.callbacks.pictures import log_picture, log_video
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_video
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
@@ -109,7 +110,7 @@ class LoraPreviews(Callback):
         assert isinstance(pl_module, MotionDistillation)
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        clip, backbone = trainer.datamodule.reference, pl_module.backbone
+        clip, backbone = datamodule_of(trainer).reference, pl_module.backbone
         with pl_module.for_sampling():
             latents = self._sampled(trainer, pl_module)
         shown = [to_frames(backbone.decode(one))[0] for one in latents.split(1)]
@@ -159,7 +160,7 @@ class LoraPreviews(Callback):
             module.backbone,
             self.prompts,
             seeds,
-            trainer.datamodule.shape,
+            datamodule_of(trainer).shape,
             self.sigmas,
             self.sampling["guidance_scale"],
             module.negative_prompt,

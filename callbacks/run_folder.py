@@ -13,6 +13,7 @@ from torch import Tensor
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks.costs import Costs
 from fastvmt_pl.callbacks.gradient_cache import GradientCache, JobState
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of, find_callback
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_picture, write_video
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import written_whole
@@ -64,7 +65,7 @@ class RunFolder(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write everything, once the module has its result."""
         assert isinstance(pl_module, MotionTransfer)
-        result, data, backbone = pl_module.result, trainer.datamodule, pl_module.backbone
+        result, data, backbone = pl_module.result, datamodule_of(trainer), pl_module.backbone
         if result is None or self.folder is None:
             return
         costs = _costs(trainer, len(data.jobs.prompts))  # first, since the clock may still run
@@ -73,7 +74,8 @@ class RunFolder(Callback):
         settings = data.motion
         reference_flow = motion_of(backbone, data.jobs.reference, settings)
         output_flow = motion_of(backbone, result.latents, settings)
-        baseline_flow = None if result.baseline is None else motion_of(backbone, pl_module.baseline_latents, settings)
+        baseline = pl_module.baseline_latents
+        baseline_flow = None if baseline is None else motion_of(backbone, baseline, settings)
         jobs, num_jobs = [], len(data.jobs.prompts)
         numbered = [self.folder] if num_jobs == 1 else [self.folder / f"{number:03d}" for number in range(num_jobs)]
         for number, folder in enumerate(self.job_folders or numbered):
@@ -118,26 +120,23 @@ def _write_metrics(folder: Path, backbone: Backbone, jobs: list[dict[str, Any]],
 
 def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:
     """Return a job's share of the time and the memory that were measured, if they were."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, Costs):
-            peak = callback.peak_bytes
-            return {
-                "seconds": round(callback.seconds / num_jobs, 3),
-                "gradient_peak_mib": None if peak is None else round(peak / 2**20 / num_jobs, 1),
-            }
-    return {}
+    costs = find_callback(trainer, Costs)
+    if costs is None:
+        return {}
+    peak = costs.peak_bytes
+    return {
+        "seconds": round(costs.seconds / num_jobs, 3),
+        "gradient_peak_mib": None if peak is None else round(peak / 2**20 / num_jobs, 1),
+    }
 
 
 def _gradients(trainer: Trainer, module: MotionTransfer, number: int) -> dict[str, int]:
     """Return how many gradients of a job were computed and reused."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, GradientCache):
-            states = callback.jobs or [JobState()] * (number + 1)  # without a guided step there are none
-            return {
-                "gradients_computed": states[number].num_computed,
-                "gradients_reused": states[number].num_reused,
-            }
-    return {"gradients_computed": module.num_guided_steps * module.num_inner_steps, "gradients_reused": 0}
+    cache = find_callback(trainer, GradientCache)
+    if cache is None:
+        return {"gradients_computed": module.num_guided_steps * module.num_inner_steps, "gradients_reused": 0}
+    states = cache.jobs or [JobState()] * (number + 1)  # without a guided step there are none
+    return {"gradients_computed": states[number].num_computed, "gradients_reused": states[number].num_reused}
 
 
 def _flow_error(flow: Tensor, reference: Tensor) -> float:

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fastvmt_pl.callbacks.lora_previews import LoraPreviews, Preview
+from fastvmt_pl.callbacks.trainer_parts import find_callback
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
 
@@ -48,7 +49,7 @@ class StopAtLeak(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier fit, and see that there is something to go by."""
-        if not any(isinstance(callback, LoraPreviews) for callback in trainer.callbacks):
+        if find_callback(trainer, LoraPreviews) is None:
             raise UserError("StopAtLeak goes by the previews; add fastvmt_pl.callbacks.LoraPreviews before it")
         if isinstance(trainer.strategy, ModelParallelStrategy):
             raise UserError("StopAtLeak does not go with ModelParallelStrategy; leave it out, or use ddp")
@@ -88,7 +89,9 @@ class StopAtLeak(Callback):
 
     @staticmethod
     def _previews(trainer: Trainer) -> LoraPreviews:
-        return next(callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews))
+        previews = find_callback(trainer, LoraPreviews)
+        assert previews is not None  # seen in setup
+        return previews
 
     def state_dict(self) -> dict[str, Any]:
         """Return the adapter of the last preview that passed."""

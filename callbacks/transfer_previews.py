@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from fastvmt_pl.callbacks.pictures import log_picture
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.measuring import motion_of, motion_picture
@@ -61,12 +62,12 @@ class TransferPreviews(Callback):
         watched = any(isinstance(logger, TensorBoardLogger | WandbLogger) for logger in trainer.loggers)
         if module.predicted is None or not watched:
             return
-        clips, settings = trainer.datamodule.clips, trainer.datamodule.motion
+        data = datamodule_of(trainer)
         for number, latents in enumerate(module.predicted.split(1)):
             frames = to_frames(module.backbone.decode(latents))[0]
-            reference = to_frames(clips[number].to_video(trainer.datamodule.size))[0]
+            reference = to_frames(data.clips[number].to_video(data.size))[0]
             shown = torch.linspace(0, len(frames) - 1, NUM_FRAMES).round().long()
             rows = enlarge(side_by_side([reference[shown], frames[shown]]))
             log_picture(trainer, f"prediction/{number}", rearrange(rows, "f h w c -> (f h) w c"))
-            motion = motion_of(module.backbone, latents, settings)
+            motion = motion_of(module.backbone, latents, data.motion)
             log_picture(trainer, f"motion/{number}", motion_picture(motion, 0, frames))

@@ -115,8 +115,8 @@ class SampleStream(IterableDataset[DistillationBatch]):
 
     def _fits(self, sample: Sample) -> bool:
         shapes = {
-            "latents": (sample.latents.shape, self.like.latents.shape),
-            "text, less its tokens,": (sample.text.shape[1:], self.like.text.shape[1:]),
+            "latents": (_shape(sample.latents), _shape(self.like.latents)),
+            "text, less its tokens,": (_shape(sample.text)[1:], _shape(self.like.text)[1:]),
         }
         if self.trajectories:
             shapes |= {

@@ -133,4 +133,5 @@ def score(
         leaked = holds_square(colour_mask(frames, reference_colour), LEAK_SIDE)
     error = float("nan") if truth is None else relative_path_error(centroids(mask), truth)
     shares = (present, whole, right, ~leaked, present & right & ~leaked)
-    return ToyScore(*(float(share.float().mean()) for share in shares), error)
+    present_share, whole_share, right_share, clean_share, appearance = (float(each.float().mean()) for each in shares)
+    return ToyScore(present_share, whole_share, right_share, clean_share, appearance, error)

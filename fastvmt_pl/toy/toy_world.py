@@ -166,8 +166,8 @@ def _motion(draw: random.Random, kind: Path) -> Float[Tensor, "frames 2"]:
     """Draw a path's displacement since the first frame, in pixels; its bounding box fits the allowed field."""
     t = torch.linspace(0, 1, NUM_FRAMES)
     if kind == "arc":
-        angle = draw.uniform(0, 2 * math.pi) + draw.choice((-1, 1)) * draw.uniform(math.pi / 2, 3 * math.pi / 2) * t
-        track = draw.uniform(8, 15) * torch.stack([angle.cos(), angle.sin()], -1)
+        angles = draw.uniform(0, 2 * math.pi) + draw.choice((-1, 1)) * draw.uniform(math.pi / 2, 3 * math.pi / 2) * t
+        track = draw.uniform(8, 15) * torch.stack([angles.cos(), angles.sin()], -1)
     elif kind == "bounce":
         height = draw.uniform(14, 26) * (draw.uniform(1.0, 2.5) * math.pi * t + draw.uniform(0, math.pi)).sin().abs()
         track = torch.stack([draw.choice((-1, 1)) * draw.uniform(8, 30) * t, -height], -1)
@@ -197,7 +197,8 @@ def _signed_distance(shape: Shape, radius: float, offset: Float[Tensor, "*axes 2
     """Distance in pixels from the outline of a shape, negative inside; all four shapes have a similar area."""
     x, y = offset.unbind(-1)
     if shape == "circle":
-        return offset.norm(dim=-1) - radius
+        from_centre: Tensor = offset.norm(dim=-1)
+        return from_centre - radius
     if shape == "square":
         return torch.maximum(x.abs(), y.abs()) - 0.9 * radius
     if shape == "triangle":  # equilateral, pointing up, its centroid at the origin

@@ -13,19 +13,22 @@ def stated_size(path: Path) -> int:
     Source: RFC 8794, sections 4 to 6.
     """
     with path.open("rb") as file:
-        for name in (HEADER, SEGMENT):
-            if file.read(4) != name:
-                return 0
-            length = _read_length(file)
-            if length is None:  # a recording that was written as it went on
-                return 0
-            if name == HEADER:
-                file.seek(length, 1)
-        return file.tell() + length
+        header = _read_length(file, HEADER)
+        if header is None:
+            return 0
+        file.seek(header, 1)
+        segment = _read_length(file, SEGMENT)  # unknown for a recording that was written while it was made
+        return 0 if segment is None else file.tell() + segment
 
 
-def _read_length(file: BinaryIO) -> int | None:
-    """Return a number of variable width, whose leading zeros count its further bytes; all ones stand for unknown."""
+def _read_length(file: BinaryIO, name: bytes) -> int | None:
+    """Return the length of the element that starts here; ``None`` if it has another name or an unknown length.
+
+    A length has a variable width: the leading zeros of its first byte count the bytes that follow. All ones stand for
+    an unknown length.
+    """
+    if file.read(len(name)) != name:
+        return None
     first = file.read(1)
     if not first or not first[0]:
         return None

@@ -1,10 +1,10 @@
 """Turn a decoded frame into the picture that a player shows: upright, with square pixels, in sRGB's colours."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -15,9 +15,13 @@ from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc, Interpola
 RGB, BT709, UNSPECIFIED, BT601, BT2020 = 0, 1, 2, 5, 9
 MATRICES = {RGB: BT709, BT709: BT709, 4: 4, BT601: BT601, 6: BT601, 7: 7, BT2020: BT2020, 10: BT2020}
 """The matrix that FFmpeg converts with, by the number of H.273 that a file gives."""
-HDR = {ColorTrc.SMPTE2084: "smpte2084", ColorTrc.ARIB_STD_B67: "arib-std-b67"}
+HDR: dict[int, str] = {ColorTrc.SMPTE2084: "smpte2084", ColorTrc.ARIB_STD_B67: "arib-std-b67"}
 """Transfer functions of high dynamic range, PQ and HLG, by FFmpeg's names."""
-WIDE = {ColorPrimaries.BT2020: "bt2020", ColorPrimaries.SMPTE431: "smpte431", ColorPrimaries.SMPTE432: "smpte432"}
+WIDE: dict[int, str] = {
+    ColorPrimaries.BT2020: "bt2020",
+    ColorPrimaries.SMPTE431: "smpte431",
+    ColorPrimaries.SMPTE432: "smpte432",
+}
 """Primaries that reach beyond sRGB's, by FFmpeg's names."""
 
 
@@ -50,7 +54,7 @@ def to_picture(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
         threads=1,  # starting more takes longer than they save
     )
     (plane,) = picture.planes
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return _upright(rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3), turn)
 
 
@@ -95,7 +99,7 @@ def _to_srgb(frame: av.VideoFrame) -> av.VideoFrame:
     """Map a high dynamic range to a standard one, and wide primaries to sRGB's."""
     graph = _srgb_graph(Form.of(frame))
     graph.push(frame)
-    return graph.pull()
+    return graph.vpull()
 
 
 @lru_cache(maxsize=1)  # it computes a table of colours, which takes seconds
@@ -123,7 +127,8 @@ def _upright(picture: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
 
 def _turn(frame: av.VideoFrame) -> np.ndarray | None:
     """Return the display matrix less its offset, ``[stored (across, down), shown (across, down)]``, if there is one."""
-    stored = frame.side_data.get(Type.DISPLAYMATRIX)
+    side_data: Mapping[Any, Any] = frame.side_data
+    stored = side_data.get(Type.DISPLAYMATRIX)
     return None if stored is None else np.frombuffer(bytes(stored), np.int32).reshape(3, 3)[:2, :2].astype(float)
 
 
@@ -148,7 +153,7 @@ def deinterlaced(frames: Iterator[tuple[int, av.VideoFrame]]) -> Iterator[tuple[
 def _pulled(graph: Graph, numbers: deque[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     while numbers:
         try:
-            frame = graph.pull()
+            frame = graph.vpull()
         except (BlockingIOError, EOFError):
             return
         yield numbers.popleft(), frame

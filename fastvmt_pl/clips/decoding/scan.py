@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import av
 
@@ -44,16 +45,22 @@ class Scan:
     interlaced: bool
     stamps: list[int | None] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
-    keys: list[int | None] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
     num_packets: int = 0
     restarts: bool = False
     reordered: bool = False
     trimmed: bool = False
 
     @property
+    def known_stamps(self) -> list[int] | None:
+        """When each frame is shown, in units of time; ``None`` if that is unknown of any frame."""
+        known = [stamp for stamp in self.stamps if stamp is not None]
+        return known if len(known) == len(self.stamps) else None
+
+    @property
     def timed(self) -> bool:
         """Whether it is known when each frame is shown."""
-        return None not in self.stamps
+        return self.known_stamps is not None
 
     @property
     def distinct(self) -> bool:
@@ -62,9 +69,11 @@ class Scan:
 
     def times(self) -> list[float]:
         """Return when each frame is shown, in seconds since the first one."""
-        if not self.timed:
+        stamps = self.known_stamps
+        if stamps is None:
+            assert self.rate  # such a file is refused without one
             return [float(number / self.rate) for number in range(len(self.stamps))]
-        ordered = sorted(self.stamps)
+        ordered = sorted(stamps)
         return [float((stamp - ordered[0]) * self.base) for stamp in ordered]
 
     def gaps(self) -> list[float]:
@@ -73,10 +82,10 @@ class Scan:
 
     def last_frame(self) -> float:
         """Return how many seconds the last frame is shown; as long as most, where the file does not say."""
-        known = 0.0
-        if self.timed and not self.reordered:
-            known = float(max(zip(self.stamps, self.durations, strict=True))[1] * self.base)
-        elif self.timed and self.duration and not self.trimmed:
+        known, stamps = 0.0, self.known_stamps
+        if stamps is not None and not self.reordered:
+            known = float(max(zip(stamps, self.durations, strict=True))[1] * self.base)
+        elif stamps is not None and self.duration and not self.trimmed:
             known = float(self.duration * self.base) - self.times()[-1]
             # A fragmented file may state the duration of another part.
             longest = max(*self.gaps(), float(max(self.durations) * self.base))
@@ -84,8 +93,9 @@ class Scan:
         return known if known > 0 else median(self.gaps())
 
 
-def scan(container: av.container.InputContainer, stream: av.VideoStream, packets: Iterable[av.Packet]) -> Scan:
+def scan(container: av.container.InputContainer, stream: av.VideoStream, packets: Iterable["av.Packet[Any]"]) -> Scan:
     """Read through the packets of a file."""
+    assert stream.time_base is not None  # FFmpeg gives every stream one
     found = Scan(
         container.format.name,
         stream.time_base,
@@ -110,16 +120,17 @@ def scan(container: av.container.InputContainer, stream: av.VideoStream, packets
             if not _is_hidden(packet, stream):
                 found.stamps.append(stamp)
                 found.durations.append(packet.duration or 0)
-                found.keys += [stamp] if packet.is_keyframe else []
-    if found.timed and found.keys and not found.trimmed:
+                found.keys += [stamp] if packet.is_keyframe and stamp is not None else []
+    stamps = found.known_stamps
+    if stamps is not None and found.keys and not found.trimmed:
         # What comes before the first key frame of a stream that was cut cannot be decoded, and is not shown.
-        kept = [number for number, stamp in enumerate(found.stamps) if stamp >= min(found.keys)]
+        kept = [number for number, stamp in enumerate(stamps) if stamp >= min(found.keys)]
         found.stamps, found.durations = [found.stamps[n] for n in kept], [found.durations[n] for n in kept]
-    if found.form == "avi" and found.stamps and found.timed:
-        found.num_packets = max(found.stamps) + 1  # frames that were skipped while recording are counted, not stored
+    if found.form == "avi" and stamps:
+        found.num_packets = max(stamps) + 1  # frames that were skipped while recording are counted, not stored
     return found
 
 
-def _is_hidden(packet: av.Packet, stream: av.VideoStream) -> bool:
+def _is_hidden(packet: "av.Packet[Any]", stream: av.VideoStream) -> bool:
     """Return whether a packet holds a frame that others refer to and that is never shown, as VP8 has them."""
     return stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10

@@ -18,7 +18,7 @@ from threading import Timer
 
 import numpy as np
 
-from fastvmt_pl.clips.decoding.video_file import DecodingError, VideoFile
+from .video_file import DecodingError, VideoFile
 
 IDLE_SECONDS = 30.0
 """How long the process waits for another request before it ends."""

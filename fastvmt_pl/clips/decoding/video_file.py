@@ -13,9 +13,9 @@ from typing import Any
 import av
 import numpy as np
 
-from fastvmt_pl.clips.decoding.matroska import stated_size
-from fastvmt_pl.clips.decoding.picture import UnknownColoursError, deinterlaced, is_hdr, is_plain, to_picture
-from fastvmt_pl.clips.decoding.scan import Scan, scan
+from .matroska import stated_size
+from .picture import UnknownColoursError, deinterlaced, is_hdr, is_plain, to_picture
+from .scan import Scan, scan
 
 try:
     import decord
@@ -56,10 +56,11 @@ class VideoFile:
         self.times, self.num_frames = found.times(), len(found.stamps)
         self.end = self.times[-1] + found.last_frame()
         # Frames come in the order of their times.
-        self.stamps = sorted(found.stamps) if found.distinct else None
+        self.stamps = sorted(found.known_stamps) if found.known_stamps and found.distinct else None
         # Only these have an index that finds a key frame for sure; others are decoded from their beginning.
-        self.indexed = self.stamps is not None and found.form.startswith(("mov", "matroska"))
-        self.keys = [bisect_left(self.stamps, key) for key in sorted(found.keys)] if self.indexed else [0]
+        self.indexed, self.keys = False, [0]
+        if self.stamps is not None and found.form.startswith(("mov", "matroska")):
+            self.indexed, self.keys = True, [bisect_left(self.stamps, key) for key in sorted(found.keys)]
 
     def _check_whole(self, found: Scan) -> None:
         """Raise :class:`DecodingError` if a file has less than it says, or does not say when frames are shown."""
@@ -179,7 +180,7 @@ class VideoFile:
             packets = self._packets(container)
             return sum(packet.stream_index == stream.index and not packet.is_discard for packet in packets)
 
-    def _packets(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
+    def _packets(self, container: av.container.InputContainer) -> Iterator["av.Packet[Any]"]:
         for packet in container.demux():
             self.alive()
             if packet.size:
@@ -193,7 +194,7 @@ class VideoFile:
                 if container.format.name in NO_VIDEO:
                     raise DecodingError(f"is no video file but {container.format.long_name}; give a video file")
                 stream = container.streams.best("video")
-                if stream is None:
+                if not isinstance(stream, av.VideoStream):
                     raise DecodingError("has no video stream; give a video file")
                 if stream.codec_context is None:
                     raise DecodingError("is in a format that FFmpeg cannot decode; convert it to mp4, or get it again")
