@@ -13,14 +13,14 @@ from fastvmt_pl.lora import Adapter, read_adapter
 
 
 class LoraExport(Callback):
-    """Exports the LoRA when training is over, and compares what each file does with the adapter in memory.
+    """Exports the LoRA after training, and checks that each file has the effect of the adapter in memory.
 
     Writes ``pytorch_lora_weights.safetensors`` (diffusers), ``comfyui_lora.safetensors`` (original names, with alpha),
-    ``README.md`` (a model card with code to use it) and, if there are previews, ``preview.mp4``. If the comparison
-    fails, the training ends with an error, the files stay, and the model card is ``UNVERIFIED.md``.
+    ``README.md`` (a model card with code to use it) and, with previews, ``preview.mp4``. If the check fails, training
+    ends with an error, the files remain, and the model card is ``UNVERIFIED.md``.
 
     Args:
-        folder: Where to write; ``None`` is ``lora`` in the folder of the trainer's logs.
+        folder: Output folder; ``None`` is ``lora`` in the folder of the trainer's logs.
 
     Example:
         .. code-block:: yaml
@@ -40,7 +40,7 @@ class LoraExport(Callback):
         assert isinstance(pl_module, MotionDistillation)
         with pl_module.for_sampling():
             adapter = read_adapter(pl_module.backbone.lora_model())
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"  # asks all processes, too
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"  # needs all processes
         if trainer.is_global_zero:
             self._write(trainer, pl_module, adapter, folder)
         trainer.strategy.barrier()

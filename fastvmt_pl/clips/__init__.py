@@ -1,4 +1,4 @@
-"""Clips: which frames of which files, decoded to what a player shows, and videos written."""
+"""Reading clips as a player shows them, and writing videos."""
 
 from fastvmt_pl.clips.aligned import Pair, align, read_pair
 from fastvmt_pl.clips.clip import Clip, TooShortError, check_file, content_hash, read_clip

@@ -1,4 +1,4 @@
-"""The process that decodes. The rest of the package, whose imports take seconds, is not imported."""
+"""The decoding process. It does not import the rest of the package, which takes seconds."""
 
 import sys
 from importlib import import_module

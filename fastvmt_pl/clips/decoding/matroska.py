@@ -1,4 +1,4 @@
-"""How large a Matroska or WebM file says it is; it does not say how many frames it has."""
+"""The size that a Matroska or WebM file states; such files do not state their number of frames."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -8,7 +8,7 @@ SEGMENT = b"\x18\x53\x80\x67"
 
 
 def stated_size(path: Path) -> int:
-    """Return the bytes up to the end of the segment that holds all frames; 0 if the file does not say.
+    """Return the stated end of the segment that holds all frames, in bytes; 0 if it is not stated.
 
     Source: RFC 8794, sections 4 to 6.
     """

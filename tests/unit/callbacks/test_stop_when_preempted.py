@@ -40,7 +40,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_result(fit, checkpoint,
         (signal.SIGUSR1, {"unguided_step": 4}),
     ]:
         before = signal.getsignal(number)
-        with pytest.raises(Preempted, match=f"stopped by {number.name}"):
+        with pytest.raises(Preempted, match=number.name):
             fit([GradientCache(3), checkpoint(), SignalAt(number, **when), Preemption()], baseline=True)
         assert signal.getsignal(number) is before
         state = torch.load(path, weights_only=True)["motion_transfer"]

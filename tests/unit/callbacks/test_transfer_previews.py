@@ -4,6 +4,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastvmt_pl.callbacks import TransferPreviews
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.sampling import flow_matching_sigmas
 
 
@@ -36,5 +37,5 @@ def test_watching_changes_nothing_and_costs_nothing_without_a_viewer(fit, tmp_pa
 
 
 def test_there_is_a_step_between_previews():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(UserError, match="every_n_steps"):
         TransferPreviews(0)

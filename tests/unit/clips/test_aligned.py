@@ -42,7 +42,7 @@ def test_frames_of_one_time_belong_together(lengths, rates, expected):
 
 
 def test_clips_without_common_time_are_refused():
-    with pytest.raises(ClipError, match="a and b have fewer than two frames"):
+    with pytest.raises(ClipError, match="a and b"):
         align(numbered(1, 8.0, "a"), numbered(9, 8.0, "b"))
 
 
@@ -61,5 +61,5 @@ def test_files_are_read_as_their_clips_are_aligned(frames, tmp_path):
     assert pair.fps == 4.0
     assert pair.reference.shape == (9, 256, 256, 3)
     assert (pair.reference.float() - pair.output.float()).abs().mean() < 4
-    with pytest.raises(ClipError, match="does not exist"):
+    with pytest.raises(ClipError, match=r"c\.mp4"):
         read_pair(tmp_path / "a.mp4", tmp_path / "c.mp4")

@@ -1,12 +1,11 @@
 import os
-import re
 import struct
 
 import av
 import pytest
 import torch
 
-from fastvmt_pl.clips import Clip, ClipError, read_clip
+from fastvmt_pl.clips import Clip, ClipError, TooShortError, read_clip
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.toy import ToyWorld
 
@@ -66,20 +65,21 @@ class TestReading:
 
     @pytest.mark.parametrize("options", [{}, {"start": 0.5}, {"start": 0.25, "end": 1.5}, {"stride": 2}])
     def test_too_few_frames_are_refused_with_a_number_that_works(self, video, options):
-        with pytest.raises(ClipError, match="asked for") as refused:
+        with pytest.raises(TooShortError) as refused:
             read_clip(video, 29, **options)
-        suggested = int(re.search(r"--num-frames (\d+)", str(refused.value))[1])
+        suggested = refused.value.num_frames
         assert suggested % 4 == 1
+        assert str(suggested) in str(refused.value)
         assert len(read_clip(video, suggested, **options).frames) == suggested
 
     def test_a_clip_too_short_for_any_motion_is_refused(self, video):
         for options in ({"start": 1.8}, {"start": 50.0}, {"stride": 12}):
-            with pytest.raises(ClipError, match="longer clip"):
+            with pytest.raises(TooShortError, match=r"clip\.mp4"):
                 read_clip(video, 5, **options)
 
     def test_a_clip_of_one_frame_is_refused(self, tmp_path):
         write_video(tmp_path / "one.mp4", numbered(1), FPS)
-        with pytest.raises(ClipError, match=r"has 1 frame.* longer clip"):
+        with pytest.raises(TooShortError, match=r"one\.mp4"):
             read_clip(tmp_path / "one.mp4", 5)
 
     @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
@@ -88,14 +88,14 @@ class TestReading:
         write_video(tmp_path / "clip.mp4", noise, FPS)
         whole = (tmp_path / "clip.mp4").read_bytes()
         (tmp_path / "cut.mp4").write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(ClipError, match=r"cut short|cannot be decoded"):
+        with pytest.raises(ClipError, match=r"cut\.mp4"):
             read_clip(tmp_path / "cut.mp4", 17)
 
     @pytest.mark.parametrize("content", [b"I am no video\n" * 50, b"\x00" * 4096, b"\x00\x00\x00\x18ftypmp42"])
     def test_a_file_that_is_no_video_is_refused(self, tmp_path, content):
         path = tmp_path / "notes.mp4"
         path.write_bytes(content)
-        with pytest.raises(ClipError, match=r"notes.mp4 .*(decoded|video)"):
+        with pytest.raises(ClipError, match=r"notes\.mp4"):
             read_clip(path, 5)
 
     def test_sound_alone_is_refused(self, tmp_path):
@@ -106,15 +106,15 @@ class TestReading:
             frame.planes[0].update(bytes(4096))
             container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        with pytest.raises(ClipError, match="no video stream"):
+        with pytest.raises(ClipError, match=r"sound\.mp4"):
             read_clip(tmp_path / "sound.mp4", 5)
 
 
 def test_missing_empty_and_folder_are_refused_by_name(tmp_path):
     (tmp_path / "empty.mp4").touch()
     os.mkfifo(tmp_path / "pipe.mp4")
-    for name, message in (("no.mp4", "not exist"), ("", "folder"), ("empty.mp4", "empty"), ("pipe.mp4", "no regular")):
-        with pytest.raises(ClipError, match=f"{name}.*{message}") as refused:
+    for name in ("no.mp4", "", "empty.mp4", "pipe.mp4"):
+        with pytest.raises(ClipError, match=str(tmp_path / name)) as refused:
             read_clip(tmp_path / name, 5)
         assert "\n" not in str(refused.value)
 

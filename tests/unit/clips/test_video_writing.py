@@ -1,5 +1,3 @@
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -11,6 +9,7 @@ from PIL import Image
 from fastvmt_pl.clips import read_clip
 from fastvmt_pl.clips.decoding.picture import matrix_of
 from fastvmt_pl.clips.video_writing import MIN_SIDE, enlarge, flow_picture, side_by_side, write_picture, write_video
+from fastvmt_pl.files.atomic import UnwritableError
 from fastvmt_pl.toy.toy_jobs import toy_jobs
 
 
@@ -36,30 +35,19 @@ def test_a_video_keeps_its_pictures(tmp_path, toy_clips):
     assert np.abs(found.astype(int) - enlarge(toy_clips[0].frames).numpy()).mean() < 4
 
 
-@contextmanager
-def full_disk():
-    """Let no file grow beyond a few kilobytes; no longer than needed, for pytest's own log may be such a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_the_same_pictures_make_the_same_file(tmp_path):
     frames = toy_jobs(15, "tuning")[14].clip.frames  # of which x264 with its default settings makes several
     contents = set()
     for number in range(12):
         write_video(tmp_path / f"{number}.mp4", frames, 8.0)
         contents.add((tmp_path / f"{number}.mp4").read_bytes())
-        torch.rand(3, 48 * (number + 1), 48)  # what lies in memory changes meanwhile
+        torch.rand(3, 48 * (number + 1), 48)  # the contents of memory change meanwhile
     assert len(contents) == 1
 
 
-def test_a_disk_that_fills_up_leaves_no_video(tmp_path):
+def test_a_disk_that_fills_up_leaves_no_video(tmp_path, full_disk):
     noise = torch.randint(0, 256, (40, 64, 64, 3), dtype=torch.uint8)
-    with pytest.raises(OSError, match="too large"), full_disk():
+    with pytest.raises(UnwritableError), full_disk():
         write_video(tmp_path / "videos" / "video.mp4", noise, 8.0)
     assert list((tmp_path / "videos").iterdir()) == []
 

@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate
 from torchmetrics.functional import spearman_corrcoef
 
 from fastvmt_pl.clips import Clip, align
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation import DenseFlow, LucasKanade, Tracks
 from fastvmt_pl.evaluation.functional import (
     STILL,
@@ -243,9 +244,8 @@ def test_a_reference_that_stands_still_has_no_share_of_flow():
 def test_videos_that_cannot_be_compared_are_refused():
     video = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     for first, second in ((video, video[:2]), (video, video[:, :, :24]), (video[:1], video[:1])):
-        with pytest.raises(ValueError, match="one shape and at least two frames"):
+        with pytest.raises(UserError):
             check_pair(first, second)
-    with pytest.raises(ValueError, match="at least two frames"):
-        flow_endpoint_error(video[:1], video[:1])
-    with pytest.raises(ValueError, match="16 pixels a side"):
-        flow_endpoint_error(video[:, :8, :8], video[:, :8, :8])
+    for small in (video[:1], video[:, :8, :8]):
+        with pytest.raises(UserError):
+            flow_endpoint_error(small, small)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation import DenseFlow, LucasKanade, Tracker
 from fastvmt_pl.evaluation.tracks import Tracks
 
@@ -41,15 +42,15 @@ def test_a_video_without_texture_does_no_harm(tracker):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "says"),
+    ("kind", "options", "offender"),
     [
-        (LucasKanade, {"num_points": 0}, "num_points is 0"),
-        (LucasKanade, {"window": 1}, "window 1"),
-        (LucasKanade, {"num_keyframes": 0}, "num_keyframes is 0"),
-        (DenseFlow, {"tolerance": 0.0}, "tolerance is 0"),
-        (DenseFlow, {"num_rows": 0}, "num_rows is 0"),
+        (LucasKanade, {"num_points": 0}, "num_points"),
+        (LucasKanade, {"window": 1}, "window"),
+        (LucasKanade, {"num_keyframes": 0}, "num_keyframes"),
+        (DenseFlow, {"tolerance": 0.0}, "tolerance"),
+        (DenseFlow, {"num_rows": 0}, "num_rows"),
     ],
 )
-def test_settings_out_of_range_are_refused(kind, options, says):
-    with pytest.raises(ValueError, match=says):
+def test_settings_out_of_range_are_refused(kind, options, offender):
+    with pytest.raises(UserError, match=offender):
         kind(**options)
