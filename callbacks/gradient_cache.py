@@ -124,7 +124,7 @@ class GradientCache(Callback):
             pl_module.cached_gradients = {number: kept[number] for number in reused}
 
     def may_reuse(self, job: JobState, rate: float) -> bool:
-        """Return whether a job's gradient may be reused in an inner step whose learning rate, relative to the first, is ``rate``."""
+        """Return whether a job may reuse its gradient in a step of this learning rate, as a share of the first."""
         if job.age >= self.interval:
             return False
         return self.budget is None or (
