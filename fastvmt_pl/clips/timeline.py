@@ -14,7 +14,7 @@ USUAL = 0.25
 
 
 class ScarceFramesError(ValueError):
-    """An interval has fewer frames than were asked for.
+    """An interval has fewer frames than requested.
 
     Args:
         available: Number of frames that it has.

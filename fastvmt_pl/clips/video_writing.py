@@ -49,7 +49,7 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
         UserError: If ``fps`` is not positive.
     """
     if not 0 < fps < math.inf:
-        raise UserError(f"fps is {fps}; use a positive number of frames a second")
+        raise UserError(f"fps is {fps}; use a positive number of frames per second")
     frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
     frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
     with written_whole(path) as temporary, _opened(temporary) as container:

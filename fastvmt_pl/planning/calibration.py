@@ -1,4 +1,4 @@
-"""Find out how fast a device is, by a few seconds of work like that which is planned."""
+"""Measure a device's speed with a few seconds of work that resembles the planned run."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,17 @@ from fastvmt_pl.backbones.backbone import Backbone, Latents, Text
 from fastvmt_pl.planning.meter import TensorMeter
 
 ENOUGH_SECONDS = 0.5
-"""A run of this length says how fast longer ones are."""
+"""Seconds of a measurement that is long enough."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Floating-point operations a second.
+    """Floating-point operations per second.
 
     Attributes:
-        prediction: Of the transformer without gradient.
-        gradient: Of the transformer, forward and backward.
-        autoencoder: Of the autoencoder.
+        prediction: The transformer, without gradient.
+        gradient: The transformer, forward and backward.
+        autoencoder: The autoencoder.
     """
 
     prediction: float
@@ -32,10 +32,10 @@ class Rates:
 def calibrate(backbone: Backbone, text: Text, latent_shape: tuple[int, int, int, int]) -> Rates:
     """Time two blocks of the transformer and the autoencoder, with random weights, on the backbone's device.
 
-    Each works on ever more of a video, until it takes half a second or has the whole.
+    Each processes an increasing part of a video, until it takes half a second or has processed the whole.
 
     Args:
-        backbone: The model, of which only the configs are used.
+        backbone: The model; only its configs are used.
         text: Embedding of a prompt.
         latent_shape: Channels, frames, height and width of the video's latents.
     """

@@ -47,7 +47,7 @@ class TestReading:
         assert numbers(clip) == [6, 8, 10, 12, 14]
         assert clip.fps == pytest.approx(FPS / 2)
 
-    def test_an_end_behind_the_clip_is_its_end(self, video):
+    def test_an_end_after_the_clip_is_its_end(self, video):
         assert numbers(read_clip(video, 5, start=1.5, end=99.0))[-1] == 23
 
     def test_a_stride_is_counted_from_the_start(self, video):

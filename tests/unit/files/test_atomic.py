@@ -78,13 +78,13 @@ def test_an_error_in_a_folder_that_is_written_whole_names_the_folder(tmp_path, f
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_file_leaves_nothing_behind(tmp_path, error):
+def test_an_interrupted_write_leaves_no_file(tmp_path, error):
     with pytest.raises(error):
         write_half(tmp_path / "results" / "file.txt", error)
     assert list((tmp_path / "results").iterdir()) == []
 
 
-def test_an_interrupted_file_keeps_the_old_one(tmp_path):
+def test_an_interrupted_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError):

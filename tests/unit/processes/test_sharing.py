@@ -30,7 +30,7 @@ def test_pieces_of_a_kind_come_together_and_processes_begin_with_different_kinds
     assert together([], str, 3) == []
 
 
-def test_whoever_is_asked_to_stop_takes_nothing_more():
+def test_a_process_that_is_asked_to_stop_takes_no_more_work():
     request, tried = StopRequest(), []
 
     def attempt(piece):
@@ -43,7 +43,7 @@ def test_whoever_is_asked_to_stop_takes_nothing_more():
     assert tried == ["a"]
 
 
-def test_a_failure_is_told_in_a_line_and_a_stop_is_none():
+def test_a_failure_gives_one_line_and_a_stop_is_not_a_failure():
     def fail(error):
         raise error
 

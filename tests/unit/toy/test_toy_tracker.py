@@ -144,7 +144,7 @@ def test_few_pixels_of_a_colour_are_no_object():
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_every_colour_is_told_from_the_others_and_from_backgrounds(colour):
+def test_every_colour_differs_from_the_others_and_from_backgrounds(colour):
     patches = torch.tensor([*COLOURS.values(), *BACKGROUNDS.values()], dtype=torch.uint8)[None, None]
     assert colour_mask(patches, colour).flatten().nonzero().flatten().tolist() == [list(COLOURS).index(colour)]
 
