@@ -91,7 +91,7 @@ class GradientCache(Callback):
             )
         if budget is not None and interval == 1:
             raise UserError(
-                "an interval of 1 reuses no gradient, so a budget has no effect; raise the interval, or remove the budget"
+                "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or remove budget"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over
         self._restart()

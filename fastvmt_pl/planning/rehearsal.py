@@ -27,8 +27,8 @@ class Rehearsal:
         workload: The shape of the run.
 
     Attributes:
-        embedding: Embedding all prompts, with only the text encoder in memory. In all other steps, the transformer is in
-            memory, and the autoencoder unless it is offloaded and not used.
+        embedding: Embedding all prompts, with only the text encoder in memory. In all other steps, the transformer is
+            in memory, and the autoencoder unless it is offloaded and not used.
         encoding: Encoding a clip.
         extraction: Extracting a clip's motion at ``extraction_batch`` noise levels.
         gradient: A fresh inner step of a batch (forward, backward and optimiser), with and without gradient
