@@ -84,7 +84,7 @@ def test_gradients_with_nothing_in_common_are_not_reused(budget, cosine):
     assert set(served(GradientCache(6, budget), lambda age: cosine)) == {1}
 
 
-def test_the_slower_a_gradient_drifts_the_longer_it_serves_and_no_longer_than_the_interval():
+def test_a_slower_drift_means_longer_reuse_up_to_the_interval():
     cache = GradientCache(6, budget=0.3)
     assert [served(cache, lambda age, kept=kept: kept**age)[-1] for kept in (0.6, 0.8, 0.9, 0.99)] == [1, 2, 4, 6]
 
@@ -104,7 +104,7 @@ class Decide(GradientCache):
         return self.decisions.pop(0)
 
 
-def test_jobs_that_reuse_keep_theirs_while_others_compute(fit, backbone, monkeypatch):
+def test_jobs_reuse_their_gradients_while_others_compute(fit, backbone, monkeypatch):
     sizes = []
     query_key = backbone.query_key
     monkeypatch.setattr(backbone, "query_key", lambda *a, **k: sizes.append(len(a[0])) or query_key(*a, **k))
@@ -122,7 +122,7 @@ def test_jobs_that_reuse_keep_theirs_while_others_compute(fit, backbone, monkeyp
     assert record.logged[-1]["gradients/computed"] == 2
 
 
-def test_what_one_job_computes_does_not_depend_on_the_others(fit):
+def test_a_jobs_gradients_do_not_depend_on_the_others(fit):
     def gradients(number, table):
         record = Record()
         prompts = ("a red cross on a navy background", "a green circle on a gray background")[:number]

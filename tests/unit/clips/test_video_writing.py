@@ -72,7 +72,7 @@ def test_small_videos_are_enlarged_in_whole_multiples(size, factor):
 
 
 @pytest.mark.parametrize("num_pairs", [1, 4, 5])
-def test_flow_is_pictured_beside_its_frames(num_pairs):
+def test_flow_is_drawn_next_to_its_frames(num_pairs):
     frames = torch.randint(0, 256, (num_pairs, 48, 48, 3), dtype=torch.uint8)
     picture = flow_picture(torch.randn(num_pairs, 144, 2), frames, (12, 12))
     rows = -(-num_pairs // 4)
@@ -92,7 +92,7 @@ def test_directions_have_hues_and_no_motion_is_white():
     assert none == [255, 255, 255]
 
 
-def test_no_motion_at_all_can_be_pictured():
+def test_zero_flow_can_be_drawn():
     picture = flow_picture(torch.zeros(1, 4, 2), torch.zeros(1, 240, 240, 3, dtype=torch.uint8), (2, 2))
     assert (picture[:, 240:480] == 255).all()
 
@@ -114,7 +114,7 @@ def test_every_legal_name_of_a_folder_and_a_file_works(tmp_path, monkeypatch, to
 
 
 @pytest.mark.parametrize("size", [(576, 1278), (578, 64), (64, 1280), (480, 832)])
-def test_a_video_whose_colours_players_guess_is_read_as_it_is_named(tmp_path, size):
+def test_an_untagged_video_is_assumed_to_have_the_matrix_that_is_written(tmp_path, size):
     """The rule is written in the core and in the process that decodes, which imports nothing of the package."""
     frames = torch.tensor([200, 60, 20], dtype=torch.uint8).expand(2, *size, 3).contiguous()
     write_video(tmp_path / "named.mp4", frames, 8.0)

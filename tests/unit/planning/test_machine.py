@@ -43,7 +43,7 @@ def test_a_machine_that_passes_the_tests_is_ready(tmp_path, capsys):
         ({"einops": None}, "einops>=0.8"),
     ],
 )
-def test_packages_that_will_not_do_are_failures(monkeypatch, versions, says):
+def test_unsuitable_packages_are_failures(monkeypatch, versions, says):
     real = command.version
 
     def version(name):
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_a_failure_and_a_full_disk_a_warning(
         ),
     ],
 )
-def test_a_slurm_job_has_its_processes(monkeypatch, variables, status, says):
+def test_a_slurm_job_is_checked_for_its_processes(monkeypatch, variables, status, says):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     (check,) = check_slurm()
@@ -102,13 +102,13 @@ def test_video_that_does_not_work_is_a_failure_with_a_fix(monkeypatch, error):
     assert "av" in check.fix
 
 
-def test_processes_that_cannot_talk_are_warned_of(monkeypatch):
+def test_processes_that_cannot_communicate_are_a_warning(monkeypatch):
     monkeypatch.setattr(command.torch.distributed, "is_gloo_available", lambda: False)
     (check,) = check_processes()
     assert check.status == "warning"
 
 
-def test_a_machine_without_a_gpu_is_warned(monkeypatch):
+def test_a_machine_without_a_gpu_is_a_warning(monkeypatch):
     monkeypatch.setattr(command.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(command.torch.backends.mps, "is_available", lambda: False)
     device, precision = check_devices()
@@ -116,7 +116,7 @@ def test_a_machine_without_a_gpu_is_warned(monkeypatch):
     assert precision.detail.endswith(settled("auto", torch.device("cpu")))
 
 
-def test_failures_are_counted(monkeypatch):
+def test_failed_checks_are_an_error(monkeypatch):
     monkeypatch.setattr(command, "check_video", lambda: iter([Check("failure", "video", "broken")]))
     with pytest.raises(RuntimeError, match="video"):
         doctor()

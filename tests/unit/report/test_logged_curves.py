@@ -3,7 +3,7 @@ import os
 from fastvmt_pl.report.logged_curves import read_curves
 
 
-def test_curves_of_a_resumed_run_count_what_was_done_again_once(tmp_path):
+def test_repeated_steps_of_a_resumed_run_count_once(tmp_path):
     for number, rows in ((2, ["0,4.0", "1,3.0", "2,2.5"]), (10, ["2,2.0", "3,1.0", "4,nan", "5,inf"])):
         path = tmp_path / "logs" / f"version_{number}" / "metrics.csv"
         path.parent.mkdir(parents=True)

@@ -1,7 +1,7 @@
 from fastvmt_pl.report.run_settings import differing, flattened
 
 
-def test_classes_go_by_their_names():
+def test_classes_are_shown_by_their_names():
     config = {
         "model": {"backbone": {"class_path": "fastvmt_pl.backbones.WanBackbone", "init_args": {"model": "wan-tiny"}}},
         "trainer": {
@@ -16,7 +16,7 @@ def test_classes_go_by_their_names():
     }
 
 
-def test_only_settings_that_are_not_the_same_everywhere_differ():
+def test_only_settings_that_differ_between_runs_are_returned():
     runs = [
         {
             "model.num_steps": "5",
