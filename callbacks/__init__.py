@@ -1,4 +1,4 @@
-"""Callbacks: of motion transfer (gradient caching, progress, run folder, costs), of distillation, and of both."""
+"""Lightning callbacks for motion transfer, for distillation, and for both."""
 
 from fastvmt_pl.callbacks.costs import Costs
 from fastvmt_pl.callbacks.gradient_cache import GradientCache

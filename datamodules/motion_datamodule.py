@@ -9,8 +9,8 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from fastvmt_pl.clips.clip import Clip, ClipError, check_file, read_clip
-from fastvmt_pl.clips.video_reader import DecoderName
+from fastvmt_pl.clips.clip import Clip, check_file, read_clip
+from fastvmt_pl.clips.video_reader import ClipError, DecoderName
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_cache import MotionCache
 from fastvmt_pl.method.motion_transfer import MotionTransfer
@@ -143,8 +143,9 @@ class MotionDataModule(LightningDataModule):
         self.check_settings(module)
         files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
         read = {name: self._read(file) for name, file in files.items()}
-        self.sources = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
-        return self.sources
+        clips = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
+        self.sources = list(clips)
+        return clips
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
         """Return the same datamodule for other prompts, and the seed of the first of them."""
@@ -154,7 +155,9 @@ class MotionDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the clips and get their latents and motion, from the cache or from the backbone."""
-        module: MotionTransfer = self.trainer.lightning_module
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, MotionTransfer)
         module.check_trainer(self.trainer)
         backbone = module.backbone
         read = self.read_clips(module)
@@ -184,9 +187,12 @@ class MotionDataModule(LightningDataModule):
         self.jobs = TransferJobs(self.prompts, tuple(seeds), reference)
         self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[MotionTarget]:
         """Return the inner steps of one guided step."""
-        return DataLoader(InnerSteps(self.trainer.lightning_module, self.targets), batch_size=None)
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, MotionTransfer)
+        return DataLoader(InnerSteps(module, self.targets), batch_size=None)
 
     def _read(self, source: str | Path | Clip) -> Clip:
         if not isinstance(source, Clip):

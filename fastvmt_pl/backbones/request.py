@@ -77,9 +77,18 @@ class Capture:
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "Capture":
         """Return the capture with a change of each tensor that blocks brought."""
-        names = ("query", "key", "unrotated_query", "unrotated_key", "hidden")
-        changed = {name: {block: change(x) for block, x in getattr(self, name).items()} for name in names}
-        return replace(self, **changed)
+
+        def changed(brought: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            return {block: change(tensor) for block, tensor in brought.items()}
+
+        return replace(
+            self,
+            query=changed(self.query),
+            key=changed(self.key),
+            unrotated_query=changed(self.unrotated_query),
+            unrotated_key=changed(self.unrotated_key),
+            hidden=changed(self.hidden),
+        )
 
     @property
     def clean(self) -> Latents:

@@ -18,6 +18,7 @@ from fastvmt_pl.files.tables import path_in_table, read_text
 from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.toy.toy_jobs import MOVING, Split, ToyJob, toy_jobs
 from fastvmt_pl.toy.toy_world import FPS
+from fastvmt_pl.toy.toy_world import Path as ToyPath
 
 Overrides = dict[str, Any]
 
@@ -52,7 +53,7 @@ class ToyJobs:
     split: Split = "tuning"
     num_objects: int = 1
     camera: bool = False
-    paths: Sequence[str] = MOVING
+    paths: Sequence[ToyPath] = MOVING
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What a sample follows at one guided step: the reference's features."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -31,7 +31,7 @@ class MotionTarget:
         region: Factor on the loss at each token; ``None`` is 1 everywhere. Rows as in ``measured``.
     """
 
-    measured: dict[MotionFeature, Measured]
+    measured: Mapping[MotionFeature, Measured]
     motion: MotionFeature
     grid: Grid
     num_frames: int

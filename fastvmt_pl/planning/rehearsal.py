@@ -1,4 +1,4 @@
-"""Take every step of motion transfer once on tensors without contents, and count what it costs."""
+"""Run each kind of step of a transfer once on tensors without data, and count its cost."""
 
 import gc
 import warnings
@@ -24,17 +24,17 @@ class Rehearsal:
     """A run of the real code, each kind of step once, on fake tensors.
 
     Args:
-        module: The module, of whose backbone only the configs are used.
-        workload: What it is to do.
+        module: The module; only the configs of its backbone are used.
+        workload: The shape of the run.
 
     Attributes:
-        embedding: Embedding all prompts, the text encoder alone in memory. In all that follow, there is the
-            transformer, and the autoencoder too, but for steps in which it is idle and offloaded.
+        embedding: Embedding all prompts, with only the text encoder in memory. In all other steps, the transformer is
+            in memory, and the autoencoder unless it is offloaded and not used.
         encoding: Encoding a clip.
-        extraction: Reading a clip's motion at as many noise levels as are read at a time.
-        gradient: A fresh inner step of a batch, forward, backward and the optimiser's, by whether the transformer
-            checkpoints its activations.
-        motion: The losses alone, forward and backward from queries and keys: AMF for the most part.
+        extraction: Extracting a clip's motion at ``extraction_batch`` noise levels.
+        gradient: A fresh inner step of a batch (forward, backward and optimiser), with and without gradient
+            checkpointing.
+        motion: Only the losses, forward and backward from queries and keys; most of it is AMF.
         denoising: A denoising step of a batch.
         decoding: Decoding a video.
         condition: What stands for the embedded prompts.

@@ -1,4 +1,4 @@
-"""What is to be planned: the shape of a run, and how often it does what."""
+"""The shape of a run that is planned, and how often it takes each step."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from fastvmt_pl.objectives import AttentionFlow
 
 @dataclass(frozen=True)
 class Workload:
-    """Transfers of equal geometry, some of them side by side in a batch.
+    """Transfers of equal geometry, in batches.
 
     Attributes:
         num_frames: Frames of each video.
         size: Its height and width in pixels.
         motion: How motion is read.
         prompts: Prompts of one batch, as many as it has jobs.
-        num_batches: Batches that follow each other.
+        num_batches: Batches, one after the other.
         num_clips: Clips that are encoded and whose motion is read, in the whole run.
         num_levels: Noise levels at which it is read.
         extraction_batch: How many of them at a time.

@@ -1,4 +1,4 @@
-"""Share work among any number of processes that have nothing in common but a folder."""
+"""Share work among any number of processes that only share a folder."""
 
 import json
 import tempfile
@@ -16,21 +16,21 @@ from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.processes.stop_request import Preempted, StopRequest
 
 FAILED = "failed.json"
-"""Why a piece of work failed; in its folder."""
-BROKEN = getattr(torch, "AcceleratorError", Preempted)  # which torch has since 2.8
-"""What a GPU raises from its first failure on, whatever it is to do."""
+"""File in the folder of a piece of work that failed, with the reason."""
+BROKEN = getattr(torch, "AcceleratorError", Preempted)  # torch has it since 2.8
+"""The error that a GPU raises at every call after its first failure."""
 
 Piece = TypeVar("Piece")
 
 
 def share(pieces: Iterable[Piece], attempt: Callable[[Piece], bool], request: StopRequest, *, to_the_end: bool) -> None:
-    """Do what nobody else is at, until there is nothing left.
+    """Do all pieces of work that no other process is doing.
 
     Args:
         pieces: All pieces of work, the same in all processes.
-        attempt: Does a piece, unless it is done or has failed; returns whether another process is at it.
-        request: Whether this process was asked to stop.
-        to_the_end: Wait for what others are at, and take over what they leave when they die.
+        attempt: Does a piece, unless it is done or has failed; returns whether another process is doing it.
+        request: The request to stop this process.
+        to_the_end: Also wait for the pieces of other processes, and take them over if those processes die.
 
     Raises:
         Preempted: If this process was asked to stop.
@@ -48,12 +48,12 @@ def share(pieces: Iterable[Piece], attempt: Callable[[Piece], bool], request: St
 
 
 def together(pieces: Iterable[Piece], kind: Callable[[Piece], Hashable], number: int) -> list[Piece]:
-    """Bring pieces of a kind together, in the order in which they come.
+    """Sort pieces by kind; kinds and the pieces of a kind keep their order.
 
     Args:
         pieces: All pieces of work.
-        kind: What those pieces have in common that are to be done one after the other.
-        number: The process's number; each begins with another kind, while there are others.
+        kind: Returns the kind of a piece, such as its model; pieces of one kind come one after the other.
+        number: The process's number; each process begins with another kind, if there are enough.
 
     >>> together("aBbAc", str.lower, number=1)
     ['B', 'b', 'c', 'a', 'A']
@@ -73,17 +73,17 @@ def now_of(folder: Path) -> int:
 
 
 def failure_of(work: Callable[[], Any]) -> str | None:
-    """Do some work; return why it failed, or ``None`` if it did not. A bug also prints its traceback.
+    """Do some work; return the reason if it failed, else ``None``. A bug also prints its traceback.
 
     Raises:
         Preempted: If this process was asked to stop.
-        torch.AcceleratorError: If the device is broken, which is no fault of the work: others are to take it.
+        torch.AcceleratorError: If the device is broken; another process can do the work.
     """
     try:
         work()
     except (Preempted, BROKEN):
         raise
-    except Exception as error:  # other pieces of work go on
+    except Exception as error:  # other pieces of work continue
         if not isinstance(error, UserError | RuntimeError | OSError):
             traceback.print_exc()
         return one_line(str(error)) or type(error).__name__
@@ -91,13 +91,13 @@ def failure_of(work: Callable[[], Any]) -> str | None:
 
 
 class Failures:
-    """Why pieces of work failed, here or in another process since this one began.
+    """The reasons why pieces of work failed, in any process, since this process began.
 
     Args:
-        folder: A folder of the work, by the clock of whose file system this process begins.
+        folder: A folder of the work; the clock of its file system gives the time at which this process began.
 
     Attributes:
-        reasons: Why, by the folder of each piece, as far as this process has heard of it.
+        reasons: The reasons that this process has read, by the folder of each piece.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,7 +105,7 @@ class Failures:
         self.begun = now_of(folder)
 
     def record(self, folder: Path, reason: str) -> None:
-        """Tell all processes why the work of a folder failed."""
+        """Record for all processes why the work of a folder failed."""
         self.reasons[folder] = reason
         with suppress(OSError), written_whole(folder / FAILED) as path:  # the disk may be full
             path.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")

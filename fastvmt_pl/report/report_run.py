@@ -11,7 +11,7 @@ from fastvmt_pl.report.report_jobs import collect
 
 
 def report(runs: list[Path], output: Path = Path("report.html"), title: str = "Motion transfer") -> Path:
-    """Write one self-contained web page about finished transfers: videos in step, motion, curves and scores.
+    """Write a self-contained web page about finished transfers: synchronised videos, motion, curves and scores.
 
     Args:
         runs: Folders of runs, or folders that hold such folders.
@@ -22,8 +22,8 @@ def report(runs: list[Path], output: Path = Path("report.html"), title: str = "M
         The file.
 
     Raises:
-        ValueError: If no job can be read.
-        RuntimeError: If some cannot be; the others are on the page.
+        UserError: If no job can be read.
+        RuntimeError: If some jobs cannot be read; the page shows the others.
     """
     found, problems = find_runs(runs)
     jobs, unread = collect(found)

@@ -11,19 +11,29 @@ from lightning.pytorch.utilities import rank_zero_warn
 from fastvmt_pl.backbones.model_folder import is_bundled_kind
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LastCheckpoint, LoraExport, LoraPreviews, Preemption, StopAtLeak
-from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.identity import Settings, identity_of
-from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
-from fastvmt_pl.runs.options import as_arguments, default_config, default_lora_config, default_prompts, parse_device, parse_size, read_config, read_prompts, run_loggers
-from fastvmt_pl.files.names import slug
-from fastvmt_pl.runs.teacher import make_samples
 from fastvmt_pl.clips import check_file
 from fastvmt_pl.datamodules.distillation_datamodule import Source
+from fastvmt_pl.distillation.motion_distillation import Objective
 from fastvmt_pl.distillation.shard_index import read_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import naming
-from fastvmt_pl.distillation.motion_distillation import Objective
+from fastvmt_pl.files.names import slug
 from fastvmt_pl.processes.stop_request import StopRequest, listening
+from fastvmt_pl.runs.claims import claimed_folder
+from fastvmt_pl.runs.identity import Settings, identity_of
+from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
+from fastvmt_pl.runs.options import (
+    as_arguments,
+    default_config,
+    default_lora_config,
+    default_prompts,
+    parse_device,
+    parse_size,
+    read_config,
+    read_prompts,
+    run_loggers,
+)
+from fastvmt_pl.runs.teacher import make_samples
 
 NUM_PREVIEWS = 4
 OWN = ("clip_prompt", "num_prompts", "teacher_batch", "max_flow_error", "max_leak", "previewed")

@@ -9,14 +9,14 @@ from lightning import Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
-from fastvmt_pl.files.locks import locked
-from fastvmt_pl.runs.identity import model_content
-from fastvmt_pl.runs.options import default_config, parse_device, parse_size, read_config
 from fastvmt_pl.clips import Clip, ClipError, read_clip
 from fastvmt_pl.distillation import Sample, read_videos, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
+from fastvmt_pl.files.locks import locked
+from fastvmt_pl.runs.identity import model_content
+from fastvmt_pl.runs.options import default_config, parse_device, parse_size, read_config
 
 
 def encode(
@@ -79,7 +79,8 @@ def encode(
         origins = [f"tar sha256 {file_sha256(tar)}, {how}" for tar in tars]
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if done.get(name, origin) != origin:
-                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", each) for each in (done[name], origin))
+                both = (done[name] or "other settings", origin)
+                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", each) for each in both)
                 raise UserError(f"{output / name} was made of {was}; choose another output for {tar}: {now}")
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if name in done:

@@ -9,11 +9,11 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from fastvmt_pl.datamodules import DistillationDataModule
+from fastvmt_pl.distillation.lora_card import Training, export_lora
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import INDEX, read_index
 from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.lora import read_adapter
-from fastvmt_pl.distillation.lora_card import Training, export_lora
-from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 
 
 def export(checkpoint: Path, config: Path, output: Path) -> Path:

@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from fastvmt_pl.backbones.precision import settle_config
 from fastvmt_pl.callbacks import Costs, LastCheckpoint, LoraExport, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
-from fastvmt_pl.errors import blaming_settings
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.errors import blaming_settings
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 

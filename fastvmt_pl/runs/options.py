@@ -5,7 +5,6 @@ import math
 import re
 from copy import deepcopy
 from functools import lru_cache, partial
-from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -179,9 +178,3 @@ def as_words(options: dict[str, Any]) -> list[str]:
     given = {name: value for name, value in options.items() if value is not None}
     written = partial(json.dumps, ensure_ascii=False)  # YAML refuses the halves of an escaped emoji
     return [f"--{name}={value if isinstance(value, str | Path) else written(value)}" for name, value in given.items()]
-
-
-
-
-
-

@@ -11,16 +11,16 @@ from rich.progress import Progress
 
 from fastvmt_pl.backbones.model_folder import usual_fps
 from fastvmt_pl.backbones.precision import PrecisionOption, settle_config
-from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.identity import backbone_identity
-from fastvmt_pl.runs.options import as_arguments, default_config, parse_device, parse_loras, parse_size
-from fastvmt_pl.files.names import slug
+from fastvmt_pl.clips.video_writing import enlarge, to_frames, write_video
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError, blaming_settings
 from fastvmt_pl.files.atomic import naming
+from fastvmt_pl.files.names import slug
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import sample as draw
-from fastvmt_pl.clips.video_writing import enlarge, to_frames, write_video
+from fastvmt_pl.runs.claims import claimed_folder
+from fastvmt_pl.runs.identity import backbone_identity
+from fastvmt_pl.runs.options import as_arguments, default_config, parse_device, parse_loras, parse_size
 
 
 def sample(

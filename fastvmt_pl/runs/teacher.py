@@ -8,12 +8,12 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.callbacks import TransferProgress
-from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.clips import content_hash
+from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.runs.lightning_cli import TransferCLI
 
 CLIP_SHARD = "clip.tar"
 

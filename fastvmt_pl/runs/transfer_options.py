@@ -9,10 +9,18 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import Costs, LastCheckpoint, Preemption, RunFolder, TransferProgress
-from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import as_arguments, default_config, parse_device, parse_loras, parse_size, read_config, run_loggers
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import (
+    as_arguments,
+    default_config,
+    parse_device,
+    parse_loras,
+    parse_size,
+    read_config,
+    run_loggers,
+)
 
 
 class TransferOptions(TypedDict, total=False):

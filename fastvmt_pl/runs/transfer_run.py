@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Unpack
 
 from fastvmt_pl.callbacks import RunFolder
-from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.identity import identity_of
-from fastvmt_pl.files.names import slug
-from fastvmt_pl.runs.transfer_options import TransferOptions, compose_transfer, fit
 from fastvmt_pl.clips import check_file
+from fastvmt_pl.files.names import slug
 from fastvmt_pl.method.transfer_jobs import TransferResult
 from fastvmt_pl.processes.stop_request import StopRequest, listening
+from fastvmt_pl.runs.claims import claimed_folder
+from fastvmt_pl.runs.identity import identity_of
+from fastvmt_pl.runs.transfer_options import TransferOptions, compose_transfer, fit
 
 
 def transfer(

@@ -3,8 +3,8 @@
 Its forward passes run 20 blocks and the head though block 14 is read. Each block is checkpointed, and its
 self-attention once more inside it, so both run again in the backward pass. Pairs of frames follow in a Python loop, and
 keys are gathered from a view that repeats them for every place in a window. The reference is measured again at every
-guided step. What it computes is what this package computes; the published
-code's faults in that are left out, and so is its emptying of the CUDA cache at every inner step.
+guided step. It computes the same values as this package: the published code's faults are not reproduced, nor its
+emptying of the CUDA cache at every inner step.
 """
 
 from dataclasses import dataclass, replace

@@ -1,3 +1,5 @@
+import resource
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -11,7 +13,25 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
 
 MOTION = AttentionFlow(block=2, window=5)
+FULL_BYTES = 4096
+"""How large a file can get on what stands for a full disk."""
 PROMPTS = ("a red cross on a navy background",)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file grows beyond a few kilobytes; keep it short, pytest's own log may be such a file."""
+
+    @contextmanager
+    def limited():
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_BYTES, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 @pytest.fixture(scope="module")

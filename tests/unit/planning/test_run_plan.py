@@ -75,11 +75,11 @@ def assert_as_measured(backbone, work):
         assert found[name] == pytest.approx(expected[name], rel=0.15), name
 
 
-def test_memory_is_what_real_tensors_take():
+def test_planned_memory_equals_that_of_real_tensors():
     assert_as_measured(WanBackbone("wan-tiny", gradient_checkpointing=True), workload(2))
 
 
-def test_an_offloaded_autoencoder_counts_only_where_it_works():
+def test_an_offloaded_autoencoder_only_counts_where_it_is_used():
     found = plan(MotionTransfer(WanBackbone(offload=True), negative_prompt=""), workload())
     before = [
         step.reading.before for step in found.steps[1:]
@@ -90,7 +90,7 @@ def test_an_offloaded_autoencoder_counts_only_where_it_works():
 
 
 @pytest.mark.slow
-def test_memory_is_what_a_model_of_the_size_of_wan_2_1_1_3b_takes(tmp_path):
+def test_planned_memory_equals_that_of_a_model_of_wan_2_1_1_3bs_size(tmp_path):
     shutil.copytree(
         BUNDLED["wan-tiny"], tmp_path, ignore=shutil.ignore_patterns("transformer", "vae"), dirs_exist_ok=True
     )
@@ -118,7 +118,7 @@ def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype)
     assert (real.any(-1) == fake.any(-1)).all()
 
 
-def test_a_device_is_timed_on_two_blocks_of_random_numbers():
+def test_calibration_times_two_random_blocks():
     backbone = WanBackbone("wan-tiny")
     rates = calibrate(backbone, Condition({"text": torch.ones(1, 512, 64)}), (8, 3, 16, 16))
     assert min(rates.prediction, rates.gradient, rates.autoencoder) > 0

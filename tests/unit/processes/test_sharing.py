@@ -9,7 +9,7 @@ from fastvmt_pl.processes.sharing import FAILED, Failures, failure_of, share, to
 from fastvmt_pl.processes.stop_request import Preempted, StopRequest
 
 
-def test_what_others_are_at_is_tried_again_only_to_the_end(monkeypatch):
+def test_pieces_of_others_are_only_awaited_when_asked_to(monkeypatch):
     monkeypatch.setattr(sharing.time, "sleep", lambda seconds: None)
     for to_the_end, expected in ((False, ["a", "b"]), (True, ["a", "b", "b", "b"])):
         tried = []
@@ -22,7 +22,7 @@ def test_what_others_are_at_is_tried_again_only_to_the_end(monkeypatch):
         assert tried == expected
 
 
-def test_pieces_of_a_kind_come_together_and_processes_begin_with_different_kinds():
+def test_pieces_are_sorted_by_kind_and_processes_begin_with_different_kinds():
     pieces = ["a1", "b1", "c1", "a2", "b2"]
     orders = [together(pieces, lambda piece: piece[0], number) for number in range(4)]
     assert orders[:2] == [["a1", "a2", "b1", "b2", "c1"], ["b1", "b2", "c1", "a1", "a2"]]
@@ -30,7 +30,7 @@ def test_pieces_of_a_kind_come_together_and_processes_begin_with_different_kinds
     assert together([], str, 3) == []
 
 
-def test_whoever_is_asked_to_stop_takes_nothing_more():
+def test_a_process_that_is_asked_to_stop_takes_no_more_work():
     request, tried = StopRequest(), []
 
     def attempt(piece):
@@ -43,7 +43,7 @@ def test_whoever_is_asked_to_stop_takes_nothing_more():
     assert tried == ["a"]
 
 
-def test_a_failure_is_told_in_a_line_and_a_stop_is_none():
+def test_a_failure_gives_one_line_and_a_stop_is_not_a_failure():
     def fail(error):
         raise error
 
@@ -55,7 +55,7 @@ def test_a_failure_is_told_in_a_line_and_a_stop_is_none():
         failure_of(lambda: fail(Preempted("stop")))
 
 
-def test_failures_are_known_to_all_that_had_begun(tmp_path):
+def test_failures_are_known_to_all_running_processes_but_not_to_later_ones(tmp_path):
     here, there = Failures(tmp_path), Failures(tmp_path)
     here.record(tmp_path / "run", "no memory")
     assert here.reason(tmp_path / "run") == there.reason(tmp_path / "run") == "no memory"
@@ -67,7 +67,7 @@ def test_failures_are_known_to_all_that_had_begun(tmp_path):
 
 
 @pytest.mark.parametrize(("error", "is_bug"), [(ValueError("a bug"), True), (RuntimeError("no memory"), False)])
-def test_work_that_fails_says_why_and_a_bug_shows_its_traceback(capsys, error, is_bug):
+def test_failed_work_gives_its_reason_and_a_bug_its_traceback(capsys, error, is_bug):
     def work():
         raise error
 

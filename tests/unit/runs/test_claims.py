@@ -1,7 +1,7 @@
 import pytest
 
-from fastvmt_pl.runs.claims import claimed_folder, shared_folder
 from fastvmt_pl.files.locks import InUseError, locked
+from fastvmt_pl.runs.claims import claimed_folder, shared_folder
 
 
 @pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
