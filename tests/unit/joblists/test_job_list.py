@@ -137,7 +137,7 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
         jobs, refused = read_jobs(path, {}, tmp_path / "clips")
         assert [(job.prompt, job.clip.read_bytes()) for job in jobs] == [("a cross", b"video"), ("a dot", b"other")]
         assert [job.name.rsplit("-", 1)[0] for job in jobs] == 2 * ["set-" + 40 * "k"]
-        assert "no txt" in refused[0].reason
+        assert "no txt" in refused[0].detail
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_bad_row_is_refused_by_its_place_and_the_others_stay(read, row, says):
     jobs, refused = read('{"name": "good", "clip": "a.mp4", "prompt": "x"}\n' + bad)
     assert [job.name for job in jobs] == ["good"]
     assert refused[0].name.startswith("row 2 of list.jsonl")
-    assert says in refused[0].reason
+    assert says in refused[0].detail
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import random
 from pathlib import Path
 
-from fastvmt_pl.joblists.job_list import Job
-from fastvmt_pl.joblists.job_queue import make_batches
+from fastvmt_pl.joblists.batches import make_batches
+from fastvmt_pl.joblists.job import Job
 
 
 def jobs_of(clip, count, **settings):

@@ -1,0 +1,68 @@
+"""The table of a sweep: a row for each finished job."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from fastvmt_pl.callbacks.run_folder import METRICS
+from fastvmt_pl.evaluation.finished_runs import SCORES
+from fastvmt_pl.experiments.summary import Row
+from fastvmt_pl.experiments.trials import Trial
+from fastvmt_pl.files.locks import PATIENCE, InUseError, locked_file
+from fastvmt_pl.joblists.job_outcomes import write_csv
+
+UPDATE_SECONDS = 60.0
+"""How often results.csv is written while jobs run."""
+
+
+class ResultsTable:
+    """``results.csv`` of a sweep: what every finished job measured, and how it scored.
+
+    Args:
+        folder: The sweep's folder.
+        trials: All trials, in the order of the rows.
+        update_seconds: How often the table is written while jobs run.
+        patience: Seconds to wait at the end for another process that is writing the table.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trials: Sequence[Trial],
+        update_seconds: float = UPDATE_SECONDS,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.path, self.jobs, self.trials = folder / "results.csv", folder / "jobs", trials
+        self.update_seconds, self.patience = update_seconds, patience
+        self._found: dict[str, Row] = {}
+        self._updated = time.monotonic()
+
+    def rows(self) -> list[Row]:
+        """Return the rows of all jobs that are finished."""
+        for trial in self.trials:
+            folder = self.jobs / trial.job.name
+            if trial.job.name not in self._found and (folder / METRICS).exists():
+                (measured,) = json.loads((folder / METRICS).read_text(encoding="utf-8"))["jobs"]
+                (scores,) = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+                row = {"setting": trial.setting, "job": trial.number, **measured, **scores}
+                self._found[trial.job.name] = row
+        return [self._found[trial.job.name] for trial in self.trials if trial.job.name in self._found]
+
+    def update(self) -> None:
+        """Write the table from time to time, unless another process is writing it."""
+        if time.monotonic() < self._updated + self.update_seconds:
+            return
+        with suppress(InUseError), locked_file(self.path):
+            write_csv(self.path, self.rows())
+        self._updated = time.monotonic()
+
+    def write(self) -> list[Row]:
+        """Write the table, at the latest when the wait for another process is over; return its rows."""
+        with ExitStack() as stack:
+            with suppress(InUseError):  # a process that was halted must not keep this one from its end
+                stack.enter_context(locked_file(self.path, self.patience))  # another may have seen less
+            rows = self.rows()
+            write_csv(self.path, rows)
+        return rows
