@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
@@ -13,10 +14,8 @@ from fastvmt_pl.experiments.trials import Trial
 from fastvmt_pl.files.locks import PATIENCE, InUseError, locked_file
 from fastvmt_pl.joblists.job_outcomes import write_csv
 
-UPDATE_SECONDS = 60.0
-"""How often results.csv is written while jobs run."""
 
-
+@dataclass
 class ResultsTable:
     """``results.csv`` of a sweep: what every finished job measured, and how it scored.
 
@@ -24,30 +23,29 @@ class ResultsTable:
         folder: The sweep's folder.
         trials: All trials, in the order of the rows.
         update_seconds: How often the table is written while jobs run.
-        patience: Seconds to wait at the end for another process that is writing the table.
+        patience: Seconds to wait at the end for another process that is writing it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        trials: Sequence[Trial],
-        update_seconds: float = UPDATE_SECONDS,
-        patience: float = PATIENCE,
-    ) -> None:
-        self.path, self.jobs, self.trials = folder / "results.csv", folder / "jobs", trials
-        self.update_seconds, self.patience = update_seconds, patience
+    folder: Path
+    trials: Sequence[Trial]
+    update_seconds: float = 60.0
+    patience: float = PATIENCE
+
+    def __post_init__(self) -> None:
+        """Begin the wait for the first update."""
+        self.path = self.folder / "results.csv"
         self._found: dict[str, Row] = {}
         self._updated = time.monotonic()
 
     def rows(self) -> list[Row]:
         """Return the rows of all jobs that are finished."""
         for trial in self.trials:
-            folder = self.jobs / trial.job.name
+            folder = self.folder / "jobs" / trial.job.name
             if trial.job.name not in self._found and (folder / METRICS).exists():
                 (measured,) = json.loads((folder / METRICS).read_text(encoding="utf-8"))["jobs"]
                 (scores,) = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-                row = {"setting": trial.setting, "job": trial.number, **measured, **scores}
-                self._found[trial.job.name] = row
+                own = {"setting": trial.setting, "job": trial.number}
+                self._found[trial.job.name] = {**own, **measured, **scores}
         return [self._found[trial.job.name] for trial in self.trials if trial.job.name in self._found]
 
     def update(self) -> None:

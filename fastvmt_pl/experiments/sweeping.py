@@ -15,13 +15,14 @@ from fastvmt_pl.experiments.results_table import ResultsTable
 from fastvmt_pl.experiments.summary import Row, summarise
 from fastvmt_pl.experiments.trials import Trial, make_trials
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.joblists.batches import Batch
+from fastvmt_pl.joblists.batches import make_batches
 from fastvmt_pl.joblists.job import Job, forget_files
 from fastvmt_pl.joblists.job_check import JobCheck
 from fastvmt_pl.joblists.job_outcomes import conclude
+from fastvmt_pl.joblists.job_queue import JobQueue
 from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.joblists.verdicts import Verdicts
-from fastvmt_pl.joblists.working import claim_folder, make_queue, one_of_many, without_other_settings
+from fastvmt_pl.joblists.working import claim_folder, one_of_many, without_other_settings
 from fastvmt_pl.processes.ranks import num_to_start, read_rank, start_ranks
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.options import read_config
@@ -58,14 +59,13 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
             _check(trials, check, request)
         trials = make_trials(plan, claim_folder(output) / "clips")
         verdicts, table = Verdicts(output, check), ResultsTable(output, trials)
-        jobs = _free([trial.job for trial in trials], output, verdicts)
+        forget_files()
+        jobs, taken = without_other_settings([trial.job for trial in trials], output, verdicts)
+        if taken:
+            raise UserError(f"{taken[0].detail}, or choose another output")
         costs = {job.kind: check.needs(job).cost for job in jobs}
-
-        def run(batch: Batch) -> None:
-            runner.run(batch)
-            table.update()
-
-        queue = make_queue(runner, verdicts, jobs, costs, plan.batch_size, across_clips=True, run=run)
+        batches = make_batches(jobs, costs, plan.batch_size, across_clips=True, number=rank.number)
+        queue = JobQueue(runner, batches, verdicts, after=table.update)
         if num_processes > 1:
             start_ranks(["sweep", str(experiment), str(output)], num_processes, request)
         queue.work(to_the_end=rank.number == 0)
@@ -105,23 +105,10 @@ def _check(trials: Sequence[Trial], check: JobCheck, request: StopRequest) -> No
     for trial in trials:
         request.check()
         needs = check.needs(trial.job)
-        geometry = needs.interval.num_frames, *needs.size
+        geometry = needs.frames["num_frames"], *needs.size
         if trial.toy is not None and geometry != (NUM_FRAMES, SIZE, SIZE):
             raise UserError(
                 f"toy jobs have {NUM_FRAMES} frames of {SIZE} x {SIZE}, but {trial.setting!r} has {geometry[0]} of "
                 f"{geometry[1]} x {geometry[2]}; leave data.num_frames and data.size alone"
             )
         check.read(trial.job)
-
-
-def _free(jobs: Sequence[Job], output: Path, verdicts: Verdicts) -> list[Job]:
-    """Return jobs whose folders are free or hold the very same jobs.
-
-    Raises:
-        UserError: If a folder holds another job.
-    """
-    forget_files()
-    able, taken = without_other_settings(jobs, output, verdicts)
-    if taken:
-        raise UserError(f"{taken[0].detail}, or choose another output")
-    return able

@@ -4,10 +4,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastvmt_pl.clips import ClipError, check_file, read_clip
-from fastvmt_pl.clips.video_reader import DecoderName
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.joblists.job import Job, Outcome, stamp_of
 from fastvmt_pl.processes.stop_request import StopRequest
@@ -19,27 +18,16 @@ BAD = (UserError, OSError, argparse.ArgumentError)
 """What checking a job raises if its settings or its clip cannot be used."""
 
 
-class Interval(NamedTuple):
-    """Which frames a job reads of its clip; see :func:`~fastvmt_pl.clips.read_clip`."""
-
-    num_frames: int
-    start: float
-    end: float | None
-    stride: int | None
-    fps: float | None
-    decoder: DecoderName
-
-
 class Needs(NamedTuple):
     """What the settings of a job ask for.
 
     Attributes:
-        interval: What is read of its clip.
+        frames: Which frames are read of its clip: arguments of :func:`~fastvmt_pl.clips.read_clip`.
         size: Height and width in pixels.
         cost: Pixels, as often as the model sees them, to compare jobs by.
     """
 
-    interval: Interval
+    frames: dict[str, Any]
     size: tuple[int, int]
     cost: int
 
@@ -54,7 +42,7 @@ class JobCheck:
     def __init__(self, compose: Callable[[Job], TransferCLI]) -> None:
         self.compose = compose
         self._needs: dict[str, Needs] = {}
-        self._readable: set[tuple[Path, str, Interval]] = set()
+        self._readable: set[tuple[Any, ...]] = set()
 
     def needs(self, job: Job) -> Needs:
         """Check the settings of a job, and return what they ask for.
@@ -75,10 +63,10 @@ class JobCheck:
             argparse.ArgumentError: If a setting cannot be read.
             ClipError: If the clip cannot be used; a :class:`~fastvmt_pl.clips.TooShortError` if it is too short.
         """
-        interval = self.needs(job).interval
-        key = job.clip, stamp_of(job.clip), interval
+        frames = self.needs(job).frames
+        key = job.clip, stamp_of(job.clip), *frames.values()
         if key not in self._readable:
-            read_clip(job.clip, **interval._asdict())
+            read_clip(job.clip, **frames)
             self._readable.add(key)
 
 
@@ -87,8 +75,8 @@ def _needs(cli: TransferCLI) -> Needs:
     height, width = data.size
     times = module.num_steps * (1 if module.guidance_scale == 1 else 2) * (2 if module.baseline else 1)
     times += module.num_guided_steps * module.num_inner_steps
-    interval = Interval(data.num_frames, data.start, data.end, data.stride, data.fps, data.decoder)
-    return Needs(interval, (height, width), data.num_frames * height * width * times)
+    frames = {name: getattr(data, name) for name in ("num_frames", "start", "end", "stride", "fps", "decoder")}
+    return Needs(frames, (height, width), data.num_frames * height * width * times)
 
 
 def check_settings(

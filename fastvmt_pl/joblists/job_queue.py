@@ -1,21 +1,25 @@
 """Deal jobs out to any number of processes that share nothing but a folder."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.locks import InUseError, locked
-from fastvmt_pl.joblists.batches import Batch
+from fastvmt_pl.joblists.batches import Batch, batch_of
 from fastvmt_pl.joblists.job import Job, Outcome
 from fastvmt_pl.joblists.job_check import cut
+from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.joblists.verdicts import Verdicts
-from fastvmt_pl.processes.sharing import FAILED, Failures, failure_of, share
-from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.processes.failures import FAILED, Failures, failure_of
 from fastvmt_pl.runs.claims import claimed_folder
+
+WAIT_SECONDS = 0.5
+"""How long a process waits before it looks again at what others have taken."""
 
 
 @dataclass
@@ -26,24 +30,20 @@ class JobQueue:
     process that dies, and what it had not finished is taken over.
 
     Args:
-        folder: The list's folder.
+        runner: Runs batches in this process.
         batches: All batches of the list, in the order in which this process tries them.
         verdicts: What is known of the clips.
-        run: Runs a batch.
-        is_begun: Whether a batch has a checkpoint.
-        request: Whether this process was asked to stop.
+        after: Called after each batch that this process has tried.
     """
 
-    folder: Path
+    runner: JobRunner
     batches: Sequence[Batch]
     verdicts: Verdicts
-    run: Callable[[Batch], None]
-    is_begun: Callable[[Batch], bool]
-    request: StopRequest
+    after: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         """Note when this process began."""
-        self.jobs = self.folder / "jobs"
+        self.jobs = self.runner.folder / "jobs"
         self.failures = Failures(self.jobs)
 
     def is_done(self, job: Job) -> bool:
@@ -72,17 +72,29 @@ class JobQueue:
         Raises:
             Preempted: If this process was asked to stop.
         """
-        share(self.batches, self._attempt, self.request, to_the_end=to_the_end)
+        self.runner.expect([job for batch in self.batches for job in batch.jobs if not self.is_done(job)])
+        batches = list(self.batches)
+        while batches:
+            taken = []
+            for batch in batches:
+                self.runner.request.check()
+                if self._attempt(batch):
+                    taken.append(batch)
+            batches = taken if to_the_end else []
+            if batches:
+                time.sleep(WAIT_SECONDS)
 
     def _attempt(self, batch: Batch) -> bool:
         """Run the jobs of a batch that are open and can run; return whether another process is at some of them."""
         if self._is_settled(batch):
             return False
         try:
-            with locked(self.folder / "batches" / batch.key):
-                return any([self._take(part, num_frames) for num_frames, part in self._parts(batch).items()])
+            with locked(self.runner.folder_of(batch)):
+                is_taken = any([self._take(part, num_frames) for num_frames, part in self._parts(batch).items()])
         except InUseError:
             return True
+        self.after()
+        return is_taken
 
     def _parts(self, batch: Batch) -> dict[int | None, Batch]:
         """Return the jobs of a batch that can run side by side, by the number of frames that they are cut to."""
@@ -95,11 +107,14 @@ class JobQueue:
                 parts.setdefault(verdict.num_frames, []).append(job)
             elif is_new:
                 print(f"refused: {job.name}: {verdict.detail}", flush=True)
-        return {num_frames: batch.part(jobs) for num_frames, jobs in parts.items()}
+        return {
+            num_frames: batch if len(jobs) == len(batch.jobs) else batch_of(jobs, batch.cost)
+            for num_frames, jobs in parts.items()
+        }
 
     def _take(self, batch: Batch, num_frames: int | None) -> bool:
         """Lock the folders of a batch's jobs and run them; return whether another process is using one of them."""
-        batch = Batch(tuple(cut(job, num_frames) for job in batch.jobs), batch.cost, batch.key)
+        batch = replace(batch, jobs=tuple(cut(job, num_frames) for job in batch.jobs))
         with self._claimed(batch) as is_free:
             if is_free:
                 self._run(batch)
@@ -133,7 +148,7 @@ class JobQueue:
             return
         reason = None
         if len(batch.jobs) == 1 or self._is_whole(batch):
-            reason = failure_of(partial(self.run, batch))
+            reason = failure_of(partial(self.runner.run, batch))
             if reason is None:
                 return
         if len(batch.jobs) == 1:
@@ -148,7 +163,7 @@ class JobQueue:
         A batch that was killed while it wrote its results writes the rest of them.
         """
         failed = any((self.jobs / job.name / FAILED).exists() or self.failure(job) for job in batch.jobs)
-        return not failed and (self.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
+        return not failed and (self.runner.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
 
     def _record(self, job: Job, reason: str) -> None:
         print(f"failed: {job.name}: {reason}", flush=True)

@@ -11,8 +11,8 @@ from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.files.atomic import remove_unfinished, written_whole
 from fastvmt_pl.joblists.batches import Batch
 from fastvmt_pl.joblists.job import Job
+from fastvmt_pl.processes.failures import FAILED
 from fastvmt_pl.processes.ranks import Rank
-from fastvmt_pl.processes.sharing import FAILED
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.claims import cut_list
 from fastvmt_pl.runs.identity import differences, identity_of
@@ -40,8 +40,6 @@ class JobRunner:
         request: Whether it was asked to stop.
         results: What measures jobs and writes their results.
 
-    Attributes:
-        prompts: The prompts that are still to do with each backbone, in their order.
     """
 
     folder: Path
@@ -53,6 +51,11 @@ class JobRunner:
         """Keep no backbone yet."""
         self.kept = KeptBackbone(self.request)
         self.prompts: dict[str, list[str]] = {}
+
+    def expect(self, jobs: Sequence[Job]) -> None:
+        """Note jobs that are to come, whose prompts can be embedded ahead."""
+        for job in jobs:
+            self.prompts.setdefault(job.backbone, []).append(job.prompt)
 
     def compose_settings(self, job: Job) -> TransferCLI:
         """Return the transfer of a job, with its settings checked and its clip unread."""
@@ -72,9 +75,10 @@ class JobRunner:
 
     def is_begun(self, batch: Batch) -> bool:
         """Return whether a batch has a checkpoint."""
-        return checkpoint_of(self._folder_of(batch)).exists()
+        return checkpoint_of(self.folder_of(batch)).exists()
 
-    def _folder_of(self, batch: Batch) -> Path:
+    def folder_of(self, batch: Batch) -> Path:
+        """Return where the checkpoints and logs of a batch are."""
         return self.folder / "batches" / batch.key
 
     def run(self, batch: Batch) -> None:
@@ -83,7 +87,7 @@ class JobRunner:
         Raises:
             RuntimeError: If its checkpoint is of a device on which its settings mean something else.
         """
-        folder = self._folder_of(batch)
+        folder = self.folder_of(batch)
         remove_unfinished(folder)
         cli = self._compose(batch.jobs, folder, read_clips=True)
         config = cli.parser.dump(cli.config, skip_link_targets=False)
@@ -96,7 +100,7 @@ class JobRunner:
         fit(cli, folder)
         for job in batch.jobs:
             (self.folder / "jobs" / job.name / FAILED).unlink(missing_ok=True)
-        print(f"process {self.rank.number}: {batch.names} done", flush=True)
+        print(f"process {self.rank.number}: {', '.join(job.name for job in batch.jobs)} done", flush=True)
 
 
 def _refuse_another_device(folder: Path, config: str) -> None:

@@ -7,14 +7,15 @@ from typing import Unpack
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.names import slug
-from fastvmt_pl.joblists.batches import BATCH_SIZE
+from fastvmt_pl.joblists.batches import BATCH_SIZE, make_batches
 from fastvmt_pl.joblists.job import Job, Outcome
 from fastvmt_pl.joblists.job_check import JobCheck, check_settings
 from fastvmt_pl.joblists.job_list import read_jobs
-from fastvmt_pl.joblists.job_outcomes import conclude, report, write_csv
+from fastvmt_pl.joblists.job_outcomes import conclude, write_csv
+from fastvmt_pl.joblists.job_queue import JobQueue
 from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.joblists.verdicts import Verdicts
-from fastvmt_pl.joblists.working import claim_folder, make_queue, one_of_many, without_other_settings
+from fastvmt_pl.joblists.working import claim_folder, one_of_many, without_other_settings
 from fastvmt_pl.processes.ranks import num_to_start, read_rank, start_ranks
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.options import as_words, read_config
@@ -71,7 +72,8 @@ def transfer_jobs(
             return _look_at(able, unable, verdicts, request)
         if not rank.number:
             _announce(able, unable)
-        queue = make_queue(runner, verdicts, able, costs, batch_size, across_clips)
+        batches = make_batches(able, costs, batch_size, across_clips=across_clips, number=rank.number)
+        queue = JobQueue(runner, batches, verdicts)
         if num_processes > 1:
             given = {"jobs": jobs, "output": folder, "batch-size": batch_size, "across-clips": across_clips}
             given |= {name.replace("_", "-"): value for name, value in options.items()}
@@ -81,7 +83,6 @@ def transfer_jobs(
     if rank.number:  # the first is there to the end, and says how it went
         return outcomes
     write_csv(folder / "results.csv", [asdict(outcome) for outcome in outcomes])
-    report(able, outcomes, verdicts)
     conclude(outcomes, f"the videos are in {folder / 'jobs'}")
     return outcomes
 
@@ -92,7 +93,6 @@ def _look_at(able: Sequence[Job], unable: Sequence[Outcome], verdicts: Verdicts,
         request.check()
         verdicts.of(job)
     outcomes = [*map(verdicts.outcome, able), *unable]
-    report(able, outcomes, verdicts)
     conclude(outcomes, "nothing has run")
     return outcomes
 

@@ -12,7 +12,7 @@ from fastvmt_pl.errors import one_line
 from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.joblists.job import Job, Outcome, stamp_of
 from fastvmt_pl.joblists.job_check import BAD, JobCheck, cut
-from fastvmt_pl.processes.sharing import now_of
+from fastvmt_pl.processes.failures import now_of
 
 SHORTEST = 5
 """Frames below which a clip has no motion to speak of."""

@@ -1,20 +1,16 @@
-"""What every process does that works on jobs: join the others, claim the folder, deal out batches."""
+"""What every process does before it works on jobs: join the others, and claim the folder."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.joblists.batches import Batch, make_batches
 from fastvmt_pl.joblists.job import Job, Outcome
 from fastvmt_pl.joblists.job_check import cut
-from fastvmt_pl.joblists.job_queue import JobQueue
-from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.joblists.verdicts import Verdicts
 from fastvmt_pl.processes.ranks import Rank, alone, read_rank, take_own_gpu
-from fastvmt_pl.processes.sharing import together
 from fastvmt_pl.processes.stop_request import StopRequest, listening
 from fastvmt_pl.runs.claims import cut_list, other_settings
 
@@ -22,22 +18,15 @@ from fastvmt_pl.runs.claims import cut_list, other_settings
 @contextmanager
 def one_of_many() -> Iterator[tuple[Rank, StopRequest]]:
     """Within the block, this is one of the processes that work on the same jobs: which, and whether it is to stop."""
-    rank, request = read_rank(), StopRequest()
-    with listening(request), alone(), _quiet():
-        take_own_gpu(rank)
-        yield rank, request
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from telling about devices and epochs, once a job."""
-    logger = logging.getLogger("lightning.pytorch")
+    rank, request, logger = read_rank(), StopRequest(), logging.getLogger("lightning.pytorch")
     level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    with listening(request), alone():
+        take_own_gpu(rank)
+        logger.setLevel(logging.WARNING)  # or it would tell about devices and epochs, once a job
+        try:
+            yield rank, request
+        finally:
+            logger.setLevel(level)
 
 
 def claim_folder(folder: Path) -> Path:
@@ -77,31 +66,3 @@ def _differing(job: Job, folder: Path, verdicts: Verdicts) -> list[str]:
         shorter = cut(job, verdicts.of(job).num_frames)
         return other_settings(folder, shorter.identify, job=shorter.described())
     return found
-
-
-def make_queue(
-    runner: JobRunner,
-    verdicts: Verdicts,
-    jobs: Sequence[Job],
-    costs: Mapping[str, int],
-    batch_size: int,
-    across_clips: bool,
-    run: Callable[[Batch], None] | None = None,
-) -> JobQueue:
-    """Return what deals out jobs to this process, and tell its runner of the prompts that are to come.
-
-    Args:
-        runner: Runs batches.
-        verdicts: What is known of the clips.
-        jobs: Jobs that can run.
-        costs: What a job of each kind costs; see :func:`~fastvmt_pl.joblists.batches.make_batches`.
-        batch_size: The most jobs of a batch.
-        across_clips: Whether jobs of different clips may be in a batch.
-        run: Runs a batch in the runner's place.
-    """
-    batches = make_batches(jobs, costs, batch_size, across_clips)
-    batches = together(batches, lambda batch: batch.jobs[0].backbone, runner.rank.number)
-    queue = JobQueue(runner.folder, batches, verdicts, run or runner.run, runner.is_begun, runner.request)
-    for job in (job for batch in batches for job in batch.jobs if not queue.is_done(job)):
-        runner.prompts.setdefault(job.backbone, []).append(job.prompt)
-    return queue

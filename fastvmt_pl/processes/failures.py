@@ -1,69 +1,23 @@
-"""Share work among any number of processes that have nothing in common but a folder."""
+"""What processes tell each other that have nothing in common but a folder."""
 
 import json
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.processes.stop_request import Preempted, StopRequest
+from fastvmt_pl.processes.stop_request import Preempted
 
 FAILED = "failed.json"
 """Why a piece of work failed; in its folder."""
 BROKEN = getattr(torch, "AcceleratorError", Preempted)  # which torch has since 2.8
 """What a GPU raises from its first failure on, whatever it is to do."""
-
-Piece = TypeVar("Piece")
-
-
-def share(pieces: Iterable[Piece], attempt: Callable[[Piece], bool], request: StopRequest, *, to_the_end: bool) -> None:
-    """Do what nobody else is at, until there is nothing left.
-
-    Args:
-        pieces: All pieces of work, the same in all processes.
-        attempt: Does a piece, unless it is done or has failed; returns whether another process is at it.
-        request: Whether this process was asked to stop.
-        to_the_end: Wait for what others are at, and take over what they leave when they die.
-
-    Raises:
-        Preempted: If this process was asked to stop.
-    """
-    while True:
-        taken = []
-        for piece in pieces:
-            request.check()
-            if attempt(piece):
-                taken.append(piece)
-        if not (taken and to_the_end):
-            return
-        pieces = taken
-        time.sleep(0.5)
-
-
-def together(pieces: Iterable[Piece], kind: Callable[[Piece], Hashable], number: int) -> list[Piece]:
-    """Bring pieces of a kind together, in the order in which they come.
-
-    Args:
-        pieces: All pieces of work.
-        kind: What those pieces have in common that are to be done one after the other.
-        number: The process's number; each begins with another kind, while there are others.
-
-    >>> together("aBbAc", str.lower, number=1)
-    ['B', 'b', 'c', 'a', 'A']
-    """
-    kinds: dict[Hashable, list[Piece]] = {}
-    for piece in pieces:
-        kinds.setdefault(kind(piece), []).append(piece)
-    parts = list(kinds.values())
-    first = number % len(parts) if parts else 0
-    return [piece for part in (*parts[first:], *parts[:first]) for piece in part]
 
 
 def now_of(folder: Path) -> int:
