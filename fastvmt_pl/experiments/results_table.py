@@ -53,14 +53,17 @@ class ResultsTable:
         if time.monotonic() < self._updated + self.update_seconds:
             return
         with suppress(InUseError), locked_file(self.path):
-            write_csv(self.path, self.rows())
+            self._write()
         self._updated = time.monotonic()
 
-    def write(self) -> list[Row]:
-        """Write the table, at the latest when the wait for another process is over; return its rows."""
+    def finish(self) -> list[Row]:
+        """Write the table and return its rows; a process that was halted while it wrote is waited for only so long."""
         with ExitStack() as stack:
-            with suppress(InUseError):  # a process that was halted must not keep this one from its end
-                stack.enter_context(locked_file(self.path, self.patience))  # another may have seen less
-            rows = self.rows()
-            write_csv(self.path, rows)
+            with suppress(InUseError):
+                stack.enter_context(locked_file(self.path, self.patience))
+            return self._write()
+
+    def _write(self) -> list[Row]:
+        rows = self.rows()  # no sooner than the lock is held: the other process may have seen more
+        write_csv(self.path, rows)
         return rows

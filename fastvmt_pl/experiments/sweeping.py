@@ -71,7 +71,7 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
         queue.work(to_the_end=rank.number == 0)
     if rank.number:  # the first is there to the end, and says how it went
         return table.rows()
-    rows = table.write()
+    rows = table.finish()
     summary = summarise(rows, plan.reference)
     with written_whole(output / "summary.md") as path:
         path.write_text(summary + "\n", encoding="utf-8")

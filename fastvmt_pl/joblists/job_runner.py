@@ -25,11 +25,6 @@ Results = Callable[[Sequence[Job], RunFolder], list[Callback]]
 """Makes the callbacks that measure jobs and write their results, of which the run folder is the last."""
 
 
-def measured(jobs: Sequence[Job], folder: RunFolder) -> list[Callback]:
-    """Return the callbacks of jobs that are measured as a single transfer is."""
-    return [Costs(), folder]
-
-
 @dataclass
 class JobRunner:
     """Runs batches of jobs in this process, with a backbone that stays in memory as long as they have the same.
@@ -38,14 +33,13 @@ class JobRunner:
         folder: The list's folder.
         rank: Which process this is.
         request: Whether it was asked to stop.
-        results: What measures jobs and writes their results.
-
+        results: Makes what measures jobs and writes their results.
     """
 
     folder: Path
     rank: Rank
     request: StopRequest
-    results: Results = measured
+    results: Results = lambda jobs, folder: [Costs(), folder]
 
     def __post_init__(self) -> None:
         """Keep no backbone yet."""

@@ -70,8 +70,8 @@ def transfer_jobs(
         unable = [*no_jobs, *bad, *taken]
         if check or not able:
             return _look_at(able, unable, verdicts, request)
-        if not rank.number:
-            _announce(able, unable)
+        for outcome in unable if rank.number == 0 else []:
+            print(f"refused: {outcome.name}: {outcome.detail}", flush=True)
         batches = make_batches(able, costs, batch_size, across_clips=across_clips, number=rank.number)
         queue = JobQueue(runner, batches, verdicts)
         if num_processes > 1:
@@ -95,11 +95,3 @@ def _look_at(able: Sequence[Job], unable: Sequence[Outcome], verdicts: Verdicts,
     outcomes = [*map(verdicts.outcome, able), *unable]
     conclude(outcomes, "nothing has run")
     return outcomes
-
-
-def _announce(able: Sequence[Job], unable: Sequence[Outcome]) -> None:
-    """Print what is about to run, and what cannot."""
-    clips = len({job.clip for job in able})
-    print(f"{len(able) + len(unable)} jobs: {len(able)} on {clips} clips can begin, {len(unable)} are refused")
-    for outcome in unable:
-        print(f"refused: {outcome.name}: {outcome.detail}", flush=True)
