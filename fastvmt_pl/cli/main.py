@@ -14,7 +14,7 @@ from fastvmt_pl.cli.cache import cache
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.evaluation.evaluating import evaluate
 from fastvmt_pl.experiments.sweeping import sweep
-from fastvmt_pl.joblists.job_runner import transfer_jobs
+from fastvmt_pl.joblists.transfer_list import transfer_jobs
 from fastvmt_pl.planning.machine import doctor
 from fastvmt_pl.planning.planning_run import plan
 from fastvmt_pl.processes.ending import EndAtOnce

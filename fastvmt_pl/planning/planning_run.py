@@ -15,7 +15,8 @@ from fastvmt_pl.backbones.precision import settled
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError, blaming_settings
-from fastvmt_pl.joblists.job_list import BATCH_SIZE, read_jobs
+from fastvmt_pl.joblists.batches import BATCH_SIZE
+from fastvmt_pl.joblists.job_list import read_jobs
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.planning import Plan, Workload, advise, calibrate, gib, parts_table, steps_table
 from fastvmt_pl.planning import plan as plan_run

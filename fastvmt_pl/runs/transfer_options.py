@@ -1,14 +1,16 @@
 """The options of ``fastvmt transfer``, which are also the columns of a job list, and the configs they stand for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypedDict
 
 import torch
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.precision import PrecisionOption
-from fastvmt_pl.callbacks import Costs, LastCheckpoint, Preemption, RunFolder, TransferProgress
+from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.lightning_cli import TransferCLI
@@ -115,7 +117,7 @@ def compose_transfer(
     options: TransferOptions,
     settings: dict[str, Any],
     folder: Path,
-    results: RunFolder,
+    results: Sequence[Callback],
     request: StopRequest,
     progress: bool = True,
     read_clips: bool = True,
@@ -126,7 +128,7 @@ def compose_transfer(
         options: How to transfer.
         settings: What is to be transferred, and what else differs from the config, by dotted names.
         folder: For checkpoints and logs.
-        results: Writes the results.
+        results: Callbacks that measure the transfer and write its results.
         request: Told when the process is to stop.
         progress: Show how far it is.
         read_clips: Read the clips, and do not only check the settings.
@@ -135,8 +137,7 @@ def compose_transfer(
         ValueError: If a setting, the clip or the model cannot be used; the message says what to change.
     """
     callbacks = [
-        Costs(),
-        results,
+        *results,
         *([TransferProgress()] if progress else []),
         LastCheckpoint(folder / "checkpoints"),
         Preemption(request),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Unpack
 
-from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.clips import check_file
 from fastvmt_pl.files.names import slug
 from fastvmt_pl.method.transfer_jobs import TransferResult
@@ -41,7 +41,7 @@ def transfer(
     job = {"data.clips": [clip], "data.prompts": [prompt], "data.seed": seed}
     request = StopRequest()
     with listening(request):
-        cli = compose_transfer(options, job, folder, RunFolder(folder), request)
+        cli = compose_transfer(options, job, folder, [Costs(), RunFolder(folder)], request)
         config = cli.parser.dump(cli.config, skip_link_targets=False)
         with claimed_folder(folder, lambda files: identity_of(files["config"]), config=config):
             fit(cli, folder)

@@ -1,69 +1,23 @@
-"""Share work among any number of processes that only share a folder."""
+"""What processes tell each other that have nothing in common but a folder."""
 
 import json
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.processes.stop_request import Preempted, StopRequest
+from fastvmt_pl.processes.stop_request import Preempted
 
 FAILED = "failed.json"
 """File in the folder of a piece of work that failed, with the reason."""
 BROKEN = getattr(torch, "AcceleratorError", Preempted)  # torch has it since 2.8
 """The error that a GPU raises at every call after its first failure."""
-
-Piece = TypeVar("Piece")
-
-
-def share(pieces: Iterable[Piece], attempt: Callable[[Piece], bool], request: StopRequest, *, to_the_end: bool) -> None:
-    """Do all pieces of work that no other process is doing.
-
-    Args:
-        pieces: All pieces of work, the same in all processes.
-        attempt: Does a piece, unless it is done or has failed; returns whether another process is doing it.
-        request: The request to stop this process.
-        to_the_end: Also wait for the pieces of other processes, and take them over if those processes die.
-
-    Raises:
-        Preempted: If this process was asked to stop.
-    """
-    while True:
-        taken = []
-        for piece in pieces:
-            request.check()
-            if attempt(piece):
-                taken.append(piece)
-        if not (taken and to_the_end):
-            return
-        pieces = taken
-        time.sleep(0.5)
-
-
-def together(pieces: Iterable[Piece], kind: Callable[[Piece], Hashable], number: int) -> list[Piece]:
-    """Sort pieces by kind; kinds and the pieces of a kind keep their order.
-
-    Args:
-        pieces: All pieces of work.
-        kind: Returns the kind of a piece, such as its model; pieces of one kind come one after the other.
-        number: The process's number; each process begins with another kind, if there are enough.
-
-    >>> together("aBbAc", str.lower, number=1)
-    ['B', 'b', 'c', 'a', 'A']
-    """
-    kinds: dict[Hashable, list[Piece]] = {}
-    for piece in pieces:
-        kinds.setdefault(kind(piece), []).append(piece)
-    parts = list(kinds.values())
-    first = number % len(parts) if parts else 0
-    return [piece for part in (*parts[first:], *parts[:first]) for piece in part]
 
 
 def now_of(folder: Path) -> int:
