@@ -74,7 +74,8 @@ class MotionDataModule(LightningDataModule):
         reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
             seed, or with each job's own, as the paper does.
         extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
-        cache_dir: Folder of extracted motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
+        keep_motion: Keep extracted motion on disk.
+        cache_dir: Folder of kept motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
 
     Raises:
         ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
@@ -102,6 +103,7 @@ class MotionDataModule(LightningDataModule):
         reference_timestep: float | None = None,
         reference_noise: Literal["shared", "job"] = "shared",
         extraction_batch: int = 1,
+        keep_motion: bool = True,
         cache_dir: Path | None = None,
     ) -> None:
         super().__init__()
@@ -127,7 +129,7 @@ class MotionDataModule(LightningDataModule):
         self.fps, self.decoder = fps, decoder
         self.motion, self.reference_timestep = motion, reference_timestep
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
-        self.cache_dir = cache_dir
+        self.keep_motion, self.cache_dir = keep_motion, cache_dir
 
     def check_settings(self, module: MotionTransfer) -> None:
         """Check the settings against a module and its backbone, without its weights.
@@ -141,8 +143,9 @@ class MotionDataModule(LightningDataModule):
         backbone.check_geometry(self.num_frames, *self.size)
         backbone.check_block(self.motion.block)
         module.check_target(backbone.latent_shape(self.num_frames, *self.size)[1], self.motion)
-        self.cache = MotionCache(self.cache_dir)
-        self.cache.check()
+        if self.keep_motion:
+            self.cache = MotionCache(self.cache_dir)
+            self.cache.check()
 
     def read_clips(self, module: MotionTransfer) -> list[Clip]:
         """Check the settings as :meth:`check_settings` does, and read the clips, once.
@@ -209,13 +212,14 @@ class MotionDataModule(LightningDataModule):
         if self.reference_timestep is not None:
             sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
         noise_seed = SHARED_SEED if self.reference_noise == "shared" else seed
-        key = self._key(video, module, sigmas, noise_seed)
-        stored = self.cache.load(key)
+        key = self._key(video, module, sigmas, noise_seed) if self.keep_motion else ""
+        stored = self.cache.load(key) if self.keep_motion else None
         if stored is None:
             latents = module.backbone.encode(video)
             flow, centres = self._measure(latents, module, sigmas, noise_seed)
             stored = {"latents": latents.cpu(), "flow": flow.cpu(), "centres": centres.cpu()}
-            self.cache.store(key, stored, clip.name)
+            if self.keep_motion:
+                self.cache.store(key, stored, clip.name)
             rank_zero_info(f"extracted the motion of {clip.name} for {len(sigmas)} guided steps")
         else:
             rank_zero_info(f"found the motion of {clip.name} in {self.cache.folder}; nothing was extracted")

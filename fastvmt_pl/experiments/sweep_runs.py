@@ -25,9 +25,10 @@ from fastvmt_pl.files.locks import PATIENCE, InUseError, locked_file
 from fastvmt_pl.files.names import words
 from fastvmt_pl.processes.sharing import Failures, failure_of, share, together
 from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.runs.composition import SILENT, compose_transfer_of
 from fastvmt_pl.runs.kept_backbone import KeptBackbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import as_arguments, run_loggers
+from fastvmt_pl.runs.options import run_loggers
 
 VERSION = 2
 """Part of the name of every run's folder: raised when a setting or a score changes its meaning."""
@@ -171,18 +172,10 @@ def compose_run(
     options = {"model.baseline": False, "trainer.devices": 1, "trainer.num_nodes": 1, **plan.common, **overrides}
     options |= {"data.clips": [str(job.clip) for job in batch], "data.prompts": [job.prompt for job in batch]}
     options["data.seed"] = places.start
-    nulls = [f"--{name}=null" for name, value in options.items() if value is None]  # which as_arguments leaves out
-    defaults = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        **(trainer or {}),
-    }
-    args = [*as_arguments(config, options), *nulls]
-    cli = TransferCLI(args, trainer_defaults=defaults, read_clips=read_clips, run=False, save_config_callback=None)
-    cli.model.check_trainer(cli.trainer)
-    return cli
+    defaults = {**SILENT, **(trainer or {})}
+    return compose_transfer_of(
+        merged(read_config(config), options), defaults, check="clips" if read_clips else "settings"
+    )
 
 
 def score_run(

@@ -18,7 +18,7 @@ from fastvmt_pl.processes.stop_request import StopRequest, listening
 from fastvmt_pl.runs.claims import shared_folder
 from fastvmt_pl.runs.identity import Settings, flat, identity_of_overridden
 from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import read_config
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.toy.toy_world import NUM_FRAMES, SIZE
 
 

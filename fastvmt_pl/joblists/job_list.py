@@ -18,13 +18,14 @@ from fastvmt_pl.files.names import slug
 from fastvmt_pl.files.tables import path_in_table
 from fastvmt_pl.joblists.job_rows import OWN, check_names, rows_of_list
 from fastvmt_pl.runs.identity import Settings, identity_of_overridden
-from fastvmt_pl.runs.options import as_words, read_config
+from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
 
 Kind = TypeVar("Kind")
 PERSONAL = ("name", "prompt", "seed")
 """What a job shares with no other."""
-BACKBONE = ("model", "dtype", "lora", "config")
+BACKBONE = ("model", "dtype", "loras", "config")
 """Options that change the backbone."""
 BATCH_SIZE = 4
 """The most prompts of a clip that run side by side, unless told otherwise."""
@@ -96,7 +97,7 @@ class Job:
         An older version names not the config but its hash, which is compared with that of this job's.
         """
         job = files["job"]
-        options = dict(job["options"])
+        options = new_names(job["options"], TRANSFER, warn=False)
         if "config" in job and job["config"] == hashlib.sha256(config_of(self.options).read_bytes()).hexdigest():
             options["config"] = str(config_of(self.options))
         shared = _shared_identity(json.dumps([options, job["settings"]], sort_keys=True), job["clip"])
@@ -222,17 +223,18 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
 
 def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
     """Return what a row sets of the command's options, and of the config by dotted names."""
+    row = new_names(row, TRANSFER)
     check_names(list(row))
     own: Any = {}
-    for word in as_words({name: value for name, value in row.items() if "." not in name}):
-        own |= _read_option(word)
+    for name, value in row.items():
+        own |= _read_option(json.dumps({name: value}, default=str)) if "." not in name else {}
     return own, {name: value for name, value in row.items() if "." in name}
 
 
 @lru_cache(maxsize=4096)
-def _read_option(word: str) -> dict[str, Any]:
-    """Return the option of a word of the command line; rows of a list share most of theirs."""
-    read: dict[str, Any] = _parser().parse_args([word]).as_dict()
+def _read_option(described: str) -> dict[str, Any]:
+    """Return an option, from its name and value as JSON; rows of a list share most of theirs."""
+    read: dict[str, Any] = _parser().parse_object(json.loads(described)).as_dict()
     return read
 
 

@@ -10,7 +10,7 @@ from typing import Unpack
 
 import yaml
 
-from fastvmt_pl.callbacks import RunFolder
+from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import remove_unfinished, written_whole
 from fastvmt_pl.files.names import slug
@@ -25,7 +25,8 @@ from fastvmt_pl.runs.claims import cut_list, other_settings
 from fastvmt_pl.runs.identity import differences, identity_of
 from fastvmt_pl.runs.kept_backbone import KeptBackbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import as_words, read_config
+from fastvmt_pl.runs.options import as_words
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import (
     TransferOptions,
     checkpoint_of,
@@ -129,14 +130,13 @@ class JobRunner:
     def compose(self, jobs: Sequence[Job], read_clips: bool, folder: Path | None = None) -> TransferCLI:
         """Return the transfer of some jobs of one group, with their clip or only with their settings."""
         first = jobs[0]
-        settings = {name: "null" if value is None else value for name, value in first.settings.items()}
-        settings |= {"data.clips": [str(first.clip)], "data.prompts": [job.prompt for job in jobs]}
+        settings = first.settings | {"data.clips": [str(first.clip)], "data.prompts": [job.prompt for job in jobs]}
         settings |= {"data.seed": [job.seed for job in jobs], "trainer.num_nodes": 1}
         settings.setdefault("trainer.devices", settings_of(first.options).get("trainer.devices", 1))
         folders = [self.folder / "jobs" / job.name for job in jobs]
         place = folder or self.folder / "batches"
         progress = not self.rank.launched  # of several processes, it would be a jumble
-        results = RunFolder(place, folders)
+        results = [Costs(), RunFolder(place, folders)]
         return compose_transfer(first.options, settings, place, results, self.request, progress, read_clips)
 
     def is_begun(self, batch: Batch) -> bool:

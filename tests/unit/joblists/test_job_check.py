@@ -11,7 +11,7 @@ from fastvmt_pl.processes.ranks import Rank
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.toy import ToyWorld
 
-FAST = {"num_frames": 5, "steps": 2, "guided_steps": 0, "baseline": False}
+FAST = {"num_frames": 5, "num_steps": 2, "num_guided_steps": 0, "baseline": False}
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def composed(tmp_path):
 def test_settings_are_checked_once_a_kind_and_no_clip_is_read(clip, jobs, composed):
     compose, asked = composed
     (clip.parent / "empty.mp4").write_bytes(b"")
-    good, slow, odd = {}, {"steps": 4}, {"num_frames": 6}
+    good, slow, odd = {}, {"num_steps": 4}, {"num_frames": 6}
     listed = jobs(good, good, slow, good, slow, odd, odd, {"clip": "none.mp4"}, {"clip": "empty.mp4"}, {"clip": "."})
     able, refused, costs = check_settings(listed, compose, StopRequest())
     assert [job.name for job in able] == ["0", "1", "2", "3", "4"]
@@ -67,7 +67,7 @@ def test_settings_are_checked_once_a_kind_and_no_clip_is_read(clip, jobs, compos
 
 def test_the_check_of_very_many_kinds_is_left_to_their_jobs(clip, jobs, composed, monkeypatch):
     monkeypatch.setattr(job_check, "NUM_KINDS", 1)
-    listed = jobs({}, {"steps": 3}, {"num_frames": 6})
+    listed = jobs({}, {"num_steps": 3}, {"num_frames": 6})
     able, _, costs = check_settings(listed, composed[0], StopRequest())
     assert able == listed
     assert list(costs) == [listed[0].kind]

@@ -10,7 +10,7 @@ def jobs_of(clip, count, **settings):
 
 
 def test_a_batch_has_jobs_of_one_clip_and_the_same_settings_in_the_order_of_the_list():
-    jobs = [*jobs_of("a", 3), *jobs_of("b", 2), *jobs_of("c", 1, steps=1)]
+    jobs = [*jobs_of("a", 3), *jobs_of("b", 2), *jobs_of("c", 1, num_steps=1)]
     batches = make_batches(jobs, {}, batch_size=2)
     assert [[job.name for job in batch.jobs] for batch in batches] == [["a0", "a1"], ["b0", "b1"], ["a2"], ["c0"]]
     mixed = random.Random(0).sample(jobs, len(jobs))
@@ -26,6 +26,6 @@ def test_what_else_is_in_the_list_changes_no_batch():
 
 
 def test_expensive_batches_come_first_and_so_do_those_of_unknown_cost():
-    cheap, dear, unknown = jobs_of("a", 1), jobs_of("b", 1, steps=9), jobs_of("c", 1, steps=5)
+    cheap, dear, unknown = jobs_of("a", 1), jobs_of("b", 1, num_steps=9), jobs_of("c", 1, num_steps=5)
     batches = make_batches([*cheap, *dear, *unknown], {cheap[0].kind: 1, dear[0].kind: 9}, 2)
     assert [batch.jobs[0].name for batch in batches] == ["b0", "c0", "a0"]

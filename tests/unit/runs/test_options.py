@@ -1,6 +1,7 @@
 import pytest
 
-from fastvmt_pl.runs.options import read_config, read_prompts
+from fastvmt_pl.runs.options import read_prompts
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.files.names import slug
 from fastvmt_pl.errors import UserError
 
