@@ -29,6 +29,7 @@ from fastvmt_pl.runs.composition import SILENT, compose_transfer_of
 from fastvmt_pl.runs.kept_backbone import KeptBackbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import run_loggers
+from fastvmt_pl.runs.settings import merged, read_config
 
 VERSION = 2
 """Part of the name of every run's folder: raised when a setting or a score changes its meaning."""

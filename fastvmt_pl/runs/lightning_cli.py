@@ -92,7 +92,7 @@ class SettingsCLI(LightningCLI):
         if self.with_trainer and not isinstance(backbone, Backbone):
             settle_config(backbone, self.trainer.strategy.root_device)
 
-    def instantiate_trainer(self, **options: Any) -> Trainer | None:
+    def instantiate_trainer(self, **options: Any) -> Any:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""
         if not self.with_trainer:
             return None
@@ -146,7 +146,7 @@ class TransferCLI(SettingsCLI):
         """Link what would otherwise have to be said twice."""
         parser.link_arguments("model.num_guided_steps", "trainer.max_epochs")
 
-    def instantiate_trainer(self, **options: Any) -> Trainer:
+    def instantiate_trainer(self, **options: Any) -> Any:
         """Refuse clips and settings that do not go with the model before anything is loaded or written."""
         if self.check == "clips":
             self.datamodule.read_clips(self.model)
@@ -170,7 +170,7 @@ class DistillCLI(SettingsCLI):
 class _WithDefaults(SettingsCLI):
     """Adds callbacks and loggers that the config does not bring itself."""
 
-    def instantiate_trainer(self, **options: Any) -> Trainer:
+    def instantiate_trainer(self, **options: Any) -> Any:
         """Add what the config leaves out."""
         given = self.config_init["fit"]["trainer"]
         defaults = self.default_callbacks(given["enable_progress_bar"] is not False)

@@ -65,7 +65,7 @@ class Transfer:
 
 @quiet()
 def transfer(
-    clip: str | Path | Clip | UInt8[Tensor, "frames height width 3"],
+    clip: str | Path | Clip | Tensor,
     prompt: str | Sequence[str],
     *,
     output: Path | str | None = None,

@@ -85,7 +85,7 @@ def test_gradients_are_counted_as_the_cache_computes_them(cache, expected):
         (["--num-jobs", "0"], "num_jobs is 0"),
         (["--num-frames", "6"], "num_frames is 6"),
         (["--size", "40x40"], "height is 40"),
-        (["--device", "cuda:99"], "--calibrated false"),
+        (["--device", "cuda:99"], "--no-calibrated"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(refused, options, says):
