@@ -7,8 +7,8 @@ from typing import Unpack
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.joblists.job_list import BATCH_SIZE
-from fastvmt_pl.planning import gib, parts_table, steps_table
-from fastvmt_pl.planning.planning_run import PROMPT, PlannedShare, Share, plan_shares, shares_of
+from fastvmt_pl.planning.planned_share import Share
+from fastvmt_pl.planning.planning_run import PROMPT, plan_shares, shares_of
 from fastvmt_pl.runs.transfer_options import TransferOptions
 
 DETAIL = """Memory by part and by step, how often each step is taken, and an estimate of the time. It needs only the
@@ -56,31 +56,7 @@ def plan(
         print(f"{num_refused} entries are left out; fastvmt transfer --jobs {jobs} --check says why\n")
     problems = []
     for found in plan_shares(shares, size, memory, calibrated):
-        if jobs is not None:
-            print(f"{found.share}\n")
-        problems += show(found, elsewhere=memory is not None)
+        print(f"{found.share}\n\n{found}\n" if jobs is not None else f"{found}\n", flush=True)
+        problems += [] if found.problem is None else [found.problem]
     if problems:
         raise RuntimeError("; ".join(problems))
-
-
-def show(found: PlannedShare, elsewhere: bool) -> list[str]:
-    """Print what jobs cost and what to change; return what is wrong."""
-    if found.auto_dtype is not None:
-        gpu = elsewhere and found.auto_dtype == "bfloat16"
-        also = ", which GPUs have from compute capability 8.0 on" if gpu else ""
-        print(f"dtype auto is planned as {found.auto_dtype}{also}\n")
-    frames, rows, columns = found.plan.tokens
-    print(f"{frames} latent frames of {rows} x {columns} tokens, {frames * rows * columns} tokens a job\n")
-    print(f"{parts_table(found.plan)}\n\n{steps_table(found.plan, found.rates)}\n")
-    have = f"{gib(found.room)} of {gib(found.memory)} GiB (a tenth is left to driver and kernels)"
-    peak = gib(found.plan.peak)
-    if found.fits:
-        print(f"it fits: {peak} GiB in {have}\n")
-        return []
-    print(f"it does not fit: {peak} GiB in {have}; the largest step: {found.plan.largest.name}", flush=True)
-    fits = False
-    for change in found.changes:
-        fits = change.plan.peak <= found.room
-        print(f"set {change.setting}: {gib(change.plan.peak)} GiB{', which fits' if fits else ''}")
-    ending = "the lines above say what to change" if fits else "nor with these changes; use a device with more memory"
-    return [f"the run takes {peak} GiB and does not fit; {ending}"]

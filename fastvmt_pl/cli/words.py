@@ -10,6 +10,9 @@ import jsonargparse
 
 from fastvmt_pl.runs.old_spellings import warn_of_old
 
+REPEATED = ("loras",)
+"""Options that may be given several times, for a list."""
+
 
 class Command(NamedTuple):
     """A command.
@@ -71,7 +74,7 @@ def parse(prog: str, summary: str, command: Command, args: Sequence[str], old: M
     for name, (kind,) in lists.items():
         parser.add_argument(name, type=kind, nargs="+")
     positional = "jobs" not in needed  # a list of jobs is named by an option
-    skip = set(lists) | command.hidden
+    skip: set[str | int] = {*lists, *command.hidden}
     parser.add_function_arguments(
         command.function, as_group=False, as_positional=positional, fail_untyped=True, skip=skip
     )
@@ -115,7 +118,7 @@ def respelled(args: Sequence[str], switches: set[str], old: Mapping[str, str]) -
             yield word
             if word == "--":
                 yield from rest
-                return
+                rest = []
             continue
         option, equals, value = word.partition("=")
         name = option[2:].replace("-", "_")
@@ -124,6 +127,8 @@ def respelled(args: Sequence[str], switches: set[str], old: Mapping[str, str]) -
             name = old[name]
         if name.startswith("no_") and name[3:] in switches and not equals:
             yield f"--{hyphenated(name[3:])}=false"
+        elif name in REPEATED:
+            yield f"--{name}+{equals}{value}"
         elif name not in switches or equals:
             yield f"--{hyphenated(name)}{equals}{value}"
         elif rest and rest[0] in ("true", "false"):  # as earlier versions had it

@@ -4,8 +4,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,73 +16,16 @@ from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.joblists.job_list import read_jobs
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.planning import Change, Plan, Rates, Workload, advise, calibrate
+from fastvmt_pl.planning import Plan, Rates, Workload, calibrate
 from fastvmt_pl.planning import plan as plan_run
+from fastvmt_pl.planning.planned_share import PlannedShare, Share
 from fastvmt_pl.runs.composition import compose_transfer_of
 from fastvmt_pl.runs.sample_run import NO_CLIP
 from fastvmt_pl.runs.settings import Config, merged, read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
 
-RESERVE = 0.1
-"""Share of a device's memory that tensors should leave to its driver, its kernels and gaps between tensors."""
 PROMPT = "a giant panda riding a bicycle through a busy street at night, neon lights reflected on the wet asphalt"
 """Stands for the jobs' prompts, of which only the length counts."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Jobs of a run that have all settings in common.
-
-    Attributes:
-        options: Their options.
-        settings: What else they override of the config, by dotted names.
-        prompts: Their prompts, by clip.
-    """
-
-    options: TransferOptions
-    settings: dict[str, Any]
-    prompts: dict[Path, list[str]]
-
-    def __str__(self) -> str:
-        settings = {**self.options, **self.settings}
-        described = ", ".join(f"{name} {value}" for name, value in settings.items()) or "as the config says"
-        return f"{sum(map(len, self.prompts.values()))} jobs on {len(self.prompts)} clips, {described}"
-
-
-@dataclass(frozen=True)
-class PlannedShare:
-    """What jobs that have all settings in common will cost.
-
-    Attributes:
-        share: The jobs.
-        module: The module, whose weights are not read.
-        plan: What they cost.
-        rates: How fast this device is; ``None`` if it was not measured.
-        memory: Bytes of memory to fit into.
-        auto_dtype: The precision that ``dtype: auto`` is planned as; ``None`` if the settings name one.
-    """
-
-    share: Share
-    module: MotionTransfer
-    plan: Plan
-    rates: Rates | None
-    memory: int
-    auto_dtype: str | None
-
-    @property
-    def room(self) -> int:
-        """Bytes that tensors may take."""
-        return round((1 - RESERVE) * self.memory)
-
-    @property
-    def fits(self) -> bool:
-        """Whether they do."""
-        return self.plan.peak <= self.room
-
-    @cached_property
-    def changes(self) -> list[Change]:
-        """What to change so that they do, one after the other; the last one may not be enough."""
-        return [] if self.fits else list(advise(self.module, self.plan.workload, self.plan, self.room))
 
 
 def shares_of(path: Path, options: TransferOptions) -> tuple[list[Share], int]:

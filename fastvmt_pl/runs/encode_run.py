@@ -96,7 +96,7 @@ def encode(
         origins = [f"tar sha256 {file_sha256(tar)}, {how}" for tar in tars]
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if done.get(name, origin) != origin:
-                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", each) for each in (done[name], origin))
+                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", str(each)) for each in (done[name], origin))
                 raise UserError(f"{output / name} was made of {was}; choose another output for {tar}: {now}")
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if name in done:

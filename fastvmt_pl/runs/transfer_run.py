@@ -142,10 +142,11 @@ def run_transfer(
     """
     base = _base(model, config)
     source = clip_of(clip, options.get("fps"))
-    in_memory = isinstance(model, Backbone)
+    backbone = settings_of_backbone(model, options) if isinstance(model, Backbone) else {}
+    asked: TransferOptions = {**options, "model": None if backbone or model is None else str(model)}
     given = {
-        **settings_of(TransferOptions(**options, model=None if model is None or in_memory else str(model)), base),
-        **(settings_of_backbone(model, options) if in_memory else {}),
+        **settings_of(asked, base),
+        **backbone,
         "data.clips": [source],
         "data.prompts": [prompt] if isinstance(prompt, str) else list(prompt),
         "data.seed": seed,

@@ -11,6 +11,7 @@ class Shared(TypedDict, total=False):
     """Options of several commands."""
 
     num_steps: int | None
+    loras: str | list[str] | None
     keep_it: bool | None
 
 
@@ -65,7 +66,15 @@ def test_an_old_spelling_works_and_names_the_new_one():
         read("a", "--num-steps=3", old={"steps": "num_steps"})
 
 
-@pytest.mark.parametrize("words", [["a", "--no-num-jobs"], ["a", "--no-check-all=true"], ["a", "--num-jobs=many"], []])
+def test_a_list_may_be_given_word_by_word():
+    assert read("a", "--loras", "b:0.5")["loras"] == ["b:0.5"]
+    assert read("a", "--loras", "b:0.5", "--num-jobs=2", "--loras=c")["loras"] == ["b:0.5", "c"]
+    assert read("a", '--loras=["b", "c"]')["loras"] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
+    "words", [["a", "--loras"], ["a", "--no-num-jobs"], ["a", "--no-check-all=true"], ["a", "--num-jobs=many"], []]
+)
 def test_other_words_are_refused(words):
     with pytest.raises(argparse.ArgumentError):
         read(*words)
