@@ -11,7 +11,7 @@ from fastvmt_pl.processes.stop_request import StopRequest
 def test_settings_are_checked_once_a_kind_and_no_clip_is_read(clip, jobs, check, composed, monkeypatch):
     monkeypatch.setattr(ClipReader, "read", lambda *_: pytest.fail("a clip was read"))
     (clip.parent / "empty.mp4").write_bytes(b"")
-    good, slow, odd = {}, {"steps": 4}, {"num_frames": 6}
+    good, slow, odd = {}, {"num_steps": 4}, {"num_frames": 6}
     listed = jobs(good, good, slow, good, slow, odd, odd, {"clip": "none.mp4"}, {"clip": "empty.mp4"}, {"clip": "."})
     able, refused, costs = check_settings(listed, check, StopRequest())
     assert [job.name for job in able] == ["0", "1", "2", "3", "4"]
