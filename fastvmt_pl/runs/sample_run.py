@@ -86,7 +86,9 @@ def sample(
         **({} if device is None else parse_device(device)),
     }
     settings = merged(base, {name: value for name, value in given.items() if value is not None})
-    places = {name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")}
+    places = {
+        name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")
+    }
     unguided = {"model.num_guided_steps": 0, "model.strength": 1.0, "data.clips": [NO_CLIP], "data.prompts": [prompt]}
     cli = compose_transfer_of(merged({**settings, "trainer": places}, unguided), check="nothing")
     module, frames, video_size = cli.model, cli.datamodule.num_frames, cli.datamodule.size
