@@ -9,12 +9,11 @@ from typing import Any
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from fastvmt_pl.runs.identity import Settings, differences, flat
-from fastvmt_pl.runs.old_spellings import IN_IDENTITY, new_names
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import PREFIX, remove_unfinished, written_whole
 from fastvmt_pl.files.locks import LOCK, PATIENCE, locked
-
+from fastvmt_pl.runs.identity import Settings, differences, flat
+from fastvmt_pl.runs.old_spellings import IN_IDENTITY, new_names
 
 Identify = Callable[[dict[str, Any]], Settings]
 """Returns what changes a run's result, given the contents of its YAML files by their names without the ending."""

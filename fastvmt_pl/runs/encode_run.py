@@ -10,15 +10,15 @@ from lightning import Trainer
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
-from fastvmt_pl.files.locks import locked
-from fastvmt_pl.runs.identity import model_content
-from fastvmt_pl.runs.options import default_config, parse_device, parse_size
-from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.clips import Clip, ClipError, read_clip
 from fastvmt_pl.distillation import Sample, read_videos, without_padding, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
+from fastvmt_pl.files.locks import locked
+from fastvmt_pl.runs.identity import model_content
+from fastvmt_pl.runs.options import default_config, parse_device, parse_size
+from fastvmt_pl.runs.settings import read_config
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pickle import UnpicklingError
 import torch
 
 from fastvmt_pl.datamodules import DistillationDataModule
+from fastvmt_pl.distillation.lora_card import Training, export_lora
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import INDEX, read_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import read_adapter
-from fastvmt_pl.distillation.lora_card import Training, export_lora
-from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.runs.composition import compose_training
 from fastvmt_pl.runs.settings import read_config
 

@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Any
 
 from fastvmt_pl.backbones import Backbone
-from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.runs.lightning_cli import TransferCLI
 
 NUM_AHEAD = 64
 """Prompts of later runs that are embedded at a time, while the text encoder is in memory."""

@@ -7,12 +7,12 @@ from typing import Any
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.distillation import Sample, without_padding, write_shard
 from fastvmt_pl.clips import content_hash
+from fastvmt_pl.distillation import Sample, without_padding, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.runs.lightning_cli import TransferCLI
 
 CLIP_SHARD = "clip.tar"
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.clips import Clip, align
-from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation import LucasKanade
 from fastvmt_pl.evaluation.scores import score_video
 from fastvmt_pl.runs.claims import claimed_folder

@@ -1,8 +1,8 @@
 import pytest
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.runs.claims import claimed_folder, shared_folder
 from fastvmt_pl.files.locks import InUseError, locked
+from fastvmt_pl.runs.claims import claimed_folder, shared_folder
 
 
 @pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
@@ -29,9 +29,9 @@ def test_settings_that_were_renamed_are_the_same_run(tmp_path):
     identity.write_text(identity.read_text().replace("teacher_batch_size", "teacher_batch"))
     with claimed_folder(tmp_path / "run", config="teacher_batch_size: 8"):
         pass
-    with pytest.raises(UserError, match="teacher_batch_size"):
-        with claimed_folder(tmp_path / "run", config="teacher_batch_size: 4"):
-            pytest.fail("it was claimed")
+    another = claimed_folder(tmp_path / "run", config="teacher_batch_size: 4")
+    with pytest.raises(UserError, match="teacher_batch_size"), another:
+        pytest.fail("it was claimed")
 
 
 def test_a_process_waits_as_long_as_it_is_told(tmp_path):
