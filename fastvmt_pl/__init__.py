@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from fastvmt_pl.clips import Clip, read_clip
     from fastvmt_pl.method.motion_transfer import MotionTransfer
     from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
-    from fastvmt_pl.objectives import MotionFlowLoss, MotionLoss, MotionSettings, MotionTarget, WindowLoss
+    from fastvmt_pl.objectives import AttentionFlow, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
     from fastvmt_pl.runs.transfer_run import Transfer, transfer
 
 MODULES = {
+    "AttentionFlow": "objectives",
     "Backbone": "backbones",
     "Clip": "clips",
     "MotionFlowLoss": "objectives",
     "MotionLoss": "objectives",
-    "MotionSettings": "objectives",
     "MotionTarget": "objectives",
     "MotionTransfer": "method.motion_transfer",
     "Transfer": "runs.transfer_run",
@@ -30,11 +30,11 @@ MODULES = {
 """Where each public name is; a module is imported when its first name is asked for, since that takes seconds."""
 
 __all__ = [
+    "AttentionFlow",
     "Backbone",
     "Clip",
     "MotionFlowLoss",
     "MotionLoss",
-    "MotionSettings",
     "MotionTarget",
     "MotionTransfer",
     "Transfer",

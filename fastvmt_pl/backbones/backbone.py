@@ -7,19 +7,11 @@ from abc import ABC, abstractmethod
 
 import torch
 from diffusers import ModelMixin
-from jaxtyping import Float
 from torch import Tensor, nn
 
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Capture, FrameTokens, Latents, Request
 from fastvmt_pl.clips.clip import Video
-
-Latents = Float[Tensor, "jobs channels latent_frames latent_height latent_width"]
-"""The autoencoder's latents, normalised as the transformer expects them, in fp32."""
-PromptEmbeddings = Float[Tensor, "prompts text_tokens text_dim"]
-"""What the text encoder makes of prompts."""
-Text = Float[Tensor, "jobs text_tokens text_dim"]
-"""The prompt embedding of each job."""
-FrameTokens = Float[Tensor, "jobs token_frames tokens heads dim"]
-"""Queries or keys of a block."""
 
 
 class Backbone(ABC):
@@ -100,39 +92,43 @@ class Backbone(ABC):
         """Decode a video."""
 
     @abstractmethod
-    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
-        """Embed prompts, loading the text encoder if need be."""
+    def embed_prompts(self, prompts: list[str]) -> Condition:
+        """Embed prompts, a row each, and load the text encoder if it is needed."""
 
     @abstractmethod
     def release_text_encoder(self) -> None:
         """Give the text encoder's memory on the device back."""
 
     @abstractmethod
-    def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
+    def velocity(self, latents: Latents, timestep: float | Tensor, condition: Condition) -> Latents:
         """Predict the flow-matching velocity (noise less clean latents), in fp32.
 
         Args:
             latents: Noisy latents.
             timestep: Noise level times 1000, one for all jobs or one for each.
-            text: Prompt embeddings.
+            condition: What each job is conditioned on.
         """
 
     @abstractmethod
-    def query_key(
-        self,
-        latents: Latents,
-        timestep: float | Tensor,
-        text: Text,
-        block: int,
-        *,
-        rotary: bool = True,
-    ) -> tuple[FrameTokens, FrameTokens]:
-        """Return a block's self-attention queries and keys, and run nothing after them, forward or backward.
+    def capture(self, latents: Latents, timestep: float | Tensor, condition: Condition, request: Request) -> Capture:
+        """Run the transformer until it has computed what is asked for, and nothing after it, forward or backward.
 
         Args:
             latents: Noisy latents; gradients flow to them.
             timestep: Noise level times 1000, one for all jobs or one for each.
-            text: Prompt embeddings.
-            block: Which transformer block, counted from 0.
-            rotary: Give them after the rotary embedding, as attention sees them, or before it.
+            condition: What each job is conditioned on.
+            request: What to bring.
+
+        Raises:
+            ValueError: If the model has no such block.
         """
+
+    def query_key(
+        self, latents: Latents, timestep: float | Tensor, condition: Condition, block: int, *, rotary: bool = True
+    ) -> tuple[FrameTokens, FrameTokens]:
+        """Return a block's self-attention queries and keys, after the rotary embedding or before it."""
+        if rotary:
+            found = self.capture(latents, timestep, condition, Request(query_key=frozenset({block})))
+            return found.query[block], found.key[block]
+        found = self.capture(latents, timestep, condition, Request(unrotated=frozenset({block})))
+        return found.unrotated_query[block], found.unrotated_key[block]

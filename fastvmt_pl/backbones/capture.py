@@ -1,80 +1,214 @@
-"""Stop a diffusers transformer as soon as one block's queries and keys are there."""
+"""Bring what a diffusers transformer computes on its way, and end its pass as soon as all that was asked for is there.
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+The transformer's own code runs, so this knows no model. Self-attention is stopped, or watched, where it calls the
+attention kernel with its queries and keys; hidden states are what the blocks return.
+
+Axes: ``jobs``, ``all_tokens`` (those of the text included), ``heads``, ``dim`` (of a head), ``width``.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
-from einops import rearrange
+from diffusers.models.attention_dispatch import AttentionBackendName
 from jaxtyping import Float
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-Rotary = tuple[Float[Tensor, "1 all_tokens 1 dim"], Float[Tensor, "1 all_tokens 1 dim"]]
+from fastvmt_pl.backbones.request import Request
+
+AllTokens = Float[Tensor, "jobs all_tokens heads dim"]
+ROTARY = ("rotary_emb", "image_rotary_emb", "query_rotary_emb", "key_rotary_emb")
+"""What diffusers' attention calls the argument with its rotary embedding."""
 
 
-class QueryKeyReached(Exception):
-    """Carries queries and keys out of a forward pass that needs nothing else."""
+@dataclass
+class Seen:
+    """What came by in a pass, by block: queries and keys as the kernel gets them, and what the blocks returned."""
 
-    def __init__(self, query: Tensor, key: Tensor, rotary: Rotary) -> None:
+    query: dict[int, AllTokens] = field(default_factory=dict)
+    key: dict[int, AllTokens] = field(default_factory=dict)
+    unrotated_query: dict[int, AllTokens] = field(default_factory=dict)
+    unrotated_key: dict[int, AllTokens] = field(default_factory=dict)
+    hidden: dict[int, Float[Tensor, "jobs tokens width"]] = field(default_factory=dict)
+
+    def misses(self, request: Request) -> set[int]:
+        """Return the blocks of which something that was asked for is not there yet."""
+        return (
+            (request.query_key - self.query.keys())
+            | (request.unrotated - self.unrotated_query.keys())
+            | (request.hidden - self.hidden.keys())
+        )
+
+
+class _AllSeen(Exception):
+    """Ends a pass that has brought all that was asked for."""
+
+
+class _KernelReached(Exception):
+    """Ends an attention at its kernel."""
+
+
+class _AtKernel(TorchFunctionMode):
+    """Takes queries and keys off the first call of the attention kernel, and ends it there if it should."""
+
+    def __init__(self, stop: bool) -> None:
         super().__init__()
-        self.query, self.key, self.rotary = query, key, rotary
+        self.stop = stop
+        self.found: tuple[AllTokens, AllTokens] | None = None
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and self.found is None:
+            named = dict(zip(("query", "key"), args, strict=False)) | kwargs
+            self.found = named["query"].transpose(1, 2), named["key"].transpose(1, 2)
+            if self.stop:
+                raise _KernelReached
+        return function(*args, **kwargs)
 
 
-class StopAtQueryKey(WanAttnProcessor):  # type: ignore[misc]  # diffusers is untyped
-    """An attention processor that projects queries and keys, and ends the forward pass there."""
+def capturing(
+    transformer: nn.Module,
+    blocks: Mapping[int, nn.Module],
+    attentions: Mapping[int, nn.Module],
+    request: Request,
+    *args: Any,
+    **kwargs: Any,
+) -> tuple[Seen, Any]:
+    """Run a transformer as far as a request needs, and leave it as it was, whatever happens.
 
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        rotary_emb: Rotary | None = None,
-    ) -> Tensor:
-        """Raise :class:`QueryKeyReached`."""
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
-        assert rotary_emb is not None  # self-attention always has one
-        query, key = (rearrange(x, "b n (h d) -> b n h d", h=attn.heads) for x in (query, key))
-        raise QueryKeyReached(query, key, rotary_emb)
+    Blocks that are asked for are neither checkpointed nor run as compiled code in this pass: a pass that ends in a
+    checkpointed block could not be repeated, and one that ends in a compiled block would be compiled for it.
+
+    Args:
+        transformer: The transformer.
+        blocks: The blocks that are asked for, by number.
+        attentions: Their self-attention.
+        request: What to bring.
+        *args: What the transformer is called with.
+        **kwargs: What the transformer is called with, by name.
+
+    Returns:
+        What was seen, and the transformer's output, which is ``None`` without a request for the velocity.
+
+    Raises:
+        RuntimeError: If the pass ends without something that was asked for.
+    """
+    seen = Seen()
+
+    def end_if_all_seen() -> None:
+        if not request.velocity and not seen.misses(request):
+            raise _AllSeen
+
+    output = None
+    with ExitStack() as stack:
+        stack.enter_context(_neither_checkpointed_nor_compiled(transformer, list(blocks.values())))
+        for block in request.query_key | request.unrotated:
+            stack.enter_context(_watched(attentions[block], block, request, seen, end_if_all_seen))
+        for block in request.hidden:
+            hook = blocks[block].register_forward_hook(_keeps_hidden(block, seen, end_if_all_seen))
+            stack.callback(hook.remove)
+        with suppress(_AllSeen):
+            output = transformer(*args, **kwargs)
+    if seen.misses(request):
+        raise RuntimeError(
+            f"the transformer's pass never reached what was asked for of block {min(seen.misses(request))}; leave the "
+            "attention and the forward method of that block as they are"
+        )
+    return seen, output
+
+
+def _keeps_hidden(block: int, seen: Seen, after: Callable[[], None]) -> Callable[..., None]:
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.hidden[block] = output[0] if isinstance(output, tuple) else output  # the video's tokens come first
+        after()
+
+    return keep
 
 
 @contextmanager
-def stopping_at(transformer: WanTransformer3DModel, block: int) -> Iterator[None]:
-    """Let the transformer's forward pass end with :class:`QueryKeyReached` in a block.
+def _watched(
+    attention: nn.Module, block: int, request: Request, seen: Seen, after: Callable[[], None]
+) -> Iterator[None]:
+    """Let an attention keep its queries and keys, and run no further than needed."""
+    forward, signature = attention.forward, inspect.signature(attention.forward)
 
-    That block itself is not checkpointed when the others are: a second forward pass through it could not end. Nor does
-    its compiled code run, which would be compiled again for a pass that ends in it.
-    """
-    last = transformer.blocks[block]
-    processor, compiled = last.attn1.processor, last._compiled_call_impl
-    recompute = transformer._gradient_checkpointing_func
-    last.attn1.set_processor(StopAtQueryKey())
-    last._compiled_call_impl = None
-    if transformer.gradient_checkpointing:
-        transformer._gradient_checkpointing_func = _checkpoint_all_but(last)
+    def until_kernel(*args: Any, **kwargs: Any) -> tuple[AllTokens, AllTokens] | None:
+        with _AtKernel(stop=True) as kernel, _native(attention), suppress(_KernelReached):
+            forward(*args, **kwargs)
+        return kernel.found
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        if block in request.unrotated:
+            bound = _without_rotary(signature.bind(*args, **kwargs))
+            if found := until_kernel(*bound.args, **bound.kwargs):
+                seen.unrotated_query[block], seen.unrotated_key[block] = found
+        if block not in request.query_key:
+            after()
+            return forward(*args, **kwargs)
+        if not request.velocity and seen.misses(request) == {block} and block not in request.hidden:
+            if found := until_kernel(*args, **kwargs):
+                seen.query[block], seen.key[block] = found
+            after()
+        with _AtKernel(stop=False) as kernel, _native(attention):
+            output = forward(*args, **kwargs)
+        if kernel.found:
+            seen.query[block], seen.key[block] = kernel.found
+        return output
+
+    with _set(attention, "forward", watched):
+        yield
+
+
+def _without_rotary(bound: inspect.BoundArguments) -> inspect.BoundArguments:
+    for name, value in bound.arguments.items():
+        if name in ROTARY:
+            bound.arguments[name] = None
+        elif bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            bound.arguments[name] = {key: None if key in ROTARY else given for key, given in value.items()}
+    return bound
+
+
+@contextmanager
+def _native(attention: nn.Module) -> Iterator[None]:
+    """Have PyTorch's own kernel called, which is the one that is watched."""
+    processor = getattr(attention, "processor", None)
+    if not hasattr(processor, "_attention_backend"):  # it knows no other
+        yield
+        return
+    with _set(processor, "_attention_backend", AttentionBackendName.NATIVE):
+        yield
+
+
+@contextmanager
+def _neither_checkpointed_nor_compiled(transformer: nn.Module, blocks: list[nn.Module]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(_set(block, "_compiled_call_impl", None))
+        if getattr(transformer, "gradient_checkpointing", False):
+            recompute = transformer._gradient_checkpointing_func
+
+            def run(module: nn.Module, *args: Any) -> Any:
+                return module(*args) if any(module is block for block in blocks) else recompute(module, *args)
+
+            stack.enter_context(_set(transformer, "_gradient_checkpointing_func", run))
+        yield
+
+
+@contextmanager
+def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an object's own attribute for a while; one that it only inherits is inherited again afterwards."""
+    had, before = name in vars(owner), vars(owner).get(name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        last.attn1.set_processor(processor)
-        last._compiled_call_impl = compiled
-        transformer._gradient_checkpointing_func = recompute
-
-
-def _checkpoint_all_but(last: torch.nn.Module) -> Callable[..., Any]:
-    def run(module: torch.nn.Module, *args: Any) -> Any:
-        return module(*args) if module is last else checkpoint(module, *args, use_reentrant=False)
-
-    return run
-
-
-def apply_rotary(
-    tokens: Float[Tensor, "jobs all_tokens heads dim"], rotary: Rotary
-) -> Float[Tensor, "jobs all_tokens heads dim"]:
-    """Rotate neighbouring channels by their token's angles, as Wan's attention does."""
-    cos, sin = rotary[0][..., 0::2], rotary[1][..., 1::2]
-    even, odd = tokens[..., 0::2], tokens[..., 1::2]
-    rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1)
-    return rotated.flatten(-2).type_as(tokens)
+        if had:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
     """Everything but latents and noise level that a model's forward pass takes: text, masks, picture latents.
 
@@ -24,8 +24,10 @@ class Condition:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
-    def __getitem__(self, rows: Sequence[int]) -> "Condition":
-        """Return some rows; all of them in order are the condition itself, of whose tensors a family may keep facts."""
+    def __getitem__(self, rows: Sequence[int] | slice) -> "Condition":
+        """Return some rows; all of them in order are the condition itself, so that facts a family keeps stay known."""
+        if isinstance(rows, slice):
+            rows = range(len(self))[rows]
         if list(rows) == list(range(len(self))):
             return self
         return Condition({name: tensor[list(rows)] for name, tensor in self.tensors.items()})
@@ -53,13 +55,24 @@ class Condition:
         )
 
     def compact(self) -> dict[str, Tensor]:
-        """Return the tensors of the only row without the zeros that fill up its first axis, to be saved."""
+        """Return the tensors of the only row without the zeros at the end of its first axis, to save them."""
         found = {}
         for name, tensor in self.tensors.items():
             (row,) = tensor
             used = row.flatten(1).any(1).nonzero() if row.ndim > 1 else row.new_zeros(0)
             found[name] = row[: int(used.max()) + 1] if len(used) else row
         return found
+
+    def misfits(self, row: Mapping[str, Tensor]) -> list[str]:
+        """Return why :meth:`stack` cannot fill up what :meth:`compact` returned to the shape of this one's rows."""
+        if row.keys() != self.tensors.keys():
+            return [f"its condition has {', '.join(row) or 'nothing'} instead of {', '.join(self.tensors)}"]
+        reasons = []
+        for name, wanted in self.tensors.items():
+            found, shape = list(row[name].shape), list(wanted.shape[1:])
+            if len(found) != len(shape) or found[1:] != shape[1:] or found[:1] > shape[:1]:
+                reasons.append(f"its {name} has shape {found} instead of up to {shape}")
+        return reasons
 
     @staticmethod
     def cat(conditions: Sequence["Condition"]) -> "Condition":

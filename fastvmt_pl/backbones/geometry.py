@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fastvmt_pl.backbones.backbone import Latents
 from fastvmt_pl.backbones.model_folder import read_json, refuse_other_wans
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
 
 FRAME_CHUNK = 4

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from fastvmt_pl.backbones.backbone import Latents, PromptEmbeddings
 from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, count_padding
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.backbones.wan import PARTS, WanBackbone
 from fastvmt_pl.clips.clip import Video
 
@@ -87,7 +88,7 @@ class UntrainedWan(WanBackbone):
         """Be without the text encoder, which is dropped or waits in the CPU's memory now."""
         vars(self).pop("text_pipeline", None)
 
-    def _embed(self, prompt: str) -> PromptEmbeddings:
+    def _embed(self, prompt: str) -> Float[Tensor, "1 text_tokens text_dim"]:
         """Return real ones where a prompt has tokens and zeros behind them, once the text encoder has run on it."""
         shape = super()._embed(prompt).shape
         mask = self.text_pipeline.tokenizer(

@@ -1,23 +1,26 @@
 """The Wan family (Wan 2.1 text to video, and the bundled wan-tiny) through diffusers' own classes."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanPipeline, WanTransformer3DModel
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from fastvmt_pl.backbones.attention_kernel import check_backend, try_backend, use_backend
-from fastvmt_pl.backbones.backbone import Backbone, FrameTokens, Latents, PromptEmbeddings, Text
-from fastvmt_pl.backbones.capture import QueryKeyReached, apply_rotary, stopping_at
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.capture import capturing
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.geometry import WanGeometry
 from fastvmt_pl.backbones.model_folder import check_classes, check_weights, hash_components, read_licence, resolve_model
 from fastvmt_pl.backbones.offload import at_work
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
+from fastvmt_pl.backbones.request import Capture, Latents, Request
 from fastvmt_pl.clips.clip import Video
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
@@ -82,7 +85,7 @@ class WanBackbone(WanGeometry, Backbone):
         if self.loras:
             check_loras(folder, self.loras)
         self.device = torch.device("cpu")
-        self._embedded: dict[str, Tensor] = {}
+        self._embedded: dict[str, dict[str, Tensor]] = {}
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -209,7 +212,7 @@ class WanBackbone(WanGeometry, Backbone):
         return rearrange(mean, "c -> 1 c 1 1 1"), rearrange(std, "c -> 1 c 1 1 1")
 
     @torch.no_grad()
-    def embed_prompts(self, prompts: list[str]) -> PromptEmbeddings:
+    def embed_prompts(self, prompts: list[str]) -> Condition:
         """Embed prompts as ``WanPipeline`` does: cleaned, and filled up with zeros to 512 tokens.
 
         Embeddings are kept, so that a prompt that was embedded before does not need the text encoder again.
@@ -218,13 +221,13 @@ class WanBackbone(WanGeometry, Backbone):
         if missing:
             with at_work(self.text_pipeline.text_encoder, self.device, self.idle_device):
                 for prompt in missing:
-                    embedded = self._embed(prompt)
+                    embedded = Condition({"text": self._embed(prompt)})
+                    self._row = embedded.to("meta")
                     # Kept short and on the CPU: those of a long list of jobs would fill a GPU.
-                    self._embedded[prompt] = embedded[:, : int(embedded.any(-1).sum())].cpu()
-        kept = [self._embedded[prompt] for prompt in prompts]
-        return torch.cat([pad(one, (0, 0, 0, NUM_TEXT_TOKENS - one.shape[1])) for one in kept]).to(self.device)
+                    self._embedded[prompt] = embedded.to("cpu").compact()
+        return Condition.stack([self._embedded[prompt] for prompt in prompts], self._row).to(self.device)
 
-    def _embed(self, prompt: str) -> PromptEmbeddings:
+    def _embed(self, prompt: str) -> Float[Tensor, "1 text_tokens text_dim"]:
         embedded: Tensor
         embedded, _ = self.text_pipeline.encode_prompt(
             prompt, do_classifier_free_guidance=False, max_sequence_length=NUM_TEXT_TOKENS
@@ -236,42 +239,44 @@ class WanBackbone(WanGeometry, Backbone):
         if not self.offload:
             vars(self).pop("text_pipeline", None)
 
-    def velocity(self, latents: Latents, timestep: float | Tensor, text: Text) -> Latents:
+    def velocity(self, latents: Latents, timestep: float | Tensor, condition: Condition) -> Latents:
         """Predict the flow-matching velocity, in fp32."""
-        predicted: Tensor = self.transformer(*self._inputs(latents, timestep, text), return_dict=False)[0]
+        predicted: Tensor = self.transformer(*self._inputs(latents, timestep, condition), return_dict=False)[0]
         return predicted.float()
 
-    def query_key(
-        self,
-        latents: Latents,
-        timestep: float | Tensor,
-        text: Text,
-        block: int,
-        *,
-        rotary: bool = True,
-    ) -> tuple[FrameTokens, FrameTokens]:
-        """Return a block's queries and keys after their norm; an exact early exit, see :mod:`.capture`.
+    def capture(self, latents: Latents, timestep: float | Tensor, condition: Condition, request: Request) -> Capture:
+        """Bring what is asked for by an exact early exit, see :mod:`.capture`.
 
         Raises:
-            RuntimeError: If the transformer's pass ends without them.
+            ValueError: If the transformer has no such block.
+            RuntimeError: If the transformer's pass ends without what is asked for.
         """
-        self.check_block(block)
-        try:
-            with stopping_at(self.transformer, block):
-                self.transformer(*self._inputs(latents, timestep, text), return_dict=False)
-            raise RuntimeError(
-                f"the transformer's forward pass never reached the queries and keys of block {block}; leave the "
-                "attention processor and the forward method of that block as they are"
-            )
-        except QueryKeyReached as reached:
-            query, key, angles = reached.query, reached.key, reached.rotary
-        if rotary:
-            query, key = apply_rotary(query, angles), apply_rotary(key, angles)
-        frames = latents.shape[2] // self.patch_size[0]
-        query, key = (rearrange(x, "b (f s) h d -> b f s h d", f=frames) for x in (query, key))
-        return query, key
+        for block in request.blocks:
+            self.check_block(block)
+        blocks = {block: self.transformer.blocks[block] for block in request.blocks}
+        attentions = {block: module.attn1 for block, module in blocks.items()}
+        frames, grid = latents.shape[2] // self.patch_size[0], self.token_grid(latents)
 
-    def _inputs(self, latents: Tensor, timestep: float | Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def framed(tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            return {block: x.unflatten(1, (frames, grid[0] * grid[1])) for block, x in tokens.items()}
+
+        inputs = self._inputs(latents, timestep, condition)
+        with torch.set_grad_enabled(request.gradient and torch.is_grad_enabled()):
+            seen, output = capturing(self.transformer, blocks, attentions, request, *inputs, return_dict=False)
+        return Capture(
+            latents,
+            inputs[1] / 1000,
+            grid,
+            query=framed(seen.query),
+            key=framed(seen.key),
+            unrotated_query=framed(seen.unrotated_query),
+            unrotated_key=framed(seen.unrotated_key),
+            hidden=framed(seen.hidden),
+            velocity=None if output is None else output[0].float(),
+        )
+
+    def _inputs(self, latents: Tensor, timestep: float | Tensor, condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
         # Cast here rather than by autocast, which would hand out a stale copy of latents that are being optimised.
         times = torch.as_tensor(timestep, dtype=torch.float32).to(self.device, non_blocking=True).expand(len(latents))
-        return latents.to(self.device, self.dtype), times, trim_padding(text).to(self.device, self.dtype)
+        text = trim_padding(condition.tensors["text"])
+        return latents.to(self.device, self.dtype), times, text.to(self.device, self.dtype)

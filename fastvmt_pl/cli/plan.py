@@ -6,7 +6,7 @@ from typing import Unpack
 
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.joblists.job_list import BATCH_SIZE
+from fastvmt_pl.joblists.batches import BATCH_SIZE
 from fastvmt_pl.planning.planned_share import Share
 from fastvmt_pl.planning.planning_run import PROMPT, plan_shares, shares_of
 from fastvmt_pl.runs.transfer_options import TransferOptions

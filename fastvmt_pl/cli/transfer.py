@@ -7,7 +7,7 @@ from typing import Unpack
 from fastvmt_pl.callbacks import Preemption, TransferProgress
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.files.names import slug
-from fastvmt_pl.joblists.job_runner import transfer_jobs
+from fastvmt_pl.joblists.transfer_list import transfer_jobs
 from fastvmt_pl.processes.stop_request import StopRequest, listening
 from fastvmt_pl.runs.transfer_options import TransferOptions
 from fastvmt_pl.runs.transfer_run import run_transfer

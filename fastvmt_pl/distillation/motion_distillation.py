@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import add_lora, check_numbers, remove_lora
 from fastvmt_pl.method.motion_transfer import NonFiniteError
@@ -72,7 +74,7 @@ class MotionDistillation(LightningModule):
     """Batches that this process has learned from, in all."""
     problems: dict[str, None]
     """What could not be read so far, each once."""
-    negative_text: Tensor
+    negative_condition: Condition
 
     def __init__(
         self,
@@ -123,7 +125,7 @@ class MotionDistillation(LightningModule):
         """Embed the negative prompt."""
         self.restart()
         self.backbone.to(self.trainer.strategy.root_device)
-        self.register_buffer("negative_text", self.backbone.embed_prompts([self.negative_prompt]), persistent=False)
+        self.negative_condition = self.backbone.embed_prompts([self.negative_prompt])
         self.backbone.release_text_encoder()
 
     def configure_model(self) -> None:
@@ -175,13 +177,13 @@ class MotionDistillation(LightningModule):
             torch.manual_seed(int(batch.draws[0]))  # what is dropped follows from the position, too
         latents, sigma, target = self.noised(batch) if self.objective == "flow_matching" else self.walked(batch)
         without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
-        text = torch.where(without_prompt.view(-1, 1, 1).to(batch.text.device), self.negative_text, batch.text)
-        predicted = self.backbone.velocity(latents, 1000 * sigma, text)
+        condition = batch.condition.where(~without_prompt, self.negative_condition)
+        predicted = self.backbone.velocity(latents, 1000 * sigma, condition)
         loss: Tensor = (predicted - target).pow(2).mean()
         if not loss.isfinite():
             raise NonFiniteError(f"the loss is {loss.item()} after {self.num_batches} batches; lower the learning rate")
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(text))
-        self.log("problems", float(len(self.problems)), batch_size=len(text))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.draws))
+        self.log("problems", float(len(self.problems)), batch_size=len(batch.draws))
         return loss
 
     def noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
@@ -209,7 +211,7 @@ class MotionDistillation(LightningModule):
         if (scale == 1).all():
             return latents, sigma, velocity
         with torch.no_grad():
-            negative = self.backbone.velocity(latents, 1000 * sigma, self.negative_text.expand_as(batch.text))
+            negative = self.backbone.velocity(latents, 1000 * sigma, self.negative_condition.expand(len(batch.draws)))
         return latents, sigma, negative + (velocity - negative) / scale
 
     def _report(self, problems: list[str]) -> None:

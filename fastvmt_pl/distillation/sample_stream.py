@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.distillation.shards import Sample, read_shards
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
@@ -30,7 +30,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
         batch_size: Draws a batch.
         num_batches: Batches until the next multiple of this number, which ends an epoch.
         like: A sample whose shapes all others need to have.
-        num_text_tokens: Text tokens that prompts are filled up to with zeros.
+        condition: A condition whose rows have the shapes that all samples' are filled up to, on the CPU.
         trajectories: Also read the teacher's trajectories.
         seed: Seed of the order.
         num_shuffled: Size of the shuffle buffer in samples.
@@ -47,7 +47,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
         batch_size: int,
         num_batches: int,
         like: Sample,
-        num_text_tokens: int,
+        condition: Condition,
         trajectories: bool,
         seed: int,
         num_shuffled: int,
@@ -56,7 +56,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
     ) -> None:
         self.samples, self.clip, self.clip_share = samples, clip, clip_share
         self.batch_size, self.num_batches, self.like = batch_size, num_batches, like
-        self.num_text_tokens, self.trajectories = num_text_tokens, trajectories
+        self.condition, self.trajectories = condition, trajectories
         self.seed, self.num_shuffled = seed, num_shuffled
         self.rank, self.num_processes = rank, num_processes
         self.first = 0
@@ -114,10 +114,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
             position, num_pass = position + num_good, num_pass + 1
 
     def _fits(self, sample: Sample) -> bool:
-        shapes = {
-            "latents": (sample.latents.shape, self.like.latents.shape),
-            "text, less its tokens,": (sample.text.shape[1:], self.like.text.shape[1:]),
-        }
+        shapes = {"latents": (_shape(sample.latents), _shape(self.like.latents))}
         if self.trajectories:
             shapes |= {
                 "trajectory": (_shape(sample.trajectory), _shape(self.like.trajectory)),
@@ -128,8 +125,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
             for name, (found, wanted) in shapes.items()
             if found != wanted
         ]
-        if len(sample.text) > self.num_text_tokens:
-            reasons.append(f"its prompt has {len(sample.text)} tokens, more than {self.num_text_tokens}")
+        reasons += self.condition.misfits(sample.condition)
         self.problems += [f"sample {sample.prompt!r}, seed {sample.seed}: {reason}" for reason in reasons]
         return not reasons
 
@@ -142,7 +138,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
         problems, self.problems = self.problems, []
         return DistillationBatch(
             latents=torch.stack([sample.latents for sample in samples]),
-            text=torch.stack([pad(s.text, (0, 0, 0, self.num_text_tokens - len(s.text))) for s in samples]),
+            condition=Condition.stack([sample.condition for sample in samples], self.condition),
             draws=torch.tensor([draw for draw, _ in held]),
             trajectory=trajectory,
             sigmas=sigmas,

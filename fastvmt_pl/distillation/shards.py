@@ -1,11 +1,11 @@
-"""Shards of training samples: tar files in WebDataset's layout that hold latents and text as safetensors.
+"""Shards of training samples: tar files in WebDataset's layout that hold latents and conditions as safetensors.
 
-Axes: ``channels``, ``frames``, ``height``, ``width`` of latents; ``steps`` of a sampler; ``text_tokens``, ``text_dim``.
+Axes: ``channels``, ``frames``, ``height``, ``width`` of latents; ``steps`` of a sampler.
 """
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,9 @@ from fastvmt_pl.files.tables import decoded
 
 webdataset.utils.enforce_security = True  # a shard is data: no pickle is unpacked
 
+OWN_TENSORS = ("latents", "trajectory", "sigmas")
+"""Names of a sample's own tensors in a shard; all others are its condition's."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -31,7 +34,8 @@ class Sample:
 
     Attributes:
         latents: Its normalised latents.
-        text: The prompt's embedding, without the zeros that fill it up.
+        condition: What the model is conditioned on, as :meth:`~fastvmt_pl.backbones.condition.Condition.compact`
+            returns it.
         prompt: What it shows.
         seed: Seed of the noise that it was made from.
         scores: What it was judged by, by name.
@@ -41,18 +45,13 @@ class Sample:
     """
 
     latents: Float[Tensor, "channels frames height width"]
-    text: Float[Tensor, "text_tokens text_dim"]
+    condition: Mapping[str, Tensor]
     prompt: str
     seed: int = 0
     scores: dict[str, float] = field(default_factory=dict)
     trajectory: Float[Tensor, "steps channels frames height width"] | None = None
     sigmas: Float[Tensor, "steps"] | None = None
     guidance_scale: float = 1.0
-
-
-def without_padding(text: Float[Tensor, "padded_tokens text_dim"]) -> Float[Tensor, "text_tokens text_dim"]:
-    """Return a prompt's embedding without the zeros that fill it up, which would be most of a shard."""
-    return text[: int(text.any(-1).sum())]
 
 
 class SampleError(UserError):
@@ -67,7 +66,7 @@ def write_shard(path: Path, samples: Sequence[Sample]) -> None:
         webdataset.TarWriter(stream, encoder=False, mtime=0.0) as writer,
     ):
         for number, sample in enumerate(samples):
-            tensors = {"latents": sample.latents, "text": sample.text}
+            tensors = {**sample.condition, "latents": sample.latents}
             if sample.trajectory is not None and sample.sigmas is not None:
                 tensors |= {"trajectory": sample.trajectory, "sigmas": sample.sigmas}
             described = {name: getattr(sample, name) for name in ("prompt", "seed", "scores", "guidance_scale")}
@@ -178,7 +177,7 @@ def _decoded(entry: dict[str, Any]) -> Sample:
         tensors, described = load(entry["safetensors"]), json.loads(entry["json"])
         sample = Sample(
             tensors["latents"],
-            tensors["text"],
+            {name: tensor for name, tensor in tensors.items() if name not in OWN_TENSORS},
             str(described["prompt"]),
             int(described["seed"]),
             dict(described["scores"]),
@@ -190,6 +189,8 @@ def _decoded(entry: dict[str, Any]) -> Sample:
         raise SampleError(f"{where}: damaged ({error})") from error
     except KeyError as error:
         raise SampleError(f"{where}: no {error} in it") from error
+    if not sample.condition:
+        raise SampleError(f"{where}: no condition in it, such as the embedded prompt")
     if not all(tensor.isfinite().all() for tensor in tensors.values()):
         raise SampleError(f"{where}: not finite")
     return sample

@@ -30,7 +30,7 @@ Pairs = dict[PairFiles, Result]
 Track = Callable[[Sequence[PairFiles]], Iterable[PairFiles]]
 """Yields pairs one after the other."""
 VERSION = 3
-"""Part of every file: raised when a score changes its meaning."""
+"""Part of every file; increased when the meaning of a score changes."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def evaluate(
     """Score how well videos follow the motion of their references.
 
     Args:
-        inputs: A reference and a video; or run folders and tables (CSV, TSV or JSONL with reference and output,
-            and if wanted baseline and prompt). A reference is a video file, or a folder of numbered pictures.
-        output: JSON file for the scores, which keeps those that it holds; these pairs are not scored again.
-        tracker: What follows points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
+        inputs: A reference and a video; or run folders and tables (CSV, TSV or JSONL with the columns reference and
+            output, and optionally baseline and prompt). A reference is a video file or a folder of numbered pictures.
+        output: JSON file for the scores. Pairs that it already contains are not scored again.
+        tracker: Tracker of points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
         cotracker_checkpoint: File of CoTracker's weights.
         clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
         reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
@@ -124,7 +124,7 @@ def evaluate(
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return the scores as a Markdown table with their means; an arrow says which way a score gets better."""
+    """Return the scores as a Markdown table with their means; an arrow shows whether higher or lower is better."""
     scored = [one["scores"] for one in results if "scores" in one]
     names = [name for name in BETTER if any(name in scores for scores in scored)]
     arrows = {"higher": "↑", "lower": "↓"}
@@ -154,14 +154,14 @@ def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
 
 
 def _check_device(device: str) -> None:
-    """Raise ``ValueError`` unless CoTracker and CLIP can run there."""
+    """Raise :class:`UserError` unless CoTracker and CLIP can run on a device."""
     places = ("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if mps.is_available() else []))
     if device.split(":")[0] not in places or (":" in device and not re.fullmatch(r"cuda:\d+", device)):
         raise UserError(f"device is {device!r}; use {' or '.join(places)}, which this machine has")
 
 
 def _read(output: Path, settings: dict[str, Any]) -> Pairs:
-    """Return the scores that a file holds already, by the files of the pairs."""
+    """Return the scores that a file already contains, by the files of the pairs."""
     if not output.exists():
         return {}
     try:
@@ -172,7 +172,7 @@ def _read(output: Path, settings: dict[str, Any]) -> Pairs:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{output} is in use and holds no evaluation; choose another output") from error
     if not same:
-        raise UserError(f"{output} holds scores by other settings; choose another output")
+        raise UserError(f"{output} holds scores of other settings; choose another output")
     return kept
 
 
@@ -189,14 +189,18 @@ def _write(output: Path, settings: dict[str, Any], kept: Pairs, problems: Sequen
 
 
 def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str, float]]) -> Result:
-    """Return a pair's scores, or why it has none; those of a pair of the same content are taken over."""
+    """Return a pair's scores, or the reason why it has none; a pair of the same content gives its known scores."""
     result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
     try:
         key = _key(pair)
         known = next((one["scores"] for one in kept.values() if one.get("key") == key), None)
         found = known or {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
         return {**result, "key": key, "scores": found}
-    except (OSError, RuntimeError, UserError) as error:  # a file, or a GPU's memory: the other pairs go on
+    except (
+        OSError,
+        RuntimeError,
+        UserError,
+    ) as error:  # a bad file, or too little GPU memory; others continue
         return {**result, "error": str(error)}
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -13,14 +13,16 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import to_frames
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.optimizers import clip_per_job
 from fastvmt_pl.method.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
 from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
-from fastvmt_pl.objectives import MotionFlowLoss, MotionLoss, WindowLoss
-from fastvmt_pl.objectives.motion_target import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import MotionFeature, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
+from fastvmt_pl.objectives.motion_target import joined_request
 
 WAN_NEGATIVE_PROMPT = (
     "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
@@ -68,7 +70,6 @@ class MotionTransfer(LightningModule):
         negative_prompt: What to steer away from.
         strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
         shift: Shift of the noise schedule towards high noise.
-        centres: Windows lie where the reference's tiles went, or where the sample's own do.
         baseline: Also denoise the same start without guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
 
@@ -85,8 +86,8 @@ class MotionTransfer(LightningModule):
     on_denoised: list[Callable[[], None]]
     """Called after each unguided denoising step; a fit begins with none."""
     latents: nn.Parameter
-    text: Tensor
-    negative_text: Tensor
+    condition: Condition
+    negative_condition: Condition
 
     def __init__(
         self,
@@ -101,7 +102,6 @@ class MotionTransfer(LightningModule):
         negative_prompt: str = WAN_NEGATIVE_PROMPT,
         strength: float = 0.75,
         shift: float = 7.0,
-        centres: Literal["reference", "sample"] = "reference",
         baseline: bool = True,
         keep_trajectory: bool = False,
     ) -> None:
@@ -124,7 +124,7 @@ class MotionTransfer(LightningModule):
         self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
         self.final_rate = final_rate
         self.guidance_scale, self.negative_prompt = guidance_scale, negative_prompt
-        self.strength, self.centres, self.baseline = strength, centres, baseline
+        self.strength, self.baseline = strength, baseline
         self.keep_trajectory = keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
         self.restart()
@@ -162,20 +162,37 @@ class MotionTransfer(LightningModule):
             f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; leave it at 1: a batch is an inner step",
         )
 
-    def check_target(self, num_latent_frames: int, settings: MotionSettings) -> None:
-        """Raise ``ValueError`` if a loss cannot be computed on motion that is read so."""
+    def features(self, motion: MotionFeature) -> list[MotionFeature]:
+        """Return what the losses read: the datamodule's feature, and those that losses name themselves."""
+        named = (loss.feature for loss in self.losses if loss.feature is not None)
+        return list(dict.fromkeys([motion, *named]))
+
+    def check_geometry(self, num_frames: int, size: tuple[int, int], motion: MotionFeature) -> None:
+        """Check a video's geometry against the backbone, its blocks and the losses, without any weights.
+
+        Args:
+            num_frames: Frames of each video.
+            size: Height and width in pixels.
+            motion: The datamodule's feature.
+
+        Raises:
+            UserError: If the backbone cannot make such videos or has no such block, or if a loss cannot be computed.
+        """
+        self.backbone.check_geometry(num_frames, *size)
+        for block in joined_request(self.features(motion)).blocks:
+            self.backbone.check_block(block)
+        num_latent_frames = self.backbone.latent_shape(num_frames, *size)[1]
         for loss in self.losses:
-            loss.check_target(num_latent_frames, settings)
+            loss.check(num_latent_frames, motion)
 
     def setup(self, stage: str) -> None:
         """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""
         self.check_trainer(self.trainer)
         self.restart()
         jobs = self.jobs
-        embedded = self.backbone.embed_prompts([*jobs.prompts, self.negative_prompt])
+        self.condition = self.backbone.embed_prompts(list(jobs.prompts))
+        self.negative_condition = self.backbone.embed_prompts([self.negative_prompt]).expand(len(jobs.prompts))
         self.backbone.release_text_encoder()
-        self.register_buffer("text", embedded[:-1], persistent=False)
-        self.register_buffer("negative_text", embedded[-1:].expand_as(embedded[:-1]), persistent=False)
         self.latents = nn.Parameter(self.initial_latents(jobs))
         self._keep_latents()
 
@@ -215,18 +232,12 @@ class MotionTransfer(LightningModule):
         fresh = [job for job in range(len(self.latents)) if job not in cached]
         if not fresh:
             return surrogate
-        target, settings = target.of_jobs(fresh), target.settings
-        query, key = self.backbone.query_key(
-            _rows(self.latents, fresh),
-            self.timestep(self.step),
-            _rows(self.text, fresh),
-            settings.block,
-            rotary=settings.rotary,
-        )
-        if self.centres == "sample":
-            target = target.with_centres_of(query, key)
-        values = {loss.name: loss(query, key, target) for loss in self.losses}
-        total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * query.sum())
+        target = target.of_jobs(fresh)
+        latents = self.latents if len(fresh) == len(self.latents) else self.latents[fresh]
+        capture = self.backbone.capture(latents, self.timestep(self.step), self.condition[fresh], target.request)
+        target = target.following(capture)
+        values = {loss.name: loss(capture, target) for loss in self.losses}
+        total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * self.latents.sum())
         if not total.isfinite():
             raise NonFiniteError(
                 f"the loss is {total.item()} at guided step {self.step + 1}, inner step {self.inner_step + 1}; "
@@ -338,7 +349,9 @@ class MotionTransfer(LightningModule):
     def denoised(self, latents: Latents, step: int) -> Latents:
         """Take one denoising step with classifier-free guidance."""
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
-        velocity = guided_velocity(self.backbone, latents, timestep, self.text, self.negative_text, self.guidance_scale)
+        velocity = guided_velocity(
+            self.backbone, latents, timestep, self.condition, self.negative_condition, self.guidance_scale
+        )
         denoised = denoise(velocity, latents, self.sigmas, step)
         self.predicted = latents - self.sigmas[step] * velocity
         if not denoised.isfinite().all():
@@ -384,11 +397,6 @@ class MotionTransfer(LightningModule):
         self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
         self.trajectory = state["trajectory"]
         torch.set_rng_state(state["random_state"])
-
-
-def _rows(tensor: Tensor, jobs: list[int]) -> Tensor:
-    """Return some jobs' rows, or the tensor itself if these are all: what a backbone knows of it then stays known."""
-    return tensor if len(jobs) == len(tensor) else tensor[jobs]
 
 
 def _check(holds: bool, otherwise: str) -> None:

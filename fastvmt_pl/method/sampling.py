@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents, Text
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Latents
 
 
 def flow_matching_sigmas(num_steps: int, shift: float, strength: float = 1.0) -> Float[Tensor, "steps_and_end"]:
@@ -63,13 +65,18 @@ def denoise(
 
 
 def guided_velocity(
-    backbone: Backbone, latents: Latents, timestep: float, text: Text, negative_text: Text, guidance_scale: float
+    backbone: Backbone,
+    latents: Latents,
+    timestep: float,
+    condition: Condition,
+    negative_condition: Condition,
+    guidance_scale: float,
 ) -> Latents:
     """Predict the velocity with classifier-free guidance; a scale of 1 runs the model once."""
-    velocity = backbone.velocity(latents, timestep, text)
+    velocity = backbone.velocity(latents, timestep, condition)
     if guidance_scale == 1:
         return velocity
-    negative = backbone.velocity(latents, timestep, negative_text)
+    negative = backbone.velocity(latents, timestep, negative_condition)
     return negative + guidance_scale * (velocity - negative)
 
 
@@ -96,12 +103,12 @@ def sample(
         negative_prompt: What to steer away from.
         on_step: Called after each step, for progress.
     """
-    text = backbone.embed_prompts(prompts)
-    negative = backbone.embed_prompts([negative_prompt]).expand_as(text)
+    condition = backbone.embed_prompts(prompts)
+    negative = backbone.embed_prompts([negative_prompt]).expand(len(prompts))
     latents = job_noise(shape, seeds).to(backbone.device)
     for step in range(len(sigmas) - 1):
         timestep = 1000 * float(sigmas[step])
-        velocity = guided_velocity(backbone, latents, timestep, text, negative, guidance_scale)
+        velocity = guided_velocity(backbone, latents, timestep, condition, negative, guidance_scale)
         latents = denoise(velocity, latents, sigmas, step)
         on_step()
     return latents

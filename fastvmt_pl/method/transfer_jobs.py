@@ -6,6 +6,8 @@ from typing import NamedTuple
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from fastvmt_pl.backbones.condition import Condition
+
 
 @dataclass(frozen=True)
 class TransferJobs:
@@ -44,7 +46,7 @@ class DistillationBatch(NamedTuple):
 
     Attributes:
         latents: Clean latents of the videos.
-        text: Embeddings of their prompts, filled up with zeros.
+        condition: What each of them is conditioned on.
         draws: A number of its own for each video of each step, from which its noise follows: the same whatever the
             number of processes, and after a restart.
         trajectory: The noisy latents before each denoising step and at the end, if they are learned from.
@@ -54,7 +56,7 @@ class DistillationBatch(NamedTuple):
     """
 
     latents: Float[Tensor, "videos channels frames height width"]
-    text: Float[Tensor, "videos text_tokens text_dim"]
+    condition: Condition
     draws: Int[Tensor, "videos"]
     trajectory: Float[Tensor, "videos steps_and_end channels frames height width"] | None
     sigmas: Float[Tensor, "videos steps_and_end"] | None

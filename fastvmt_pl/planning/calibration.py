@@ -1,4 +1,4 @@
-"""Find out how fast a device is, by a few seconds of work like that which is planned."""
+"""Measure a device's speed with a few seconds of work that resembles the planned run."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastvmt_pl.backbones.backbone import Backbone, Latents, Text
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.planning.meter import TensorMeter
 
 ENOUGH_SECONDS = 0.5
-"""A run of this length says how fast longer ones are."""
+"""Seconds of a measurement that is long enough."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Floating-point operations a second.
+    """Floating-point operations per second.
 
     Attributes:
-        prediction: Of the transformer without gradient.
-        gradient: Of the transformer, forward and backward.
-        autoencoder: Of the autoencoder.
+        prediction: The transformer, without gradient.
+        gradient: The transformer, forward and backward.
+        autoencoder: The autoencoder.
     """
 
     prediction: float
@@ -29,27 +31,27 @@ class Rates:
     autoencoder: float
 
 
-def calibrate(backbone: Backbone, text: Text, latent_shape: tuple[int, int, int, int]) -> Rates:
+def calibrate(backbone: Backbone, condition: Condition, latent_shape: tuple[int, int, int, int]) -> Rates:
     """Time two blocks of the transformer and the autoencoder, with random weights, on the backbone's device.
 
-    Each works on ever more of a video, until it takes half a second or has the whole.
+    Each processes an increasing part of a video, until it takes half a second or has processed the whole.
 
     Args:
         backbone: The model, of which only the configs are used.
-        text: Embedding of a prompt.
+        condition: Of one job or more, the first of which is used.
         latent_shape: Channels, frames, height and width of the video's latents.
     """
-    sample = backbone.untrained(2, random=True)
+    sample, condition = backbone.untrained(2, random=True), condition[:1]
     channels, frames, height, width = latent_shape
     longer = [(channels, count, height, width) for count in _doubling(1, frames)]
     sides = zip(_doubling(8, height), _doubling(8, width), strict=False)
     larger = [(channels, min(2, frames), *side) for side in sides]
 
     def differentiate(latents: Latents) -> None:
-        query, key = sample.query_key(latents.requires_grad_(), 500.0, text[:1], 1)
+        query, key = sample.query_key(latents.requires_grad_(), 500.0, condition, 1)
         (query.sum() + key.sum()).backward()
 
-    predict = torch.no_grad()(lambda latents: sample.velocity(latents, 500.0, text[:1]))
+    predict = torch.no_grad()(lambda latents: sample.velocity(latents, 500.0, condition))
     return Rates(
         prediction=_rate(predict, longer, sample.device),
         gradient=_rate(differentiate, longer, sample.device),

@@ -93,7 +93,7 @@ def _auto_dtype(config: Config, elsewhere: bool) -> str | None:
 
 def _rates(found: Plan, module: MotionTransfer, place: torch.device) -> Rates:
     module.backbone.to(place)
-    rates = calibrate(module.backbone, found.rehearsal.text, found.workload.latent_shape(module))
+    rates = calibrate(module.backbone, found.rehearsal.condition, found.workload.latent_shape(module))
     module.backbone.to("cpu")
     return rates
 

@@ -1,4 +1,4 @@
-"""Take every step of motion transfer once on tensors without contents, and count what it costs."""
+"""Run each kind of step of a transfer once on tensors without data, and count its cost."""
 
 import gc
 import warnings
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvmt_pl.backbones.backbone import Text
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.untrained import FAKE
+from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives.motion_target import MotionTarget
@@ -23,20 +24,20 @@ class Rehearsal:
     """A run of the real code, each kind of step once, on fake tensors.
 
     Args:
-        module: The module, of whose backbone only the configs are used.
-        workload: What it is to do.
+        module: The module; only the configs of its backbone are used.
+        workload: The shape of the run.
 
     Attributes:
-        embedding: Embedding all prompts, the text encoder alone in memory. In all that follow, there is the
-            transformer, and the autoencoder too, but for steps in which it is idle and offloaded.
+        embedding: Embedding all prompts, with only the text encoder in memory. In all other steps, the transformer is
+            in memory, and the autoencoder unless it is offloaded and not used.
         encoding: Encoding a clip.
-        extraction: Reading a clip's motion at as many noise levels as are read at a time.
-        gradient: A fresh inner step of a batch, forward, backward and the optimiser's, by whether the transformer
-            checkpoints its activations.
-        motion: The losses alone, forward and backward from queries and keys: AMF for the most part.
+        extraction: Extracting a clip's motion at ``extraction_batch`` noise levels.
+        gradient: A fresh inner step of a batch (forward, backward and optimiser), with and without gradient
+            checkpointing.
+        motion: Only the losses, forward and backward from queries and keys; most of it is AMF.
         denoising: A denoising step of a batch.
         decoding: Decoding a video.
-        text: What stands for the prompts' embeddings.
+        condition: What stands for the embedded prompts.
     """
 
     embedding: Reading
@@ -45,7 +46,7 @@ class Rehearsal:
     motion: Reading
     denoising: Reading
     decoding: Reading
-    text: Text
+    condition: Condition
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
@@ -74,12 +75,12 @@ class Rehearsal:
         backbone, prompts = self.module.backbone, self.workload.prompts
         with self._read("embedding"):
             backbone.embed_prompts(["", *prompts, self.module.negative_prompt])
-        self.text = backbone.embed_prompts([*prompts, self.module.negative_prompt])
+        self.condition = backbone.embed_prompts(list(prompts))
+        negative = backbone.embed_prompts([self.module.negative_prompt])
         backbone.release_text_encoder()
         gc.collect()
         backbone.load_weights()
-        self.module.register_buffer("text", self.text[:-1])
-        self.module.register_buffer("negative_text", self.text[-1:].expand_as(self.text[:-1]))
+        self.module.condition, self.module.negative_condition = self.condition, negative.expand(len(prompts))
 
     def _encode(self) -> Tensor:
         with self._read("encoding"):
@@ -89,15 +90,11 @@ class Rehearsal:
         self.module.latents = nn.Parameter(self.module.initial_latents(jobs))
         return latents
 
-    @torch.no_grad()
     def _extract(self, latents: Tensor) -> MotionTarget:
-        backbone, settings = self.module.backbone, self.workload.motion
+        features = self.module.features(self.workload.motion)
         count = min(self.workload.num_levels, self.workload.extraction_batch)
-        null = backbone.embed_prompts([""]).expand(count, -1, -1)
         with self._read("extraction"):
-            noisy = latents.repeat(count, 1, 1, 1, 1)
-            query, key = backbone.query_key(noisy, 1000.0, null, settings.block, rotary=settings.rotary)
-            target = MotionTarget.extract(query, key, backbone.token_grid(latents), settings)
+            target = read_motion(self.module.backbone, latents.repeat(count, 1, 1, 1, 1), torch.ones(count), features)
         return target.of_jobs([0])
 
     def _guide(self, target: MotionTarget) -> None:
@@ -116,14 +113,12 @@ class Rehearsal:
         self._read_losses(target)
 
     def _read_losses(self, target: MotionTarget) -> None:
-        module, settings = self.module, self.workload.motion
+        module = self.module
         with torch.no_grad():
-            read = module.backbone.query_key(
-                module.latents, 1000.0, module.text, settings.block, rotary=settings.rotary
-            )
-        query, key = (each.requires_grad_() for each in read)
+            capture = module.backbone.capture(module.latents, 1000.0, module.condition, target.request)
+        capture = capture.mapped(lambda tensor: tensor.requires_grad_())
         with self._read("motion"):
-            losses: Any = sum(loss.weight * loss(query, key, target) for loss in module.losses)
+            losses: Any = sum(loss.weight * loss(capture, target.following(capture)) for loss in module.losses)
             if losses:
                 losses.backward()
         self._clear()

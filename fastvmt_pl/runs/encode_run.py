@@ -11,7 +11,7 @@ from lightning import Trainer
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.clips import Clip, ClipError, read_clip
-from fastvmt_pl.distillation import Sample, read_videos, without_padding, write_shard
+from fastvmt_pl.distillation import Sample, read_videos, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
@@ -127,8 +127,8 @@ def _samples(
         except ClipError as error:
             problems.append(f"{where}: {error}")
             continue
-        text = without_padding(backbone.embed_prompts([caption])[0])
-        yield Sample(backbone.encode(clip.to_video(size))[0], text, caption)
+        condition = backbone.embed_prompts([caption]).compact()
+        yield Sample(backbone.encode(clip.to_video(size))[0], condition, caption)
 
 
 def _read(video: bytes, num_frames: int, rate: float | None) -> Clip:

@@ -8,7 +8,7 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.clips import content_hash
-from fastvmt_pl.distillation import Sample, without_padding, write_shard
+from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.motion_transfer import MotionTransfer
@@ -46,9 +46,9 @@ def make_samples(
     if CLIP_SHARD not in done:
         (clip,) = data.read_clips(module)
         latents = module.backbone.encode(clip.to_video(data.size))[0]
-        text = without_padding(module.backbone.embed_prompts([clip_prompt])[0])
+        condition = module.backbone.embed_prompts([clip_prompt]).compact()
         module.backbone.release_text_encoder()
-        write_shard(folder / CLIP_SHARD, [Sample(latents, text, clip_prompt)])
+        write_shard(folder / CLIP_SHARD, [Sample(latents, condition, clip_prompt)])
         shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=content_hash(clip.name)))
         write_index(folder, shards)
     for start in range(0, len(prompts), batch_size):
@@ -77,11 +77,12 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequ
     result = module.result
     assert result is not None
     made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))
-    errors, text = relative_attention_flow_error(made, reference), module.backbone.embed_prompts(list(prompts))
+    errors = relative_attention_flow_error(made, reference)
+    condition = module.backbone.embed_prompts(list(prompts))
     return [
         Sample(
             latents=result.latents[number],
-            text=without_padding(text[number]),
+            condition=condition[[number]].compact(),
             prompt=prompt,
             seed=seed + number,
             scores={"relative_attention_flow_error": round(float(errors[number]), 4)},

@@ -48,8 +48,6 @@ def guide_full_size(folder: Path, scratch: Path, num_frames: int, size: tuple[in
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     allocated = torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
     cli.model.backbone.to(device)
-    for name in ("text", "negative_text"):  # the trainer has moved them back
-        setattr(cli.model, name, getattr(cli.model, name).to(device))
     unguided = medians({"": lambda: cli.model.denoised(cli.model.latents.data, 0)}, 1, device)[""]
     loss = float(cli.trainer.callback_metrics["loss"])
     return [timer.median_epoch(), unguided, loss, resident / GIB, allocated / GIB]

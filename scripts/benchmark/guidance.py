@@ -54,7 +54,7 @@ def bare_gradient(transformer: WanTransformer3DModel, latents: nn.Parameter, tim
 def part_a(subject: Subject, sizes: Sizes, repeats: int) -> str:
     """Compare a fresh gradient with the bare cost of what it has to run."""
     module = subject.module
-    transformer, timestep, text = module.backbone.transformer, module.timestep(0), module.text
+    transformer, timestep, text = module.backbone.transformer, module.timestep(0), module.condition.tensors["text"]
     bare = "stock blocks before b, query and key projections of b, forward and backward"
     counted = f"{bare}; padding counted, as ours"
     ours = "fresh gradient: early exit, windowed AMF, both losses, backward"
@@ -96,10 +96,10 @@ def part_b(subject: Subject, folder: Path, sizes: Sizes, repeats: int) -> str:
 
     def run_published() -> None:
         with torch.no_grad():
-            read = theirs.query_key(subject.noisy_reference, timestep, subject.null_text)
+            read = theirs.query_key(subject.noisy_reference, timestep, subject.null)
         target = measure(*read, sizes.grid, SETTINGS)
         ends["published"] = inner_steps(
-            start, module, lambda latents: loss(*theirs.query_key(latents, timestep, module.text), target)
+            start, module, lambda latents: loss(*theirs.query_key(latents, timestep, module.condition), target)
         )
 
     sides = {"published": run_published, "ours": run_ours, "denoise": lambda: module.denoised(start, 0)}

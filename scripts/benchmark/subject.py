@@ -7,21 +7,22 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from torch import Tensor, nn
+from torch import nn
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.backbone import Latents
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.backbones.precision import Precision
+from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import add_noise, job_noise
-from fastvmt_pl.objectives import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import AttentionFlow, MotionTarget
 
 NUM_LAYERS = 30
 FFN_FACTOR = 8960 / 1536
 """Width of the feed-forward layers as a multiple of the transformer's, in Wan 2.1 1.3B."""
 PATCH = (1, 2, 2)
-SETTINGS = MotionSettings()
+SETTINGS = AttentionFlow()
 PROMPT = "a red circle on a gray background"
 
 
@@ -59,16 +60,16 @@ class Subject:
     """A job at its first guided step.
 
     Attributes:
-        module: The module, which holds backbone, latents and text.
+        module: The module, which holds backbone, latents and conditions.
         target: What a cache would hand to the module.
         noisy_reference: The reference at this step's noise level.
-        null_text: Embedding of the empty prompt, with which the reference is read.
+        null: Condition of the empty prompt, with which the reference is read.
     """
 
     module: MotionTransfer
     target: MotionTarget
     noisy_reference: Latents
-    null_text: Tensor
+    null: Condition
 
 
 def write_pipeline(folder: Path, transformer: WanTransformer3DModel, vae: AutoencoderKLWan | None = None) -> None:
@@ -100,16 +101,15 @@ def load_subject(folder: Path, sizes: Sizes, **levers: Any) -> Subject:
     """Set up a job at its first guided step, its reference measured as the datamodule measures it."""
     backbone = WanBackbone(str(folder), dtype=sizes.dtype, **levers).to(sizes.device)
     module = MotionTransfer(backbone)
-    text, negative, null_text = backbone.embed_prompts([PROMPT, module.negative_prompt, ""]).split(1)
+    condition, negative, null = (backbone.embed_prompts([each]) for each in (PROMPT, module.negative_prompt, ""))
     backbone.release_text_encoder()
-    module.register_buffer("text", text, persistent=False)
-    module.register_buffer("negative_text", negative, persistent=False)
+    module.condition, module.negative_condition = condition, negative
     shape = (8, sizes.num_latent_frames, PATCH[1] * sizes.grid[0], PATCH[2] * sizes.grid[1])
     clean, noise, own_noise = job_noise(shape, [0, 1, 2]).to(sizes.device).split(1)
     sigma = float(module.sigmas[0])
     module.latents = nn.Parameter(add_noise(clean, own_noise, sigma))
     noisy_reference = add_noise(clean, noise, sigma)
     with torch.no_grad():
-        query, key = backbone.query_key(noisy_reference, module.timestep(0), null_text, SETTINGS.block)
-        target = MotionTarget.extract(query, key, sizes.grid, SETTINGS)
-    return Subject(module, target, noisy_reference, null_text)
+        capture = backbone.capture(noisy_reference, module.timestep(0), null, SETTINGS.request)
+    target = MotionTarget.extract(capture, [SETTINGS])
+    return Subject(module, target, noisy_reference, null)

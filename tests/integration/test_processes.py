@@ -27,12 +27,9 @@ SHARDED = {
 def data(tmp_path_factory):
     """Seven samples in two shards, so that no batch divides them."""
     folder, backbone = tmp_path_factory.mktemp("data"), WanBackbone()
-    text = backbone.embed_prompts(["a red cross on a navy background"])[0]
+    condition = backbone.embed_prompts(["a red cross on a navy background"]).compact()
     draw = torch.Generator().manual_seed(0)
-    samples = [
-        Sample(torch.randn(SHAPE, generator=draw), text[: int(text.any(-1).sum())], "a red cross", number)
-        for number in range(7)
-    ]
+    samples = [Sample(torch.randn(SHAPE, generator=draw), condition, "a red cross", number) for number in range(7)]
     write_shard(folder / "a.tar", samples[:3])
     write_shard(folder / "b.tar", samples[3:])
     write_shard(folder / "clip.tar", samples[:1])

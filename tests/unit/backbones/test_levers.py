@@ -115,12 +115,12 @@ def moves(monkeypatch):
 
 
 def test_idle_parts_are_offloaded_and_compute_the_same(plain, latents, moves):
-    text, decoded = plain.embed_prompts(PROMPTS), plain.decode(latents)
+    text, decoded = plain.embed_prompts(PROMPTS).tensors["text"], plain.decode(latents)
     encoded = plain.encode(decoded)
     backbone = WanBackbone(offload=True).to("cpu:0")
     backbone.load_weights()
     moves.clear()
-    assert torch.equal(backbone.embed_prompts(PROMPTS), text)
+    assert torch.equal(backbone.embed_prompts(PROMPTS).tensors["text"], text)
     backbone.release_text_encoder()
     encoder = backbone.text_pipeline.text_encoder
     backbone.embed_prompts(["a new prompt"])
@@ -143,13 +143,13 @@ def test_a_part_that_fails_at_work_is_offloaded_all_the_same(moves):
 @pytest.mark.gpu
 def test_idle_parts_leave_the_gpu(plain, latents):
     backbone = WanBackbone(offload=True).to("cuda")
-    text = backbone.embed_prompts(PROMPTS)
+    text = backbone.embed_prompts(PROMPTS).tensors["text"]
     decoded = backbone.decode(latents)
     assert text.device.type == decoded.device.type == "cuda"
     for part in (backbone.vae, backbone.text_pipeline.text_encoder):
         assert {weight.device.type for weight in part.parameters()} == {"cpu"}
     assert {weight.device.type for weight in backbone.transformer.parameters()} == {"cuda"}
-    torch.testing.assert_close(text.cpu(), plain.embed_prompts(PROMPTS), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(text.cpu(), plain.embed_prompts(PROMPTS).tensors["text"], rtol=1e-3, atol=1e-3)
     assert (decoded.cpu() - plain.decode(latents)).abs().max() < 0.05
 
 

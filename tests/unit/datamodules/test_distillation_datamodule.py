@@ -11,7 +11,7 @@ SHAPE = (2, 3, 4, 4)
 @pytest.fixture
 def folder(tmp_path):
     """A data folder with two samples, and a clip shard that lost its only one."""
-    write_shard(tmp_path / "a.tar", [Sample(torch.zeros(SHAPE), torch.ones(2, 4), "a")] * 2)
+    write_shard(tmp_path / "a.tar", [Sample(torch.zeros(SHAPE), {"text": torch.ones(2, 4)}, "a")] * 2)
     write_index(tmp_path, [Shard("a.tar", "samples", 2), Shard("clip.tar", "clip", 0)])
     return tmp_path
 

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD, AdamW
 
 from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.datamodules import DistillationDataModule
 from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation, spread
@@ -26,12 +27,11 @@ def data_folder(backbone, tmp_path_factory):
     draw = torch.Generator().manual_seed(0)
     samples = []
     for number in range(5):
-        text = backbone.embed_prompts([PROMPTS[number % 2]])[0]
         trajectory = torch.randn(5, *SHAPE, generator=draw)
         samples.append(
             Sample(
                 trajectory[-1],
-                text[: int(text.any(-1).sum())],
+                backbone.embed_prompts([PROMPTS[number % 2]]).compact(),
                 PROMPTS[number % 2],
                 number,
                 trajectory=trajectory,
@@ -92,7 +92,7 @@ def batch(**changes):
     trajectory = torch.randn(2, 5, *SHAPE, generator=draw)
     settings = {
         "latents": trajectory[:, -1],
-        "text": torch.randn(2, 6, 64, generator=draw),
+        "condition": Condition({"text": torch.randn(2, 6, 64, generator=draw)}),
         "draws": torch.tensor([3, 4]),
         "trajectory": trajectory,
         "sigmas": torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]).expand(2, -1),
@@ -151,7 +151,7 @@ def test_walking_by_what_is_learned_follows_the_trajectory(backbone, monkeypatch
     scale = torch.tensor([4.0, 1.0])
     given = batch(guidance_scale=scale)
     module = MotionDistillation(backbone, objective="trajectory")
-    module.negative_text = torch.zeros(1, 6, 64)
+    module.negative_condition = Condition({"text": torch.zeros(1, 6, 64)})
     negative = torch.randn(2, *SHAPE)
     monkeypatch.setattr(backbone, "velocity", lambda *args: negative)
     latents, sigma, target = module.walked(given)
@@ -223,16 +223,22 @@ def test_a_backbone_can_be_used_again(train, backbone):
     assert_same(weights(train()), first)
 
 
+class Damage(Callback):
+    """Reports the same damaged shard with every batch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch.problems.append("b.tar: damaged")
+
+
 def test_what_is_skipped_is_named_once_and_counted(train):
-    module = train(steps=1)
-    with pytest.warns(UserWarning, match=r"skipped: b\.tar: damaged"):
-        module._report(["b.tar: damaged"])
-    module._report(["b.tar: damaged"])
+    with pytest.warns(UserWarning, match=r"b\.tar: damaged") as warned:
+        module = train([Damage()], steps=2)
+    assert sum("b.tar" in str(warning.message) for warning in warned) == 1
     assert list(module.problems) == ["b.tar: damaged"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(train):
-    with pytest.raises(NonFiniteError, match="lower the learning rate"):
+    with pytest.raises(NonFiniteError):
         train(optimizer=partial(SGD, lr=1e38), num_warmup_steps=0)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.sample_stream import SampleStream
 
@@ -13,7 +14,11 @@ SHAPE = (2, 3, 4, 4)
 
 def sample(number, shape=SHAPE, **settings):
     return Sample(
-        torch.full(shape, float(number)), torch.ones(1 + number % 3, 4), f"prompt {number}", number, **settings
+        torch.full(shape, float(number)),
+        {"text": torch.ones(1 + number % 3, 4)},
+        f"prompt {number}",
+        number,
+        **settings,
     )
 
 
@@ -33,7 +38,7 @@ def stream(folder, first=0, names="abc", **settings):
         "batch_size": 4,
         "num_batches": 12,
         "like": sample(0),
-        "num_text_tokens": 6,
+        "condition": Condition({"text": torch.empty(1, 6, 4)}),
         "trajectories": False,
         "seed": 0,
         "num_shuffled": 3,
@@ -62,9 +67,10 @@ def test_batches_are_numbered_and_prompts_filled_up(folder):
     batches = list(stream(folder))
     assert torch.equal(torch.cat([batch.draws for batch in batches]), torch.arange(48))
     first = batches[0]
-    assert first.text.shape == (4, 6, 4)
+    text = first.condition.tensors["text"]
+    assert text.shape == (4, 6, 4)
     expected = [1 + number % 3 for number in numbers([first])[0]]
-    assert first.text.any(-1).sum(1).tolist() == expected
+    assert text.any(-1).sum(1).tolist() == expected
 
 
 def flat(batches):
@@ -106,15 +112,15 @@ def test_the_clip_gets_its_share(folder):
 
 def test_what_cannot_be_used_is_named_and_skipped(folder):
     (folder / "b.tar").write_bytes(b"no tar file")
-    wide = Sample(torch.zeros(SHAPE), torch.ones(2, 5), "wide")
-    long = Sample(torch.zeros(SHAPE), torch.ones(7, 4), "long")
+    wide = Sample(torch.zeros(SHAPE), {"text": torch.ones(2, 5)}, "wide")
+    long = Sample(torch.zeros(SHAPE), {"text": torch.ones(7, 4)}, "long")
     write_shard(folder / "c.tar", [sample(7), sample(8, (2, 3, 4, 5)), sample(9), wide, long])
     batches = list(islice(stream(folder, num_batches=3), 3))
     assert sorted(flat(numbers(batches))) == sorted(2 * [0, 1, 2, 3, 7, 9])
     problems = {problem for batch in batches for problem in batch.problems}
     assert len(problems) == 4
-    assert any("wide" in problem and "[5] instead of [4]" in problem for problem in problems)
-    assert any("long" in problem and "7 tokens, more than 6" in problem for problem in problems)
+    assert any("wide" in problem and "[2, 5]" in problem for problem in problems)
+    assert any("long" in problem and "[7, 4]" in problem for problem in problems)
     assert any("b.tar" in problem for problem in problems)
     assert any("prompt 8" in problem and "[2, 3, 4, 5]" in problem for problem in problems)
 

@@ -14,7 +14,7 @@ from fastvmt_pl.distillation.shards import Sample, read_shards, write_shard
 def sample(number, **changes):
     settings = {
         "latents": torch.full((8, 3, 12, 12), float(number)),
-        "text": torch.randn(5, 64),
+        "condition": {"text": torch.randn(5, 64), "pooled": torch.randn(8)},
         "prompt": f"prompt {number}",
         "seed": number,
         "scores": {"relative_attention_flow_error": 0.25},
@@ -43,7 +43,9 @@ def test_a_sample_is_read_as_it_was_written(tmp_path):
     write_shard(tmp_path / "a.tar", [written])
     (found,), problems = read(tmp_path / "a.tar")
     assert problems == []
-    for name in ("latents", "text", "trajectory", "sigmas"):
+    assert found.condition.keys() == written.condition.keys()
+    assert all(torch.equal(found.condition[name], tensor) for name, tensor in written.condition.items())
+    for name in ("latents", "trajectory", "sigmas"):
         assert torch.equal(getattr(found, name), getattr(written, name))
     assert (found.prompt, found.seed, found.scores) == ("prompt 1", 1, {"relative_attention_flow_error": 0.25})
     assert found.guidance_scale == 4
@@ -84,7 +86,7 @@ DESCRIBED = json.dumps({"prompt": "a", "seed": 0, "scores": {}}).encode()
         ({"safetensors": save(GOOD)[:-8], "json": DESCRIBED}, "damaged"),
         ({"safetensors": b"\x80\x04K\x01.", "json": DESCRIBED}, "damaged"),
         ({"safetensors": save(GOOD), "json": b"{"}, "damaged"),
-        ({"safetensors": save({"latents": GOOD["latents"]}), "json": DESCRIBED}, "no 'text'"),
+        ({"safetensors": save({"latents": GOOD["latents"]}), "json": DESCRIBED}, "no condition"),
         ({"safetensors": save(GOOD), "json": b'{"prompt": "a", "scores": {}}'}, "no 'seed'"),
         ({"safetensors": save(GOOD | {"latents": torch.full((8, 3, 12, 12), torch.nan)}), "json": DESCRIBED}, "finite"),
     ],
@@ -98,6 +100,17 @@ def test_a_bad_sample_is_named_and_skipped(tmp_path, members, reason):
     assert len(problems) == 1
     assert "a.tar, sample extra" in problems[0]
     assert reason in problems[0]
+
+
+def test_a_shard_of_an_older_version_is_read(tmp_path):
+    """It names the prompt's embedding ``text``, as Wan's condition does."""
+    write_shard(tmp_path / "a.tar", [])
+    add(tmp_path / "a.tar", safetensors=save(GOOD), json=DESCRIBED)
+    (found,), problems = read(tmp_path / "a.tar")
+    assert problems == []
+    assert torch.equal(found.latents, GOOD["latents"])
+    assert found.condition.keys() == {"text"}
+    assert torch.equal(found.condition["text"], GOOD["text"])
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:700], lambda data: b"no tar file at all", lambda data: b""])

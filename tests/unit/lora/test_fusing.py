@@ -10,7 +10,7 @@ from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffu
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import add_lora, find_loras, fuse_loras
-from fastvmt_pl.lora.names import original_name
+from fastvmt_pl.lora.layer_names import original_name
 
 ORIGINAL = {
     "blocks.0.attn1.to_q": "blocks.0.self_attn.q",

@@ -29,8 +29,10 @@ def test_settings_that_were_renamed_are_the_same_run(tmp_path):
     identity.write_text(identity.read_text().replace("teacher_batch_size", "teacher_batch"))
     with claimed_folder(tmp_path / "run", config="teacher_batch_size: 8"):
         pass
-    another = claimed_folder(tmp_path / "run", config="teacher_batch_size: 4")
-    with pytest.raises(UserError, match="teacher_batch_size"), another:
+    with (
+        pytest.raises(UserError, match="teacher_batch_size"),
+        claimed_folder(tmp_path / "run", config="teacher_batch_size: 4"),
+    ):
         pytest.fail("it was claimed")
 
 
