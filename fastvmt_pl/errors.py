@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 
 class UserError(ValueError):
     """Something that was given cannot be used; the message says what was given, what is allowed and what to change.
@@ -17,6 +15,8 @@ class UserError(ValueError):
 @contextmanager
 def blaming_settings() -> Iterator[None]:
     """Turn what classes of other libraries raise of settings into a :class:`UserError` while they are made."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # takes seconds, which help need not
+
     try:
         yield
     except UserError:

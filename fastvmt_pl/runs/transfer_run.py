@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from jaxtyping import Float, UInt8
 from lightning import Callback
@@ -142,7 +142,7 @@ def run_transfer(
     base = _base(model, config)
     source = clip_of(clip, options.get("fps"))
     backbone = settings_of_backbone(model, options) if isinstance(model, Backbone) else {}
-    asked: TransferOptions = {**options, "model": None if backbone or model is None else str(model)}
+    asked = cast(TransferOptions, {**options, "model": None if backbone or model is None else str(model)})
     given = {
         **settings_of(asked, base),
         **backbone,
