@@ -66,7 +66,8 @@ class MotionDataModule(LightningDataModule):
         reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
             seed, or with each job's own, as the paper does.
         extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
-        cache_dir: Folder of extracted motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
+        keep_motion: Keep extracted motion on disk.
+        cache_dir: Folder of kept motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
 
     Raises:
         ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
@@ -94,6 +95,7 @@ class MotionDataModule(LightningDataModule):
         reference_timestep: float | None = None,
         reference_noise: Literal["shared", "job"] = "shared",
         extraction_batch: int = 1,
+        keep_motion: bool = True,
         cache_dir: Path | None = None,
     ) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class MotionDataModule(LightningDataModule):
         self.fps, self.decoder = fps, decoder
         self.motion, self.reference_timestep = motion, reference_timestep
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
-        self.cache_dir = cache_dir
+        self.keep_motion, self.cache_dir = keep_motion, cache_dir
 
     def check_settings(self, module: MotionTransfer) -> None:
         """Check the settings against a module and its backbone, without its weights.
@@ -130,8 +132,9 @@ class MotionDataModule(LightningDataModule):
             ClipError: If a clip cannot be used.
         """
         module.check_geometry(self.num_frames, self.size, self.motion)
-        self.cache = MotionCache(self.cache_dir)
-        self.cache.check()
+        self.cache = MotionCache(self.cache_dir) if self.keep_motion else None
+        if self.cache is not None:
+            self.cache.check()
 
     def read_clips(self, module: MotionTransfer) -> list[Clip]:
         """Check the settings as :meth:`check_settings` does, and read the clips, once.

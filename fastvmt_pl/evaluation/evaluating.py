@@ -1,23 +1,20 @@
-"""``fastvmt evaluate``: how well videos follow the motion of their references."""
+"""How well videos follow the motion of their references."""
 
 import hashlib
 import json
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
-from rich.progress import Progress
 from torch.backends import mps
 
 from fastvmt_pl.clips import content_hash, read_pair
-from fastvmt_pl.errors import UserError, one_line
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.clip_similarity import ClipEmbedder
 from fastvmt_pl.evaluation.cotracker import CoTracker
 from fastvmt_pl.evaluation.opencv_trackers import DenseFlow, LucasKanade
@@ -30,8 +27,25 @@ from fastvmt_pl.files.locks import locked_file
 
 Result = dict[str, Any]
 Pairs = dict[PairFiles, Result]
+Track = Callable[[Sequence[PairFiles]], Iterable[PairFiles]]
+"""Yields pairs one after the other."""
 VERSION = 3
 """Part of every file; increased when the meaning of a score changes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of videos.
+
+    Attributes:
+        results: The files of each pair with its scores, or with why it has none.
+        problems: Why pairs, tables or folders have no scores.
+        num_pairs: How many pairs there are, a table or folder that cannot be read counted as one.
+    """
+
+    results: list[Result]
+    problems: list[str]
+    num_pairs: int
 
 
 def evaluate(
@@ -43,7 +57,8 @@ def evaluate(
     reconstruction: bool = False,
     fps: float | None = None,
     device: str = "cpu",
-) -> list[Result]:
+    track: Track = iter,
+) -> Evaluation:
     """Score how well videos follow the motion of their references.
 
     Args:
@@ -52,17 +67,17 @@ def evaluate(
         output: JSON file for the scores. Pairs that it already contains are not scored again.
         tracker: Tracker of points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
         cotracker_checkpoint: File of CoTracker's weights.
-        clip_model: Hub id or folder of a CLIP model, for the similarity of frames to prompts and to each other.
-        reconstruction: The videos reconstruct the reference; also gives PSNR and SSIM.
-        fps: Frames per second of references that are folders of numbered pictures.
-        device: Device of CoTracker and CLIP: cpu, cuda, cuda:1 or mps.
+        clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
+        reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
+        fps: Pictures a second of references that are folders of numbered pictures.
+        device: Where CoTracker and CLIP run: cpu, cuda, cuda:1 or mps.
+        track: Yields the pairs one after the other, and may show how far it is.
 
     Returns:
-        The files of each pair with its scores, or with the reason why it has none.
+        The scores, and what could not be scored.
 
     Raises:
         UserError: If the inputs or settings cannot be used.
-        RuntimeError: If some pairs could not be scored, after the others were.
     """
     _check_device(device)
     pairs, problems = find_pairs(inputs)
@@ -95,27 +110,17 @@ def evaluate(
         )
 
     results: list[Result] = []
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with locked_file(output), progress:
+    with locked_file(output):
         kept = _read(output, settings)
-        for pair in progress.track(pairs, description="scoring"):
+        for pair in track(pairs):
             result = _result(pair, kept, score)
             results.append(result)
             if kept.get(pair) != result:
                 kept[pair] = result
                 _write(output, settings, kept, problems)
-        _write(output, settings, kept, problems)  # without errors from earlier calls
-    print(table(results))
-    print(f"\nthe scores are in {output}")
+        _write(output, settings, kept, problems)  # without the errors of another time
     num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
-    problems += [one["error"] for one in results if "error" in one]
-    for problem in problems:
-        print(f"left out: {one_line(problem)}", file=sys.stderr)
-    if problems:
-        reasons = "; ".join(problems[:3])
-        raise RuntimeError(f"{len(problems)} of {num_pairs} pairs could not be scored: {reasons}")
-    return results
+    return Evaluation(results, problems + [one["error"] for one in results if "error" in one], num_pairs)
 
 
 def table(results: Sequence[Result]) -> str:

@@ -12,12 +12,13 @@ import yaml
 from fastvmt_pl.clips import ClipError, find_pictures
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs.identity import Settings, identity_of_overridden
-from fastvmt_pl.runs.options import read_config
+from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
 
 PERSONAL = ("name", "prompt", "seed")
 """What a job shares with no other."""
-BACKBONE = ("model", "dtype", "lora", "config")
+BACKBONE = ("model", "dtype", "loras", "config")
 """Options that change the backbone."""
 PLACE = ("device", "config")
 """Options that say where a job runs and where its settings come from, but not what they are."""
@@ -89,7 +90,7 @@ class Job:
         An older version names not the config but its hash, which is compared with that of this job's.
         """
         job = files["job"]
-        options = dict(job["options"])
+        options = new_names(job["options"], TRANSFER, warn=False)
         if "config" in job and job["config"] == hashlib.sha256(config_of(self.options).read_bytes()).hexdigest():
             options["config"] = str(config_of(self.options))
         shared = _shared_identity(json.dumps([options, job["settings"]], sort_keys=True), job["clip"])

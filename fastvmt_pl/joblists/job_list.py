@@ -1,6 +1,7 @@
 """Job lists: which clips are to move which prompts, from a table or from tar files of clips."""
 
 import argparse
+import json
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
@@ -13,7 +14,7 @@ from fastvmt_pl.files.names import slug
 from fastvmt_pl.files.tables import path_in_table
 from fastvmt_pl.joblists.job import Job, Outcome, config_hash, forget_files
 from fastvmt_pl.joblists.job_rows import OWN, check_names, rows_of_list
-from fastvmt_pl.runs.options import as_words
+from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
 from fastvmt_pl.runs.transfer_options import TransferOptions
 
 Kind = TypeVar("Kind")
@@ -97,17 +98,18 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
 
 def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
     """Return what a row sets of the command's options, and of the config by dotted names."""
+    row = new_names(row, TRANSFER)
     check_names(list(row))
     own: Any = {}
-    for word in as_words({name: value for name, value in row.items() if "." not in name}):
-        own |= _read_option(word)
+    for name, value in row.items():
+        own |= _read_option(json.dumps({name: value}, default=str)) if "." not in name else {}
     return own, {name: value for name, value in row.items() if "." in name}
 
 
 @lru_cache(maxsize=4096)
-def _read_option(word: str) -> dict[str, Any]:
-    """Return the option of a word of the command line; rows of a list share most of theirs."""
-    read: dict[str, Any] = _parser().parse_args([word]).as_dict()
+def _read_option(described: str) -> dict[str, Any]:
+    """Return an option, from its name and value as JSON; rows of a list share most of theirs."""
+    read: dict[str, Any] = _parser().parse_object(json.loads(described)).as_dict()
     return read
 
 

@@ -18,7 +18,7 @@ from fastvmt_pl.runs.claims import cut_list
 from fastvmt_pl.runs.identity import differences, identity_of
 from fastvmt_pl.runs.kept_backbone import KeptBackbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import read_config
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import checkpoint_of, compose_transfer, fit, settings_of
 
 Results = Callable[[Sequence[Job], RunFolder], list[Callback]]
@@ -58,8 +58,7 @@ class JobRunner:
     def _compose(self, jobs: Sequence[Job], place: Path, read_clips: bool) -> TransferCLI:
         """Return the transfer of some jobs with the same settings."""
         first, clips = jobs[0], [str(job.clip) for job in jobs]
-        settings = {name: "null" if value is None else value for name, value in first.settings.items()}
-        settings |= {"data.clips": clips if len(set(clips)) > 1 else clips[:1]}
+        settings = first.settings | {"data.clips": clips if len(set(clips)) > 1 else clips[:1]}
         settings |= {"data.prompts": [job.prompt for job in jobs], "data.seed": [job.seed for job in jobs]}
         settings["trainer.num_nodes"] = 1
         settings.setdefault("trainer.devices", settings_of(first.options).get("trainer.devices", 1))
@@ -84,7 +83,7 @@ class JobRunner:
         folder = self.folder_of(batch)
         remove_unfinished(folder)
         cli = self._compose(batch.jobs, folder, read_clips=True)
-        config = cli.parser.dump(cli.config, skip_link_targets=False)
+        config = cli.config_text()
         if self.is_begun(batch):
             _refuse_another_device(folder, config)
         self.kept.lend(cli, self.prompts.get(batch.jobs[0].backbone, []))

@@ -18,7 +18,8 @@ from fastvmt_pl.joblists.verdicts import Verdicts
 from fastvmt_pl.joblists.working import claim_folder, one_of_many, without_other_settings
 from fastvmt_pl.processes.ranks import num_to_start, read_rank, start_ranks
 from fastvmt_pl.processes.stop_request import StopRequest
-from fastvmt_pl.runs.options import as_words, read_config
+from fastvmt_pl.runs.options import as_words
+from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of
 
 

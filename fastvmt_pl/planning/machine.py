@@ -1,4 +1,4 @@
-"""``fastvmt doctor``: check this machine."""
+"""Is this machine ready?"""
 
 import fcntl
 import os
@@ -53,34 +53,18 @@ class Check:
         return f"{self.status:8} {self.name}: {self.detail}" + (f"; {self.fix}" if self.fix else "")
 
 
-def doctor(folder: Path = Path("runs")) -> list[Check]:
-    """Check everything that a run needs; print what is missing and how to fix it.
+def check_machine(folder: Path) -> Iterator[Check]:
+    """Look at everything that a run needs, and yield what was found about one thing after the other.
 
     Args:
-        folder: Folder for runs.
-
-    Returns:
-        The results.
-
-    Raises:
-        RuntimeError: If a check fails.
+        folder: Where runs are written.
     """
-    found = []
-    for look in (
-        check_packages,
-        check_devices,
-        check_processes,
-        check_video,
-        lambda: check_folders(folder),
-        check_slurm,
-    ):
-        for check in look():
-            print(check, flush=True)
-            found.append(check)
-    failed = [check.name for check in found if check.status == "failure"]
-    if failed:
-        raise RuntimeError(f"{len(failed)} checks failed: {', '.join(failed)}; the lines above say how to fix them")
-    return found
+    yield from check_packages()
+    yield from check_devices()
+    yield from check_processes()
+    yield from check_video()
+    yield from check_folders(folder)
+    yield from check_slurm()
 
 
 def check_packages() -> Iterator[Check]:

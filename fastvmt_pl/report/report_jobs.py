@@ -3,12 +3,11 @@
 import base64
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import Progress
 
 from fastvmt_pl.clips import read_pair
 from fastvmt_pl.errors import UserError
@@ -20,6 +19,8 @@ from fastvmt_pl.report.motion_overlay import motion_overlay
 from fastvmt_pl.report.report_job import Job
 from fastvmt_pl.report.run_settings import differing, read_settings
 
+Track = Callable[[Sequence[Any]], Iterable[Any]]
+"""Yields items one after the other."""
 VIDEOS = ("reference", "baseline", "output")
 MEASURES = (
     "gradients_computed",
@@ -32,8 +33,13 @@ MEASURES = (
 """Measures in ``metrics.json``, in the order of the table."""
 
 
-def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
-    """Read and score all jobs of runs; return the jobs, and the reasons why others cannot be read."""
+def collect(runs: Sequence[Run], track: Track = iter) -> tuple[list[Job], list[str]]:
+    """Read and score every job of some runs; return the jobs, and why others are not among them.
+
+    Args:
+        runs: Finished runs.
+        track: Yields the jobs' places one after the other, and may show how far it is.
+    """
     jobs, problems, settings = list[Job](), list[str](), list[dict[str, str]]()
     for run in runs:
         try:
@@ -47,13 +53,11 @@ def collect(runs: Sequence[Run]) -> tuple[list[Job], list[str]]:
         for run, own in zip(runs, differing(settings), strict=True)
         for number, folder in enumerate(run.job_folders)
     ]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for run, number, folder, own in progress.track(places, description="reading"):
-            try:
-                jobs.append(_job(run, number, folder, own, os.path.relpath(folder.resolve(), root)))
-            except (OSError, RuntimeError, UserError) as error:
-                problems.append(str(error))
+    for run, number, folder, own in track(places):
+        try:
+            jobs.append(_job(run, number, folder, own, os.path.relpath(folder.resolve(), root)))
+        except (OSError, RuntimeError, UserError) as error:
+            problems.append(str(error))
     return jobs, problems
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 NUM_JOBS = 8
-FAST = ["--batch-size=1", "--steps=2", "--guided-steps=1", "--baseline=false", "--num-frames=5"]
+FAST = ["--batch-size=1", "--num-steps=2", "--num-guided-steps=1", "--baseline=false", "--num-frames=5"]
 SRUN = """#!/usr/bin/env bash
 # Stands for SLURM's, of which it knows what a task sees.
 shift 2

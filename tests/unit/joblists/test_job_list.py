@@ -9,7 +9,7 @@ from fastvmt_pl.joblists.job_list import read_jobs
 
 ROWS = [
     {"clip": "a.mp4", "prompt": "a red cross", "seed": 3},
-    {"name": "second", "clip": "b/c.mp4", "prompt": "a blue circle", "steps": 20, "model.num_inner_steps": 2},
+    {"name": "second", "clip": "b/c.mp4", "prompt": "a blue circle", "num_steps": 20, "model.num_inner_steps": 2},
 ]
 
 
@@ -38,7 +38,7 @@ def read(tmp_path):
 
 @pytest.mark.parametrize("ending", WRITERS)
 def test_every_kind_of_table_gives_the_same_jobs(read, tmp_path, ending):
-    jobs, refused = read(ROWS, ending, steps=30, dtype="bfloat16")
+    jobs, refused = read(ROWS, ending, num_steps=30, dtype="bfloat16")
     assert not refused
     first, second = jobs
     assert (first.name, first.clip, first.prompt, first.seed) == (
@@ -47,9 +47,9 @@ def test_every_kind_of_table_gives_the_same_jobs(read, tmp_path, ending):
         "a red cross",
         3,
     )
-    assert first.options == {"steps": 30, "dtype": "bfloat16"}
+    assert first.options == {"num_steps": 30, "dtype": "bfloat16"}
     assert (second.name, second.clip, second.seed) == ("second", tmp_path / "b" / "c.mp4", 0)
-    assert second.options == {"steps": 20, "dtype": "bfloat16"}
+    assert second.options == {"num_steps": 20, "dtype": "bfloat16"}
     assert {name: int(value) for name, value in second.settings.items()} == {"model.num_inner_steps": 2}
 
 
@@ -60,7 +60,7 @@ def test_a_list_as_a_spreadsheet_writes_it(read, tmp_path, monkeypatch):
     jobs, refused = read_jobs(tmp_path / "list.csv", {}, tmp_path)
     assert [refusal.name for refusal in refused] == ["row 1 of list.csv"]  # whose prompt is torn
     assert [(job.clip, job.prompt, job.options) for job in jobs] == [
-        (tmp_path / "b.mp4", "a dot; blue", {"guided_steps": 4})
+        (tmp_path / "b.mp4", "a dot; blue", {"num_guided_steps": 4})
     ]
     (tmp_path / "list.csv").write_text("\t".join(["CLIP", "PROMPT"]) + "\n~/a.mp4\tx", encoding="utf-8-sig")
     jobs, refused = read_jobs(tmp_path / "list.csv", {}, tmp_path)
@@ -115,7 +115,7 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
         ({"clip": "a.mp4", "prompt": "x", "seed": "one"}, "seed is 'one'; give a int"),
         ({"clip": "a.mp4", "prompt": "x", "seed": -1}, "seed is -1; use 0 or more"),
         ({"clip": "a.mp4", "prompt": "x", "stepz": 3}, "there is no setting 'stepz'; use name, clip, prompt"),
-        ({"clip": "a.mp4", "prompt": "x", "steps": "many"}, "steps"),
+        ({"clip": "a.mp4", "prompt": "x", "num_steps": "many"}, "num_steps"),
         ({"clip": "a.mp4", "prompt": "x", "device": "cpu"}, "there is no setting 'device'"),
         ({"clip": "a.mp4", "prompt": "x", "data.seed": 3}, "data.seed cannot be set in a job list"),
         ({"clip": "a.mp4", "prompt": "x", "name": "../x"}, "use one that a folder can have"),
