@@ -37,11 +37,11 @@ class Seen:
 
     def misses(self, request: Request) -> set[int]:
         """Return the blocks of which something that was asked for is not there yet."""
-        return (
-            (request.query_key - self.query.keys())
-            | (request.unrotated - self.unrotated_query.keys())
-            | (request.hidden - self.hidden.keys())
-        )
+        return {
+            *(request.query_key - self.query.keys()),
+            *(request.unrotated - self.unrotated_query.keys()),
+            *(request.hidden - self.hidden.keys()),
+        }
 
 
 class _AllSeen(Exception):
@@ -139,7 +139,8 @@ def _watched(
     forward, signature = attention.forward, inspect.signature(attention.forward)
 
     def until_kernel(*args: Any, **kwargs: Any) -> tuple[AllTokens, AllTokens] | None:
-        with _AtKernel(stop=True) as kernel, _native(attention), suppress(_KernelReached):
+        kernel = _AtKernel(stop=True)
+        with kernel, _native(attention), suppress(_KernelReached):
             forward(*args, **kwargs)
         return kernel.found
 
@@ -191,7 +192,7 @@ def _neither_checkpointed_nor_compiled(transformer: nn.Module, blocks: list[nn.M
         for block in blocks:
             stack.enter_context(_set(block, "_compiled_call_impl", None))
         if getattr(transformer, "gradient_checkpointing", False):
-            recompute = transformer._gradient_checkpointing_func
+            recompute: Any = transformer._gradient_checkpointing_func
 
             def run(module: nn.Module, *args: Any) -> Any:
                 return module(*args) if any(module is block for block in blocks) else recompute(module, *args)
