@@ -59,7 +59,7 @@ def test_texts_are_read_by_the_type_of_their_setting(config, value):
         ("data.size", "48x48"),
         ("trainer.acelerator", "cpu"),
         ("model.losses", [{"class_path": "fastvmt_pl.objectives.NoLoss"}]),
-        ("models", {}),
+        ("models", {"num_steps": 3}),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named(config, name, value):
