@@ -19,7 +19,7 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.planning import Plan, Rates, Workload, calibrate
 from fastvmt_pl.planning import plan as plan_run
 from fastvmt_pl.planning.planned_share import PlannedShare, Share
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.sample_run import NO_CLIP
 from fastvmt_pl.runs.settings import Config, merged, read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
@@ -67,7 +67,7 @@ def plan_shares(
         if dtype is not None:
             config = merged(config, {"model.backbone.init_args.dtype": dtype})
         config = merged(config, {"data.clips": [NO_CLIP], "data.prompts": [PROMPT]})
-        cli = compose_transfer_of(config, check="nothing", with_trainer=False)
+        cli = compose(config, check="nothing", with_trainer=False)
         callbacks = cli.config_init["trainer"]["callbacks"] or []
         workload = _workload(cli.model, cli.datamodule, callbacks, list(share.prompts.values()), batch_size)
         place = _device(trainer) if calibrated or memory is None else torch.device("cpu")

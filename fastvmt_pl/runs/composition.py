@@ -15,7 +15,7 @@ SILENT = {
 """A trainer's settings with which it shows and writes nothing."""
 
 
-def compose_transfer_of(
+def compose(
     config: Mapping[str, Any],
     trainer_defaults: Mapping[str, Any] = SILENT,
     check: Check = "clips",
@@ -49,7 +49,7 @@ def compose_transfer_of(
 def compose_training(
     config: Mapping[str, Any], trainer_defaults: Mapping[str, Any] = SILENT, with_trainer: bool = True
 ) -> DistillCLI:
-    """Return the module, datamodule and trainer of a LoRA's training; see :func:`compose_transfer_of`.
+    """Return the module, datamodule and trainer of a LoRA's training; see :func:`compose`.
 
     Args:
         config: Settings in the groups model, data and trainer, as YAML gives them.

@@ -17,14 +17,16 @@ OPTIONS = {
 """Options by command."""
 IN_IDENTITY = {"teacher_batch": "teacher_batch_size", "fps": "output_fps"}
 """Settings in the ``identity.json`` of a distillation and of a sample."""
-LOSSES = ("MotionFlowLoss", "MotionLoss", "WindowLoss")
+CLASSES = {
+    **{f"metrics.{name}": f"objectives.{name}" for name in ("MotionFlowLoss", "MotionLoss", "WindowLoss")},
+    "motion.MotionSettings": "objectives.AttentionFlow",
+    "motion.target.MotionSettings": "objectives.AttentionFlow",
+}
+"""Classes of this package that YAML may name, which moved by themselves; without the package."""
 MODULES = {
-    **{f"metrics.{name}": "objectives" for name in LOSSES},
     "metrics": "evaluation",
     "metrics.motion": "objectives",
     "metrics.video": "evaluation",
-    "motion": "objectives",
-    "motion.target": "objectives",
     "motion_transfer": "method.motion_transfer",
     "motion_distillation": "distillation.motion_distillation",
     "optimizers": "method.optimizers",
@@ -37,7 +39,7 @@ MODULES = {
     "datamodules.distillation": "datamodules",
     "datamodules.toy_metric": "toy.toy_metric",
 }
-"""Modules of this package whose classes YAML may name, without the package; one class may have moved by itself."""
+"""Modules of this package whose classes YAML may name."""
 PACKAGE = "fastvmt_pl."
 
 
@@ -73,10 +75,9 @@ def with_new_classes(settings: Any) -> Any:
 def _new_class_path(path: str) -> str:
     inner = path.removeprefix(PACKAGE)
     module, _, name = inner.rpartition(".")
-    found = MODULES.get(inner, MODULES.get(module))
-    if inner == path or found is None:
+    if inner == path or (inner not in CLASSES and module not in MODULES):
         return path
-    new = f"{PACKAGE}{found}.{name}"
+    new = PACKAGE + (CLASSES.get(inner) or f"{MODULES[module]}.{name}")
     warn_of_old(path, new)
     return new
 

@@ -16,7 +16,7 @@ from fastvmt_pl.clips import Clip, align
 from fastvmt_pl.evaluation import LucasKanade
 from fastvmt_pl.evaluation.scores import score_video
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.composition import SILENT, compose_transfer_of
+from fastvmt_pl.runs.composition import SILENT, compose
 from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, settings_of_backbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import default_config
@@ -158,7 +158,7 @@ def run_transfer(
         trainer = {**SILENT, "callbacks": list(callbacks)}
     else:
         trainer = in_folder(folder, [Costs(), RunFolder(folder), *callbacks])
-    cli = compose_transfer_of(merged(base, given), trainer)
+    cli = compose(merged(base, given), trainer)
     warn_if_unguided(cli, {**options, **(settings or {})})
     if folder is None:
         cli.trainer.fit(cli.model, cli.datamodule)

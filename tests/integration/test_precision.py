@@ -58,7 +58,7 @@ def test_a_run_says_what_it_uses(fast, clip):
 
 @pytest.mark.usefixtures("no_weights")
 def test_a_training_says_what_it_uses(fast):
-    write_shard(Path("data/a.tar"), [Sample(torch.zeros(8, 3, 4, 4), torch.zeros(2, 64), PROMPT)])
+    write_shard(Path("data/a.tar"), [Sample(torch.zeros(8, 3, 4, 4), {"text": torch.zeros(2, 64)}, PROMPT)])
     write_index(Path("data"), [Shard("a.tar", "samples", 1)])
     args = ["--config", CONFIGS / "wan_tiny_lora.yaml", "--data.folder", "data", "--data.source", "samples"]
     begin("train", *args, "--model.backbone.init_args.dtype", "auto")

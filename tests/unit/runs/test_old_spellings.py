@@ -3,13 +3,14 @@ import warnings
 
 import pytest
 
-from fastvmt_pl.runs.composition import compose_transfer_of
-from fastvmt_pl.runs.old_spellings import LOSSES, with_new_classes
+from fastvmt_pl.runs.composition import compose
+from fastvmt_pl.runs.old_spellings import with_new_classes
 from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.runs.settings import read_config
 
 RELEASED = [
-    *(f"fastvmt_pl.metrics.{name}" for name in LOSSES),
+    "fastvmt_pl.metrics.MotionFlowLoss",
+    "fastvmt_pl.metrics.WindowLoss",
     "fastvmt_pl.metrics.motion.WindowLoss",
     "fastvmt_pl.metrics.MotionFidelity",
     "fastvmt_pl.metrics.video.FlowEndpointError",
@@ -52,5 +53,5 @@ def test_a_config_of_an_older_version_makes_a_run(toy_clips):
         loss["class_path"] = loss["class_path"].replace("objectives", "metrics")
     config["data"] |= {"clips": toy_clips[:1], "prompts": ["a red circle"], "num_frames": 5}
     with pytest.warns(FutureWarning, match="WindowLoss"):
-        cli = compose_transfer_of(config)
+        cli = compose(config)
     assert [type(loss).__name__ for loss in cli.model.losses] == ["MotionFlowLoss", "WindowLoss"]
