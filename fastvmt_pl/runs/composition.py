@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastvmt_pl.runs.lightning_cli import Check, DistillCLI, TransferCLI
-from fastvmt_pl.runs.old_spellings import with_new_classes
+from fastvmt_pl.runs.old_spellings import renewed
 
 SILENT = {
     "logger": False,
@@ -37,7 +37,7 @@ def compose(
         UserError: If a setting, a clip or the model cannot be used; the message says what to change.
     """
     return TransferCLI(
-        with_new_classes(config),
+        renewed(config),
         trainer_defaults,
         check,
         with_trainer=with_trainer,
@@ -60,5 +60,5 @@ def compose_training(
         UserError: If a setting cannot be used; the message says what to change.
     """
     return DistillCLI(
-        with_new_classes(config), trainer_defaults, with_trainer=with_trainer, run=False, save_config_callback=None
+        renewed(config), trainer_defaults, with_trainer=with_trainer, run=False, save_config_callback=None
     )

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from fastvmt_pl.runs.settings import merged
+
 TRANSFER = {"steps": "num_steps", "guided_steps": "num_guided_steps", "lora": "loras"}
 """Options of a transfer and of a plan, and columns of job lists."""
 OPTIONS = {
@@ -15,8 +17,10 @@ OPTIONS = {
     "encode": {"fps": "rate"},
 }
 """Options by command."""
-IN_IDENTITY = {"teacher_batch": "teacher_batch_size", "fps": "output_fps"}
-"""Settings in the ``identity.json`` of a distillation and of a sample."""
+MOVED = {"model.centres": "data.motion.centres"}
+"""Settings of a config that are in another group now, by dotted names."""
+IN_IDENTITY = {"teacher_batch": "teacher_batch_size", "fps": "output_fps", **MOVED}
+"""Settings in an ``identity.json``."""
 CLASSES = {
     **{f"metrics.{name}": f"objectives.{name}" for name in ("MotionFlowLoss", "MotionLoss", "WindowLoss")},
     "motion.MotionSettings": "objectives.AttentionFlow",
@@ -60,16 +64,28 @@ def new_names(given: Mapping[str, Any], names: Mapping[str, str], warn: bool = T
     return {names.get(name, name): value for name, value in given.items()}
 
 
-def with_new_classes(settings: Any) -> Any:
-    """Return settings as read from YAML, with the paths that classes have now."""
+def renewed(settings: Any) -> Any:
+    """Return settings as read from YAML, in their present places and with the paths that classes have now."""
     if isinstance(settings, list):
-        return [with_new_classes(each) for each in settings]
+        return [renewed(each) for each in settings]
     if not isinstance(settings, dict):
         return settings
-    changed = {name: with_new_classes(value) for name, value in settings.items()}
+    changed = {name: renewed(value) for name, value in _in_place(settings).items()}
     if isinstance(settings.get("class_path"), str):
         changed["class_path"] = _new_class_path(settings["class_path"])
     return changed
+
+
+def _in_place(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with those settings moved that are in another group now."""
+    for old, new in MOVED.items():
+        group, name = old.split(".")
+        inner = settings.get(group)
+        if isinstance(inner, dict) and name in inner:
+            warn_of_old(old, new)
+            rest = {each: value for each, value in inner.items() if each != name}
+            settings = merged({**settings, group: rest}, {new: inner[name]})
+    return settings
 
 
 def _new_class_path(path: str) -> str:
