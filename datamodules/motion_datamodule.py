@@ -140,7 +140,8 @@ class MotionDataModule(LightningDataModule):
         backbone = module.backbone
         backbone.check_geometry(self.num_frames, *self.size)
         backbone.check_block(self.motion.block)
-        module.check_target(backbone.latent_shape(self.num_frames, *self.size)[1], self.motion)
+        num_latent_frames = backbone.latent_shape(self.num_frames, *self.size)[1]
+        module.check_target(backbone.num_token_frames(num_latent_frames), self.motion)
         self.cache = MotionCache(self.cache_dir)
         self.cache.check()
 
@@ -171,7 +172,7 @@ class MotionDataModule(LightningDataModule):
         read = self.read_clips(module)
         backbone.to(self.trainer.strategy.root_device)
         backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
-        backbone.release_text_encoder()  # before the transformer is read: of Wan, it is the larger of the two
+        backbone.release_text_encoder()  # before the transformer is read: which is often the smaller of the two
         seeds = self.seeds
         self.clips = read if len(read) == len(seeds) else read * len(seeds)
         shared = len(read) == 1 and self.reference_noise == "shared"
@@ -220,7 +221,7 @@ class MotionDataModule(LightningDataModule):
         else:
             rank_zero_info(f"found the motion of {clip.name} in {self.cache.folder}; nothing was extracted")
         latents = stored["latents"]
-        grid, num_frames = module.backbone.token_grid(latents), latents.shape[2]
+        grid, num_frames = module.backbone.token_grid(latents), module.backbone.num_token_frames(latents.shape[2])
         targets = [
             MotionTarget(flow[None], centres[None], grid, num_frames, self.motion)
             for flow, centres in zip(stored["flow"], stored["centres"], strict=True)

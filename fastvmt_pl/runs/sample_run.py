@@ -9,7 +9,6 @@ from lightning import Trainer
 from rich.console import Console
 from rich.progress import Progress
 
-from fastvmt_pl.backbones.model_folder import usual_fps
 from fastvmt_pl.backbones.precision import PrecisionOption, settle_config
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.identity import backbone_identity
@@ -99,7 +98,7 @@ def sample(
     video = folder / "output.mp4"
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
-    fps = usual_fps(backbone.source) if fps is None else fps
+    fps = backbone.family.defaults.fps if fps is None else fps
     used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()

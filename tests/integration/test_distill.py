@@ -295,7 +295,7 @@ def test_an_empty_caption_is_refused(refused, clip):
     assert "what the clip shows" in refused("distill", clip, " ")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_lora.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*lora.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_makes_a_training(path, no_weights):
     args = [f"--config={path}", "--model.backbone.init_args.model=wan-tiny", "--data.folder=anywhere"]
     cli = DistillCLI(args, run=False, save_config_callback=None)
