@@ -71,6 +71,10 @@ class Backbone(ABC):
         """Raise ``ValueError`` if the model cannot make videos of this geometry, naming one that it can."""
 
     @abstractmethod
+    def geometry_within(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return frames, height and width of the largest video that the model makes within these."""
+
+    @abstractmethod
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the model has no such block."""
 

@@ -34,6 +34,12 @@ class Geometry:
     num_padding_frames: int = 0
     max_size: tuple[int, int] | None = None
 
+    @property
+    def size_steps(self) -> tuple[int, int]:
+        """What heights and widths in pixels have to divide by."""
+        _, rows, columns = (max(self.size_multiple, self.spatial_factor * cells) for cells in self.patch_size)
+        return rows, columns
+
 
 class WithGeometry:
     """A model with a geometry; it knows no weights.
@@ -56,15 +62,20 @@ class WithGeometry:
             raise UserError(
                 f"num_frames is {num_frames}; {self.name} makes {frame_step} n + 1 frames, for example {nearest}"
             )
-        _, *patch = self.geometry.patch_size
-        for side, pixels, cells in zip(("height", "width"), (height, width), patch, strict=True):
-            step = max(self.geometry.size_multiple, self.geometry.spatial_factor * cells)
+        sizes = {"height": height, "width": width}
+        for (side, pixels), step in zip(sizes.items(), self.geometry.size_steps, strict=True):
             if pixels < step or pixels % step:
                 nearest = max(1, round(pixels / step)) * step
                 raise UserError(f"{side} is {pixels}; {self.name} needs a multiple of {step}, for example {nearest}")
         largest = self.geometry.max_size
         if largest is not None and (height > largest[0] or width > largest[1]):
             raise UserError(f"size is {height} x {width}; {self.name} makes at most {largest[0]} x {largest[1]}")
+
+    def geometry_within(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return frames, height and width of the largest video that the model makes within these."""
+        frame_step, (rows, columns) = self.geometry.frame_step, self.geometry.size_steps
+        frames = (num_frames - 1) // frame_step * frame_step + 1
+        return frames, height // rows * rows, width // columns * columns
 
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the transformer has no such block."""

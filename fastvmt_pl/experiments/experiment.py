@@ -159,7 +159,7 @@ def config_of(experiment: Experiment, path: Path) -> Path:
     for found in (CONFIGS / experiment.config, path.parent / experiment.config):
         if found.is_file():
             return found
-    shipped = ", ".join(sorted(file.name for file in CONFIGS.glob("wan*.yaml")))
+    shipped = ", ".join(sorted(file.name for file in CONFIGS.glob("*.yaml")))
     raise UserError(f"config {experiment.config} is no file; give a path, or a shipped one: {shipped}")
 
 

@@ -36,7 +36,7 @@ class Workload:
         """Raise ``ValueError`` if the module or its backbone cannot do this, as the datamodule would."""
         module.backbone.check_geometry(self.num_frames, *self.size)
         module.backbone.check_block(self.motion.block)
-        module.check_target(self.latent_shape(module)[1], self.motion)
+        module.check_target(module.backbone.num_token_frames(self.latent_shape(module)[1]), self.motion)
 
     def latent_shape(self, module: MotionTransfer) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of one video."""

@@ -53,7 +53,10 @@ class JobCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make trainer, module and datamodule, and settle the precision, as the device is known now."""
         super().instantiate_classes()
-        settle_config(self._get(self.config, "model")["backbone"], self.trainer.strategy.root_device)
+        model = self._get(self.config, "model")
+        settle_config(model["backbone"], self.trainer.strategy.root_device)
+        if "negative_prompt" in model:  # None is what the model's makers recommend
+            model["negative_prompt"] = self.model.negative_prompt
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""

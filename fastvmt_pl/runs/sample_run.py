@@ -52,7 +52,7 @@ def sample(
         negative_prompt: What to steer away from.
         num_frames: Frames to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
-        fps: Frames a second; by default the model's usual frame rate, 8 for wan-tiny and 16 for Wan.
+        fps: Frames a second; by default that of the videos that the model was trained on.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         config: YAML file of a transfer's settings, of which those of sampling are taken; one that fits the model if
@@ -99,7 +99,8 @@ def sample(
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
     fps = backbone.family.defaults.fps if fps is None else fps
-    used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
+    used = {name: settings.model[name] for name in ("num_steps", "guidance_scale", "shift")}
+    used["negative_prompt"] = module.negative_prompt
     chosen = {"prompt": prompt, "seed": seed, "fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= settings.model.backbone.init_args.as_dict()
     text = yaml.safe_dump(chosen, sort_keys=False)

@@ -36,7 +36,7 @@ SETTINGS = MotionSettings(block=1, window=3, tile=(2, 2))
 @pytest.fixture(scope="module")
 def clip():
     frames = ToyWorld(11, num_objects=1, camera=False, paths=("linear",))[0].frames
-    return Clip(frames[:9], 8.0, "toy")
+    return Clip(frames[:17], 8.0, "toy")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_guided_steps_lower_the_loss(backbone, clip, tmp_path, extraction_batch)
     data = MotionDataModule(
         [clip],
         [PROMPT],
-        num_frames=9,
+        num_frames=17,
         size=SIZE,
         motion=SETTINGS,
         cache_dir=tmp_path,
@@ -81,18 +81,19 @@ def test_guided_steps_lower_the_loss(backbone, clip, tmp_path, extraction_batch)
     quiet(max_epochs=2, callbacks=[losses]).fit(module, data)
     assert losses.values[3] < losses.values[0]
     assert losses.values[7] < losses.values[4]
-    assert module.result.frames.shape == (1, 9, *SIZE, 3)
+    assert module.result.frames.shape == (1, 17, *SIZE, 3)
     assert module.negative_prompt == ""
 
 
 def test_planned_memory_is_what_real_tensors_take(cogvideox):
     backbone = load_backbone(str(cogvideox))
-    work = Workload(prompts=(PROMPT,), num_frames=9, size=(64, 96), motion=SETTINGS, num_levels=1, extraction_batch=1)
+    counts = ("num_batches", "num_clips", "num_levels", "extraction_batch", "num_gradients")
+    work = Workload(17, (64, 96), SETTINGS, (PROMPT,), **dict.fromkeys(counts, 1))
     rehearsal = plan(MotionTransfer(backbone), work).rehearsal
     module, condition = MotionTransfer(backbone), backbone.embed_prompts([PROMPT])
     backbone.load_weights()
     with PeakMemory("cpu") as encoding:
-        latents = backbone.encode(torch.rand(1, 3, 9, 64, 96))
+        latents = backbone.encode(torch.rand(1, 3, 17, 64, 96))
     with torch.no_grad():
         query, key = backbone.query_key(latents, 500.0, condition, 1)
         target = MotionTarget.extract(query, key, backbone.token_grid(latents), SETTINGS)
@@ -129,7 +130,7 @@ def trained(backbone, clip, tmp_path):
 
 def test_a_trained_lora_is_read_back_by_the_stock_pipeline(trained, cogvideox, tmp_path):
     adapter = read_adapter(trained.backbone.lora_model())
-    training = Training("the clip", num_steps=8, batch_size=2, shape=(9, *SIZE), shift=3.0)
+    training = Training("the clip", num_steps=8, batch_size=2, shape=(17, *SIZE), shift=3.0)
     deviations = export_lora(adapter, trained, tmp_path / "lora", training)
     assert deviations.keys() == {DIFFUSERS_FILE}
     card = (tmp_path / "lora" / "README.md").read_text()
@@ -149,10 +150,10 @@ def test_a_trained_lora_is_read_back_by_the_stock_pipeline(trained, cogvideox, t
 
 def test_a_fused_lora_does_what_the_adapter_does(trained, cogvideox, tmp_path):
     backbone = trained.backbone
-    training = Training("the clip", num_steps=8, batch_size=2, shape=(9, *SIZE), shift=3.0)
+    training = Training("the clip", num_steps=8, batch_size=2, shape=(17, *SIZE), shift=3.0)
     export_lora(read_adapter(backbone.lora_model()), trained, tmp_path / "lora", training)
     fused = load_backbone(str(cogvideox), loras={str(tmp_path / "lora"): 1.0})
-    latents, condition = torch.randn(1, *backbone.latent_shape(9, *SIZE)), backbone.embed_prompts([PROMPT])
+    latents, condition = torch.randn(1, *backbone.latent_shape(17, *SIZE)), backbone.embed_prompts([PROMPT])
     with torch.no_grad():
         expected = backbone.velocity(latents, 500.0, condition)
         torch.testing.assert_close(fused.velocity(latents, 500.0, condition), expected, rtol=1e-3, atol=1e-3)
@@ -165,7 +166,7 @@ def test_a_transfer_runs_from_end_to_end(cogvideox, clip, tmp_path, monkeypatch)
     config = yaml.safe_load((CONFIGS / "cogvideox" / "2b.yaml").read_text())
     config["model"] |= {"num_steps": 3, "num_guided_steps": 1, "num_inner_steps": 2}
     config["model"]["backbone"]["init_args"] |= {"model": str(cogvideox), "dtype": "float32"}
-    config["data"] |= {"num_frames": 9, "size": list(SIZE), "motion": {"block": 1, "window": 3, "tile": [2, 2]}}
+    config["data"] |= {"num_frames": 17, "size": list(SIZE), "motion": {"block": 1, "window": 3, "tile": [2, 2]}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
     words = ["transfer", "clip.mp4", PROMPT, "--config", "small.yaml", "--model", str(cogvideox), "--output", "out"]
     assert main([*words, "--device", "cpu"]) == 0
