@@ -166,7 +166,7 @@ class MotionDataModule(LightningDataModule):
         read = self.read_clips(module)
         backbone.to(self.trainer.strategy.root_device)
         backbone.embed_prompts(["", *self.prompts, module.negative_prompt])
-        backbone.release_text_encoder()  # before the transformer is read: of Wan, it is the larger of the two
+        backbone.release_text_encoder()  # before the transformer is read: which is often the smaller of the two
         seeds = self.seeds
         self.clips = read if len(read) == len(seeds) else read * len(seeds)
         shared = len(read) == 1 and self.reference_noise == "shared"

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastvmt_pl.backbones import Backbone, WanBackbone
+    from fastvmt_pl.backbones import Backbone, WanBackbone, load_backbone
     from fastvmt_pl.clips import Clip, read_clip
     from fastvmt_pl.method.motion_transfer import MotionTransfer
     from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
@@ -24,6 +24,7 @@ MODULES = {
     "TransferResult": "method.transfer_jobs",
     "WanBackbone": "backbones",
     "WindowLoss": "objectives",
+    "load_backbone": "backbones",
     "read_clip": "clips",
     "transfer": "runs.transfer_run",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "TransferResult",
     "WanBackbone",
     "WindowLoss",
+    "load_backbone",
     "read_clip",
     "transfer",
 ]

@@ -60,7 +60,8 @@ class KeepLoras(Callback):
         """Write it."""
         assert isinstance(pl_module, MotionDistillation)
         with pl_module.for_sampling():
-            write_lora(read_adapter(pl_module.backbone.lora_model()), self.folder / str(trainer.global_step))
+            backbone = pl_module.backbone
+            write_lora(read_adapter(backbone.lora_model()), self.folder / str(trainer.global_step), backbone.family)
 
 
 class Motion:

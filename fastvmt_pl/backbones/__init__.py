@@ -1,6 +1,11 @@
-"""Backbones: pretrained video diffusion transformers behind one protocol."""
+"""Pretrained video diffusion transformers of several families, all of them used in the same way."""
 
 from fastvmt_pl.backbones.backbone import Backbone
-from fastvmt_pl.backbones.wan import WanBackbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.diffusers_backbone import DiffusersBackbone, load_backbone
+from fastvmt_pl.backbones.request import Capture, Request
 
-__all__ = ["Backbone", "WanBackbone"]
+WanBackbone = DiffusersBackbone
+"""The name that released configs give."""
+
+__all__ = ["Backbone", "Capture", "Condition", "DiffusersBackbone", "Request", "WanBackbone", "load_backbone"]

@@ -1,7 +1,7 @@
 """Choose the kernel of a transformer's self-attention, by diffusers' names, after a trial of it."""
 
 import torch
-from diffusers import WanTransformer3DModel, attention_backend
+from diffusers import attention_backend
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
 from fastvmt_pl.errors import UserError
@@ -50,9 +50,3 @@ def try_backend(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
             f"attention_backend {name!r} does not work forward and backward on {device} in {dtype} ({error}); use "
             "another, or null"
         ) from error
-
-
-def use_backend(transformer: WanTransformer3DModel, name: str) -> None:
-    """Let a backend compute self-attention; cross-attention, whose mask most backends do not take, is left alone."""
-    for block in transformer.blocks:
-        block.attn1.set_attention_backend(name)

@@ -10,14 +10,16 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.families.family import Family
 from fastvmt_pl.backbones.request import Capture, FrameTokens, Latents, Request
 from fastvmt_pl.clips.clip import Video
 
 
 class Backbone(ABC):
-    """A pretrained, frozen text-to-video model, which each model family implements in full.
+    """A pretrained, frozen text-to-video model.
 
     Attributes:
+        family: What is particular to the family of models.
         name: What the user asked for: a hub id, a folder or the name of the bundled model.
         licence: Licence of the weights, as their card names it.
         source: Where the weights come from.
@@ -26,6 +28,7 @@ class Backbone(ABC):
         device: Where it computes.
     """
 
+    family: Family
     name: str
     licence: str
     source: str
@@ -46,7 +49,7 @@ class Backbone(ABC):
         """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
 
         Args:
-            num_blocks: Transformer blocks that it has; all of them if left out.
+            num_blocks: Transformer blocks that it has; default: all of them.
             random: Weights are random numbers on its device; otherwise they are fake tensors on the CPU, which have
                 shapes but no contents and are all that a :class:`~fastvmt_pl.planning.meter.TensorMeter` needs.
         """
@@ -68,6 +71,10 @@ class Backbone(ABC):
         """Raise ``ValueError`` if the model cannot make videos of this geometry, naming one that it can."""
 
     @abstractmethod
+    def geometry_within(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return frames, height and width of the largest video that the model makes within these."""
+
+    @abstractmethod
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the model has no such block."""
 
@@ -78,6 +85,10 @@ class Backbone(ABC):
     @abstractmethod
     def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
         """Return frames, height and width of the video that latents stand for."""
+
+    @abstractmethod
+    def num_token_frames(self, num_latent_frames: int) -> int:
+        """Return the frames of tokens that latent frames make."""
 
     @abstractmethod
     def token_grid(self, latents: Latents) -> tuple[int, int]:

@@ -1,59 +1,81 @@
-"""The rules of a Wan model for frames, sizes and latents, from its configs alone."""
+"""The rules of a model for frames, sizes and latents."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
-from fastvmt_pl.backbones.model_folder import read_json, refuse_other_wans
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
 
-FRAME_CHUNK = 4
-"""``AutoencoderKLWan`` works in chunks of this many frames whatever its config says."""
-SIZE_MULTIPLE = 16
-"""``WanPipeline`` asks for heights and widths that divide by this."""
 
-
-class WanGeometry:
-    """What shapes a Wan model takes and makes; it knows no weights.
+@dataclass(frozen=True)
+class Geometry:
+    """What shapes a model takes and makes.
 
     Attributes:
-        name: What the user calls the model.
         num_blocks: Transformer blocks.
         head_dim: Width of an attention head.
         patch_size: Latent frames, rows and columns of a token.
         latent_channels: Channels of the latents.
-        temporal_factor: Frames a latent frame, but for the first.
+        temporal_factor: Frames a latent frame, except the first.
         spatial_factor: Pixels a side of a latent cell.
+        frame_step: Videos have n times this number of frames, and one.
+        size_multiple: Heights and widths in pixels divide by this.
+        num_padding_frames: Latent frames in front of those of the video, which fill up the first token.
+        max_size: Largest height and width in pixels; ``None`` is no limit.
+    """
+
+    num_blocks: int
+    head_dim: int
+    patch_size: tuple[int, int, int]
+    latent_channels: int
+    temporal_factor: int
+    spatial_factor: int
+    frame_step: int
+    size_multiple: int
+    num_padding_frames: int = 0
+    max_size: tuple[int, int] | None = None
+
+    @property
+    def size_steps(self) -> tuple[int, int]:
+        """What heights and widths in pixels have to divide by."""
+        _, rows, columns = (max(self.size_multiple, self.spatial_factor * cells) for cells in self.patch_size)
+        return rows, columns
+
+
+class WithGeometry:
+    """A model with a geometry; it knows no weights.
+
+    Attributes:
+        name: What the user calls the model.
+        geometry: Its rules.
+        num_blocks: Transformer blocks.
     """
 
     name: str
-
-    def read_geometry(self, folder: Path) -> None:
-        """Read the configs in a model's folder.
-
-        Raises:
-            ValueError: If they are damaged, or those of another kind of model than Wan 2.1 text to video.
-        """
-        config = read_json(
-            folder / "transformer" / "config.json", needed=("num_layers", "patch_size", "attention_head_dim")
-        )
-        refuse_other_wans(folder, self.name)
-        self.num_blocks, self.head_dim = int(config["num_layers"]), int(config["attention_head_dim"])
-        self.patch_size: tuple[int, int, int] = tuple(config["patch_size"])
-        vae = read_json(folder / "vae" / "config.json")
-        self.latent_channels = int(vae.get("z_dim", 16))
-        self.temporal_factor = int(vae.get("scale_factor_temporal", 4))
-        self.spatial_factor = int(vae.get("scale_factor_spatial", 8))
+    geometry: Geometry
+    num_blocks: int
 
     def check_geometry(self, num_frames: int, height: int, width: int) -> None:
-        """Raise ``ValueError`` unless frames are 4 n + 1 and the size divides by 16 and by the transformer's patch."""
-        if num_frames < FRAME_CHUNK + 1 or num_frames % FRAME_CHUNK != 1:
-            nearest = max(1, round((num_frames - 1) / FRAME_CHUNK)) * FRAME_CHUNK + 1
-            raise UserError(f"num_frames is {num_frames}; {self.name} makes 4 n + 1 frames, for example {nearest}")
-        for side, pixels, patch in (("height", height, self.patch_size[1]), ("width", width, self.patch_size[2])):
-            step = max(SIZE_MULTIPLE, self.spatial_factor * patch)
+        """Raise ``ValueError`` unless the model makes so many frames of this size in pixels."""
+        frame_step = self.geometry.frame_step
+        if num_frames < frame_step + 1 or num_frames % frame_step != 1:
+            nearest = max(1, round((num_frames - 1) / frame_step)) * frame_step + 1
+            raise UserError(
+                f"num_frames is {num_frames}; {self.name} makes {frame_step} n + 1 frames, for example {nearest}"
+            )
+        sizes = {"height": height, "width": width}
+        for (side, pixels), step in zip(sizes.items(), self.geometry.size_steps, strict=True):
             if pixels < step or pixels % step:
                 nearest = max(1, round(pixels / step)) * step
                 raise UserError(f"{side} is {pixels}; {self.name} needs a multiple of {step}, for example {nearest}")
+        largest = self.geometry.max_size
+        if largest is not None and (height > largest[0] or width > largest[1]):
+            raise UserError(f"size is {height} x {width}; {self.name} makes at most {largest[0]} x {largest[1]}")
+
+    def geometry_within(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Return frames, height and width of the largest video that the model makes within these."""
+        frame_step, (rows, columns) = self.geometry.frame_step, self.geometry.size_steps
+        frames = (num_frames - 1) // frame_step * frame_step + 1
+        return frames, height // rows * rows, width // columns * columns
 
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the transformer has no such block."""
@@ -62,14 +84,21 @@ class WanGeometry:
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of a video."""
-        frames = (num_frames - 1) // self.temporal_factor + 1
-        return self.latent_channels, frames, height // self.spatial_factor, width // self.spatial_factor
+        rules = self.geometry
+        frames = (num_frames - 1) // rules.temporal_factor + 1 + rules.num_padding_frames
+        return rules.latent_channels, frames, height // rules.spatial_factor, width // rules.spatial_factor
 
     def video_shape(self, latent_shape: tuple[int, int, int, int]) -> tuple[int, int, int]:
         """Return frames, height and width of the video that latents stand for."""
         _, frames, height, width = latent_shape
-        return (frames - 1) * self.temporal_factor + 1, height * self.spatial_factor, width * self.spatial_factor
+        rules = self.geometry
+        num_frames = (frames - rules.num_padding_frames - 1) * rules.temporal_factor + 1
+        return num_frames, height * rules.spatial_factor, width * rules.spatial_factor
+
+    def num_token_frames(self, num_latent_frames: int) -> int:
+        """Return the frames of tokens that latent frames make."""
+        return num_latent_frames // self.geometry.patch_size[0]
 
     def token_grid(self, latents: Latents) -> tuple[int, int]:
-        """Return the rows and columns of tokens in each latent frame."""
-        return latents.shape[-2] // self.patch_size[1], latents.shape[-1] // self.patch_size[2]
+        """Return the rows and columns of tokens in each frame."""
+        return latents.shape[-2] // self.geometry.patch_size[1], latents.shape[-1] // self.geometry.patch_size[2]

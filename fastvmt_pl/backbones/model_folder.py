@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,70 +82,23 @@ def read_licence(folder: Path) -> str:
     return str(ModelCard(card.read_text(), ignore_metadata_errors=True).data.get("license") or "unknown")
 
 
-def refuse_other_wans(folder: Path, name: str) -> None:
-    """Refuse kinds of Wan that are not supported yet.
-
-    Args:
-        folder: A diffusers folder of the Wan family.
-        name: What the user calls the model.
-
-    Raises:
-        ValueError: If it is not a Wan 2.1 text-to-video model, saying what it is.
-    """
-    index = read_json(folder / "model_index.json")
-    config = read_json(folder / "transformer" / "config.json")
-    kinds = {
-        "Wan 2.2 TI2V 5B": index.get("expand_timesteps")
-        or read_json(folder / "vae" / "config.json").get("z_dim") == 48,
-        "two-expert Wan 2.2": index.get("boundary_ratio") is not None,
-        "image-to-video Wan": config.get("image_dim"),
-    }
-    for kind, found in kinds.items():
-        if found:
-            raise UserError(f"{name} is a {kind}, which is not supported yet; use a Wan 2.1 text-to-video model")
-
-
 def architecture(folder: Path) -> dict[str, Any]:
     """Return the settings of a model's transformer, without notes on where it came from."""
     config = read_json(folder / "transformer" / "config.json")
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def is_bundled_kind(model: str | Path) -> bool:
-    """Return whether a model is a bundled one, or has the transformer of a bundled one, as a fine-tune of it has.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
-    kinds = [architecture(folder) for folder in BUNDLED.values()]
-    return str(model) in BUNDLED or architecture(resolve_model(model, weights=False)) in kinds
-
-
-def usual_fps(model: str | Path) -> float:
-    """Return the frame rate of the videos that a model was trained on: 8 for wan-tiny and its fine-tunes, 16 for Wan.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
-    return 8.0 if is_bundled_kind(model) else 16.0
-
-
-def check_classes(folder: Path, pipeline: str, classes: dict[str, str]) -> None:
-    """Check that a folder holds a pipeline of these classes.
+def check_classes(folder: Path, classes: Mapping[str, str]) -> None:
+    """Check that a folder's components are of these classes.
 
     Args:
         folder: A diffusers folder.
-        pipeline: Class name that ``model_index.json`` has to give.
         classes: Class name of each component that has weights.
 
     Raises:
-        ValueError: If anything is missing or of another class, naming it.
+        ValueError: If one is missing or of another class, naming it.
     """
     index = read_json(folder / "model_index.json")
-    if index.get("_class_name") != pipeline:
-        raise UserError(
-            f"{folder} holds a {index.get('_class_name')}; only {pipeline} (Wan text to video) is supported"
-        )
     for name, class_name in classes.items():
         found = (index.get(name) or [None, None])[1]
         if found != class_name:

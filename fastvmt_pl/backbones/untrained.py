@@ -1,21 +1,21 @@
-"""A Wan made from its configs alone, to see what it costs before any weights are fetched or read."""
+"""A model made from its configs alone, to see what it costs before any weights are fetched or read."""
 
 import gc
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-from jaxtyping import Float
+from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+from transformers import AutoTokenizer
 
-from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, count_padding
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.diffusers_backbone import DiffusersBackbone
+from fastvmt_pl.backbones.pretrained import LAZY
 from fastvmt_pl.backbones.request import Latents
-from fastvmt_pl.backbones.wan import PARTS, WanBackbone
 from fastvmt_pl.clips.clip import Video
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
@@ -23,54 +23,56 @@ FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class UntrainedWan(WanBackbone):
-    """The same classes, sizes and precisions as a Wan's, without its weights; LoRAs, being fused, change none of them.
+class UntrainedBackbone(DiffusersBackbone):
+    """The same classes, sizes and precisions as a model's, without its weights; fused LoRAs change none of them.
 
     Args:
-        backbone: The Wan whose configs and settings it takes.
-        num_blocks: Transformer blocks; all of them if left out.
+        backbone: The model whose configs and settings it takes.
+        num_blocks: Transformer blocks; default: all of them.
         random: Weights are random numbers to compute with, instead of fake tensors.
     """
 
-    def __init__(self, backbone: WanBackbone, num_blocks: int | None = None, random: bool = False) -> None:
-        vars(self).update({name: value for name, value in vars(backbone).items() if name not in PARTS})
+    def __init__(self, backbone: DiffusersBackbone, num_blocks: int | None = None, random: bool = False) -> None:
+        vars(self).update({name: value for name, value in vars(backbone).items() if name not in LAZY})
         self.folder = Path(backbone.source)
         self.num_blocks = num_blocks or backbone.num_blocks
         self.random = random
-        self._embedded = {}
+        self.embedded = {}
 
     @cached_property
-    def transformer(self) -> WanTransformer3DModel:
+    def transformer(self) -> ModelMixin:
         """The transformer."""
-        config = WanTransformer3DModel.load_config(self.folder / "transformer")
+        made = self.family.transformer
+        config = made.load_config(self.folder / "transformer")
         transformer = self._filled(
-            lambda: WanTransformer3DModel.from_config(config, num_layers=self.num_blocks),
+            lambda: made.from_config(config, num_layers=self.num_blocks),
             self.dtype,
-            WanTransformer3DModel._keep_in_fp32_modules,
+            getattr(made, "_keep_in_fp32_modules", None) or (),
         )
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
-        count_padding(transformer)
+        self.family.prepare(transformer)
         return transformer
 
     @cached_property
-    def vae(self) -> AutoencoderKLWan:
+    def vae(self) -> ModelMixin:
         """The autoencoder."""
-        config = AutoencoderKLWan.load_config(self.folder / "vae")
-        vae = self._filled(lambda: AutoencoderKLWan.from_config(config), torch.float32)
+        config = self.family.autoencoder.load_config(self.folder / "vae")
+        vae = self._filled(lambda: self.family.autoencoder.from_config(config), torch.float32)
         vae.enable_slicing()
         if self.vae_tiling:
             vae.enable_tiling()
         return vae
 
     @cached_property
-    def text_pipeline(self) -> WanPipeline:
+    def text_pipeline(self) -> Any:
         """The real tokenizer and the text encoder."""
-        config = UMT5Config.from_pretrained(self.folder / "text_encoder")
-        in_fp32 = UMT5EncoderModel._keep_in_fp32_modules if self.dtype == torch.float16 else ()  # as transformers does
-        return WanPipeline(
+        made = self.family.text_encoder
+        config = made.config_class.from_pretrained(self.folder / "text_encoder")
+        in_fp32 = made._keep_in_fp32_modules if self.dtype == torch.float16 else ()  # as transformers does
+        return self.family.pipeline(
             tokenizer=AutoTokenizer.from_pretrained(self.folder / "tokenizer"),
-            text_encoder=self._filled(lambda: UMT5EncoderModel(config), self.dtype, in_fp32),
+            text_encoder=self._filled(lambda: made(config), self.dtype, in_fp32),
             transformer=None,
             vae=None,
             scheduler=None,
@@ -88,14 +90,8 @@ class UntrainedWan(WanBackbone):
         """Be without the text encoder, which is dropped or waits in the CPU's memory now."""
         vars(self).pop("text_pipeline", None)
 
-    def _embed(self, prompt: str) -> Float[Tensor, "1 text_tokens text_dim"]:
-        """Return real ones where a prompt has tokens and zeros behind them, once the text encoder has run on it."""
-        shape = super()._embed(prompt).shape
-        mask = self.text_pipeline.tokenizer(
-            prompt, max_length=NUM_TEXT_TOKENS, truncation=True, padding="max_length", return_tensors="pt"
-        ).attention_mask
-        embedded: Tensor = mask[..., None].to(self.device, self.dtype).expand(shape).contiguous()
-        return embedded
+    def _embed(self, prompt: str) -> Condition:
+        return self.family.blank(self.text_pipeline, prompt).to(self.device)
 
     def _filled(self, make: Callable[[], Model], dtype: torch.dtype, in_fp32: Iterable[str] = ()) -> Model:
         """Make a model, and give it weights of a precision, but for the modules that stay in fp32."""

@@ -8,14 +8,17 @@ from shutil import copyfile
 from huggingface_hub import ModelCardData
 from lightning.pytorch.utilities import rank_zero_info
 
-from fastvmt_pl.backbones.model_folder import BUNDLED, usual_fps
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora
+from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora, written_files
 
 UNVERIFIED = """
 > **Not verified.** These files were not compared with the adapter that was trained: the comparison failed or did not
 > end. `fastvmt export` writes and verifies them again from a checkpoint.
+"""
+COMFYUI = f"""
+`{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.
 """
 
 
@@ -28,7 +31,7 @@ class Training:
         num_steps: Optimiser steps.
         batch_size: Videos a step, over all processes.
         shape: Frames, height and width of the videos.
-        sampling: What else previews were sampled with, by its name in ``WanPipeline``.
+        sampling: What else previews were sampled with, by its name in the stock pipeline.
         shift: Shift of the noise schedule to sample with.
         fps: Frames a second of the videos; ``None`` is the model's usual frame rate.
         clip_hash: SHA-256 of the reference clip's file.
@@ -72,13 +75,14 @@ def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, trai
     verified.unlink(missing_ok=True)  # of an earlier export, whose files are replaced
     with written_whole(unverified) as path:
         path.write_text(model_card(adapter, module, training, verified=False))
-    write_lora(adapter, folder)
+    family = module.backbone.family
+    write_lora(adapter, folder, family)
     if training.preview is not None:
         with written_whole(folder / "preview.mp4") as path:
             copyfile(training.preview, path)
     rank_zero_info(f"the LoRA is in {folder}; verifying its files")
     try:
-        deviations = verify_lora(adapter, folder, Path(module.backbone.source))
+        deviations = verify_lora(adapter, folder, Path(module.backbone.source), family)
     except (RuntimeError, OSError, MemoryError) as error:
         raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
     with written_whole(verified) as path:
@@ -120,7 +124,10 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training,
     arguments = "\n".join(f"    {name}={json.dumps(value)}," for name, value in (given | training.sampling).items())
     bundled = backbone.name in BUNDLED
     model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
-    fps = training.fps or usual_fps(backbone.source)
+    fps = training.fps or backbone.family.defaults.fps
+    pipeline = backbone.family.pipeline.__name__
+    scheduler, made = backbone.family.scheduler_code(training.shift)
+    comfy = COMFYUI if ORIGINAL_FILE in written_files(backbone.family.layer_names) else ""
     imported = "\nfrom fastvmt_pl.backbones.model_folder import BUNDLED" if bundled else ""
     return f"""---
 {data.to_yaml()}
@@ -132,11 +139,11 @@ Carries {carried} to any prompt, at the cost of plain sampling.
 {previews}
 ```python
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+from diffusers import {scheduler}, {pipeline}
 from diffusers.utils import export_to_video{imported}
 
-pipeline = WanPipeline.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
-pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift={training.shift:g})
+pipeline = {pipeline}.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
+pipeline.scheduler = {made}
 pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
 video = pipeline(
     "what the video is to show",
@@ -144,9 +151,7 @@ video = pipeline(
 ).frames[0]
 export_to_video(video, "video.mp4", fps={fps:g})  # needs opencv-python or imageio
 ```
-
-`{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.
-
+{comfy}
 | | |
 | --- | --- |
 {rows}

@@ -151,9 +151,9 @@ class MotionDistillation(LightningModule):
         remove_lora(transformer)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
-            add_lora(transformer, **self.lora)
+            add_lora(transformer, **self.lora, names=self.backbone.family.layer_names)
         if mesh is not None:
-            for part in (*transformer.blocks, transformer):
+            for part in (*self.backbone.family.blocks(transformer), transformer):
                 fully_shard(part, mesh=mesh)
             self.backbone.to(device)
         trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}

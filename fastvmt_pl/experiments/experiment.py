@@ -147,5 +147,5 @@ def _find_config(name: str, folder: Path) -> Path:
     for found in (CONFIGS / name, folder / name):
         if found.is_file():
             return found
-    shipped = ", ".join(sorted(file.name for file in CONFIGS.glob("wan*.yaml")))
+    shipped = ", ".join(sorted(file.name for file in CONFIGS.glob("*.yaml")))
     raise UserError(f"config {name} is no file; give a path, or a shipped one: {shipped}")

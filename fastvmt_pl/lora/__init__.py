@@ -1,4 +1,4 @@
-"""LoRAs of Wan: adapters that are trained, files that are written and verified, and files that are fused."""
+"""LoRAs: adapters that are trained, files that are written and verified, and files that are fused."""
 
 from fastvmt_pl.lora.adapters import (
     Adapter,
@@ -11,7 +11,7 @@ from fastvmt_pl.lora.adapters import (
 )
 from fastvmt_pl.lora.fusing import check_loras, fuse_loras
 from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, find_loras, lora_files
-from fastvmt_pl.lora.written import ORIGINAL_FILE, LoraError, verify_lora, write_lora
+from fastvmt_pl.lora.written import ORIGINAL_FILE, LoraError, verify_lora, write_lora, written_files
 
 __all__ = [
     "DIFFUSERS_FILE",
@@ -31,4 +31,5 @@ __all__ = [
     "verify_lora",
     "without_lora",
     "write_lora",
+    "written_files",
 ]

@@ -1,12 +1,11 @@
 """LoRA adapters of a transformer: added for training, turned off and on, and read."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import ModelMixin
 from diffusers.training_utils import _collate_lora_metadata, cast_training_params
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.lora.layer_names import LayerNames
 
 Weights = dict[str, Tensor]
 
@@ -32,18 +32,20 @@ class Adapter(NamedTuple):
     metadata: dict[str, Any]
 
 
-def read_adapter(transformer: WanTransformer3DModel) -> Adapter:
+def read_adapter(transformer: ModelMixin) -> Adapter:
     """Return a transformer's adapter; where several processes share the weights, all have to call."""
     metadata = _collate_lora_metadata({"transformer": transformer})
     return Adapter(lora_weights(transformer), transformer.peft_config["default"], metadata)
 
 
 def add_lora(
-    transformer: WanTransformer3DModel,
+    transformer: ModelMixin,
     targets: tuple[str, ...],
     rank: int = 16,
     alpha: float | None = None,
     dropout: float = 0.0,
+    *,
+    names: LayerNames,
 ) -> None:
     """Add an adapter that changes nothing yet; its weights are all that is trainable.
 
@@ -53,20 +55,23 @@ def add_lora(
         rank: Rank of each update.
         alpha: The update is scaled by ``alpha / rank``; ``None`` is the rank.
         dropout: Share of the inputs of each update that is dropped while training.
+        names: What the layers are called.
 
     Raises:
         ValueError: If a number is out of range or a target is no linear layer that files have a name for.
     """
     check_numbers(rank, alpha, dropout)
     blocks = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    chosen = {target: [n for n in blocks if f".{n}".endswith(f".{target}") and _has_name(n)] for target in targets}
+    chosen = {
+        target: [n for n in blocks if f".{n}".endswith(f".{target}") and names.may_be_adapted(n)] for target in targets
+    }
     missing = [target for target in targets if not chosen[target]]
     if missing or not targets:
         raise UserError(
             f"no linear layer of the blocks ends in {missing}; use, for example, to_q, to_k, to_v, to_out.0"
         )
-    names = [name for found in chosen.values() for name in found]
-    config = LoraConfig(r=rank, lora_dropout=dropout, target_modules=names)
+    layers = [name for found in chosen.values() for name in found]
+    config = LoraConfig(r=rank, lora_dropout=dropout, target_modules=layers)
     config.lora_alpha = float(rank if alpha is None else alpha)  # type: ignore[assignment]  # peft's own says int
     transformer.add_adapter(config)
     cast_training_params(transformer, dtype=torch.float32)  # half precision would round small steps away
@@ -81,14 +86,14 @@ def check_numbers(rank: int, alpha: float | None, dropout: float) -> None:
         )
 
 
-def remove_lora(transformer: WanTransformer3DModel) -> None:
+def remove_lora(transformer: ModelMixin) -> None:
     """Take any adapter off, so that the transformer is as it was."""
     if getattr(transformer, "peft_config", None):
         transformer.unload_lora()
 
 
 @contextmanager
-def without_lora(transformer: WanTransformer3DModel) -> Iterator[None]:
+def without_lora(transformer: ModelMixin) -> Iterator[None]:
     """Turn an adapter off for a while, if there is one."""
     if not getattr(transformer, "peft_config", None):
         yield
@@ -100,12 +105,8 @@ def without_lora(transformer: WanTransformer3DModel) -> Iterator[None]:
         transformer.enable_adapters()
 
 
-def lora_weights(transformer: WanTransformer3DModel) -> Weights:
+def lora_weights(transformer: ModelMixin) -> Weights:
     """Return the adapter's weights by their names in diffusers, on the CPU; call it in all processes."""
     weights = get_peft_model_state_dict(transformer)
     whole = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in weights.items()}
     return {name: x.detach().cpu().contiguous() for name, x in whole.items()}
-
-
-def _has_name(layer: str) -> bool:
-    return re.fullmatch(r"blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn\.net\.(0\.proj|2))", layer) is not None

@@ -7,32 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import ModelMixin
 from torch import Tensor
 
-from fastvmt_pl.lora.reading import Update, read_lora
+from fastvmt_pl.lora.layer_names import LayerNames
+from fastvmt_pl.lora.reading import Shape, Update, read_lora
 from fastvmt_pl.lora.sources import opened, unfit
 
 
-def check_loras(folder: Path, paths: Iterable[Path]) -> None:
-    """Check LoRAs against a model's config, before its weights are fetched or read.
+def check_loras(shapes: Mapping[str, Shape], paths: Iterable[Path], names: LayerNames) -> None:
+    """Check LoRAs against the shapes of a model's parameters, before its weights are fetched or read.
 
     Args:
-        folder: The model's diffusers folder.
+        shapes: Shape of each of the transformer's parameters, by its name in diffusers.
         paths: Files of LoRAs.
+        names: What the transformer's layers are called.
 
     Raises:
         UserError: If one of them cannot be applied as a whole.
     """
-    with torch.device("meta"):
-        transformer = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder / "transformer"))
-    shapes = {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
     for path in paths:
-        read_lora(path, shapes)
+        read_lora(path, shapes, names)
 
 
 @torch.no_grad()
-def fuse_loras(transformer: WanTransformer3DModel, loras: Mapping[Path, float]) -> None:
+def fuse_loras(transformer: ModelMixin, loras: Mapping[Path, float], names: LayerNames) -> None:
     """Add LoRAs to a transformer's weights, so that using them costs nothing.
 
     Changes are added in float32, one parameter after another, so that no second copy of the model is needed. Nothing is
@@ -41,13 +40,16 @@ def fuse_loras(transformer: WanTransformer3DModel, loras: Mapping[Path, float]) 
     Args:
         transformer: Changed in place.
         loras: Weight of each file.
+        names: What the transformer's layers are called.
 
     Raises:
         UserError: If a LoRA cannot be applied as a whole, or its effect is too large for the transformer's precision.
     """
     parameters = dict(transformer.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    updates = sorted((update for path in loras for update in read_lora(path, shapes)), key=lambda each: each.parameter)
+    updates = sorted(
+        (update for path in loras for update in read_lora(path, shapes, names)), key=lambda each: each.parameter
+    )
     with ExitStack() as stack:
         files = {path: stack.enter_context(opened(path)) for path in loras}
         for name, changes in groupby(updates, key=lambda each: each.parameter):

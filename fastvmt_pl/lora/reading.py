@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from peft.utils.other import get_pattern_key
 
 from fastvmt_pl.lora.keys import Part, other_method, parse_key
-from fastvmt_pl.lora.layer_names import known_spellings, kohya_name, why_unknown
+from fastvmt_pl.lora.layer_names import LayerNames, kohya_name
 from fastvmt_pl.lora.sources import opened, read_settings, unfit
 
 Shape = tuple[int, ...]
@@ -45,19 +45,20 @@ class Layer(NamedTuple):
     keys: dict[Part, str]
 
 
-def read_lora(path: Path, shapes: Mapping[str, Shape]) -> list[Update]:
+def read_lora(path: Path, shapes: Mapping[str, Shape], names: LayerNames) -> list[Update]:
     """Return what a LoRA changes, after checking all of it.
 
     Args:
         path: The safetensors file.
         shapes: Shape of each of the model's parameters, by its name in diffusers.
+        names: What the model's layers are called.
 
     Raises:
         UserError: If anything in the file cannot be applied; the message names the file and the key.
     """
     with opened(path) as file:
         keys = sorted(file.keys())
-        layers = _layers(path, keys, shapes)
+        layers = _layers(path, keys, shapes, names)
         by_peft = any(key.startswith("base_model.model.") for key in keys)
         settings = read_settings(path, file.metadata(), needed=by_peft)
         updates = [update for layer in layers for update in _updates(path, file, layer, settings, shapes)]
@@ -68,11 +69,11 @@ def read_lora(path: Path, shapes: Mapping[str, Shape]) -> list[Update]:
     return updates
 
 
-def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape]) -> list[Layer]:
+def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape], names: LayerNames) -> list[Layer]:
     """Return the file's layers; each key belongs to exactly one of them."""
     if not keys:
         raise unfit(path, "it holds no tensors")
-    spellings, layers = known_spellings(shapes), dict[str, Layer]()
+    spellings, layers = names.known_spellings(shapes), dict[str, Layer]()
     for key in keys:
         method, parsed = other_method(key), parse_key(key)
         if method is not None:
@@ -81,7 +82,7 @@ def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape]) -> list[La
             raise unfit(path, f"{key!r} is no key of a LoRA; keys end in lora_A.weight, lora_B.weight, alpha or diff")
         name = spellings.get(kohya_name(parsed.layer))
         if name is None:
-            raise unfit(path, f"{key!r} {why_unknown(parsed.layer, spellings.values())}")
+            raise unfit(path, f"{key!r} {names.why_unknown(parsed.layer, spellings.values())}")
         parts = layers.setdefault(name, Layer(name, parsed.layer, {})).keys
         if parsed.part in parts:
             raise unfit(path, f"{parts[parsed.part]!r} and {key!r} are the same part of one layer; remove one of them")

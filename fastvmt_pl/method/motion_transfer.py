@@ -24,15 +24,6 @@ from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
 from fastvmt_pl.objectives import MotionFeature, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
 from fastvmt_pl.objectives.motion_target import joined_request
 
-WAN_NEGATIVE_PROMPT = (
-    "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
-    "gray, worst quality, low quality, JPEG artifacts, ugly, incomplete, extra fingers, poorly drawn hands, poorly "
-    "drawn face, deformed, disfigured, malformed limbs, fused fingers, static frame, cluttered background, three legs, "
-    "many people in background, walking backwards"
-)
-"""The negative prompt that Wan recommends, in English, as the published code of FastVMT uses it."""
-
-
 CHECKPOINT_SECONDS = 60.0
 """Wall time from one checkpoint to the next in the unguided steps; a run that is killed loses no more."""
 
@@ -67,7 +58,7 @@ class MotionTransfer(LightningModule):
         num_inner_steps: Optimiser steps before each guided denoising step.
         final_rate: Learning rate of the last inner step as a share of the first's; it falls linearly between them.
         guidance_scale: Classifier-free guidance scale; 1 turns it off.
-        negative_prompt: What to steer away from.
+        negative_prompt: What to steer away from; ``None`` is what the model's makers recommend.
         strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
         shift: Shift of the noise schedule towards high noise.
         baseline: Also denoise the same start without guidance, to compare.
@@ -99,7 +90,7 @@ class MotionTransfer(LightningModule):
         num_inner_steps: int = 10,
         final_rate: float = 2 / 3,
         guidance_scale: float = 5.8,
-        negative_prompt: str = WAN_NEGATIVE_PROMPT,
+        negative_prompt: str | None = None,
         strength: float = 0.75,
         shift: float = 7.0,
         baseline: bool = True,
@@ -123,7 +114,9 @@ class MotionTransfer(LightningModule):
         self.optimizer = optimizer
         self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
         self.final_rate = final_rate
-        self.guidance_scale, self.negative_prompt = guidance_scale, negative_prompt
+        self.guidance_scale = guidance_scale
+        usual = backbone.family.defaults.negative_prompt
+        self.negative_prompt = usual if negative_prompt is None else negative_prompt
         self.strength, self.baseline = strength, baseline
         self.keep_trajectory = keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
@@ -181,9 +174,9 @@ class MotionTransfer(LightningModule):
         self.backbone.check_geometry(num_frames, *size)
         for block in joined_request(self.features(motion)).blocks:
             self.backbone.check_block(block)
-        num_latent_frames = self.backbone.latent_shape(num_frames, *size)[1]
+        num_token_frames = self.backbone.num_token_frames(self.backbone.latent_shape(num_frames, *size)[1])
         for loss in self.losses:
-            loss.check(num_latent_frames, motion)
+            loss.check(num_token_frames, motion)
 
     def setup(self, stage: str) -> None:
         """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""

@@ -71,7 +71,8 @@ def _changes(
         yield "batch size 1", module, replace(workload, prompts=workload.prompts[:1], num_batches=batches)
     if getattr(module.backbone, "dtype", None) == torch.float32:
         yield "dtype: bfloat16", _with(module, dtype=torch.bfloat16), workload
-    frames, (height, width) = (workload.num_frames - 1) // 8 * 4 + 1, (side // 32 * 16 for side in workload.size)
+    half = (workload.num_frames - 1) // 2 + 1, *(side // 2 for side in workload.size)
+    frames, height, width = module.backbone.geometry_within(*half)
     smaller = {
         f"num_frames: {frames}": replace(workload, num_frames=frames),
         f"size: {[height, width]}": replace(workload, size=(height, width)),

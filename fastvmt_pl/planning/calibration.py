@@ -43,7 +43,8 @@ def calibrate(backbone: Backbone, condition: Condition, latent_shape: tuple[int,
     """
     sample, condition = backbone.untrained(2, random=True), condition[:1]
     channels, frames, height, width = latent_shape
-    longer = [(channels, count, height, width) for count in _doubling(1, frames)]
+    fewest = frames // backbone.num_token_frames(frames)
+    longer = [(channels, count, height, width) for count in _doubling(fewest, frames)]
     sides = zip(_doubling(8, height), _doubling(8, width), strict=False)
     larger = [(channels, min(2, frames), *side) for side in sides]
 

@@ -30,7 +30,7 @@ Status = Literal["ok", "warning", "failure"]
 KNOWN_BAD = {"lightning": {"2.6.2", "2.6.3"}, "pytorch-lightning": {"2.6.2", "2.6.3"}}
 """Malicious releases."""
 MIN_FREE = {"models": 20, "runs": 2}
-"""GiB that should be free; Wan 2.1 1.3B is a download of 16 to 18 GiB."""
+"""GiB that should be free: the smallest full-size model is a download of 16 to 18."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def check_devices() -> Iterator[Check]:
         yield Check("ok", "mps", "Apple GPU")
     else:
         device = "cpu"
-        fix = "Wan 2.1 needs a GPU, and a build of torch for it; wan-tiny does without"
+        fix = "full-size models need a GPU, and a build of torch for it; wan-tiny does without"
         yield Check("warning", "device", f"no GPU that torch {torch.__version__} can use", fix)
     yield _check_bfloat16(torch.device(device))
 

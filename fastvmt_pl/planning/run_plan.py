@@ -122,7 +122,10 @@ def plan(module: MotionTransfer, workload: Workload) -> Plan:
     return Plan(
         workload=workload,
         sizes={name: _size_of(part) for name, part in backbone.parts().items()},
-        tokens=(workload.latent_shape(module)[1], *backbone.token_grid(rehearsal.module.latents)),
+        tokens=(
+            backbone.num_token_frames(workload.latent_shape(module)[1]),
+            *backbone.token_grid(rehearsal.module.latents),
+        ),
         steps=steps,
         checkpointing=checkpointing,
         rehearsal=rehearsal,

@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
-from fastvmt_pl.backbones.model_folder import is_bundled_kind
+from fastvmt_pl.backbones.families.finding import family_of
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LastCheckpoint, LoraExport, LoraPreviews, Preemption, StopAtLeak, TransferProgress
 from fastvmt_pl.clips import check_file
@@ -118,7 +118,7 @@ def distill(
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
     if teacher_batch_size is None:
-        teacher_batch_size = 8 if is_bundled_kind(usual) else 1
+        teacher_batch_size = family_of(usual).defaults.teacher_batch_size
     _check(clip_prompt, source, objective, num_prompts, teacher_batch_size)
     if source != "clip" and len(listed) < num_prompts:
         raise UserError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning import Trainer
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import Backbone, load_backbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.clips import Clip, ClipError, read_clip
 from fastvmt_pl.distillation import Sample, read_videos, write_shard
@@ -86,7 +86,7 @@ def encode(
     places = {name.removeprefix("trainer."): value for name, value in parse_device(device).items()}
     place = Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device
     precision = settled(dtype, place)
-    backbone = WanBackbone(model, precision)
+    backbone = load_backbone(model, dtype=precision)
     backbone.check_geometry(frames, *shape)
     backbone.to(place)
     with locked(output):  # the index is one file
@@ -118,7 +118,7 @@ def _described(num_frames: int, size: tuple[int, ...], rate: float | None) -> st
 
 
 def _samples(
-    tar: Path, backbone: WanBackbone, num_frames: int, size: tuple[int, int], rate: float | None, problems: list[str]
+    tar: Path, backbone: Backbone, num_frames: int, size: tuple[int, int], rate: float | None, problems: list[str]
 ) -> Iterator[Sample]:
     """Yield the encoded videos of a tar file, and add to the problems what is skipped."""
     for where, video, caption in read_videos([tar], problems.append):

@@ -58,6 +58,8 @@ WATCHING = {
 """Callbacks that change nothing."""
 NAMED_BY_CLASS = ("fastvmt_pl.", "lightning.", "torch.")
 """Packages that move their classes from one version to the next; a class of theirs is known by its name alone."""
+RENAMED = {"WanBackbone": "DiffusersBackbone"}
+"""Classes that had other names in earlier versions."""
 
 
 def identity_of(config: Mapping[str, Any]) -> Settings:
@@ -182,7 +184,8 @@ def _shown(value: Any) -> str:
 
 def _class_name(path: Any) -> str:
     name = str(path)
-    return name.rsplit(".", 1)[-1] if name.startswith(NAMED_BY_CLASS) else name
+    last = name.rsplit(".", 1)[-1] if name.startswith(NAMED_BY_CLASS) else name
+    return RENAMED.get(last, last)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -88,9 +88,11 @@ class SettingsCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make trainer, module and datamodule, and settle the precision, as the device is known now."""
         super().instantiate_classes()
-        backbone = self._get(self.config, "model")["backbone"]
-        if self.with_trainer and not isinstance(backbone, Backbone):
-            settle_config(backbone, self.trainer.strategy.root_device)
+        settings = self._get(self.config, "model")
+        if self.with_trainer and not isinstance(settings["backbone"], Backbone):
+            settle_config(settings["backbone"], self.trainer.strategy.root_device)
+        if "negative_prompt" in settings:  # None is what the model's makers recommend
+            settings["negative_prompt"] = self.model.negative_prompt
 
     def instantiate_trainer(self, **options: Any) -> Any:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastvmt_pl.backbones.model_folder import architecture, is_bundled_kind, read_json, refuse_other_wans, resolve_model
+from fastvmt_pl.backbones.families.finding import family_of
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.tables import lines_of, read_text
 
@@ -17,49 +17,39 @@ CONFIGS = Path(str(files("fastvmt_pl.configs")))
 Loras = str | list[str] | dict[str, float]
 """LoRAs as they are given: ``PATH`` or ``PATH:WEIGHT``, a list of these, or a weight for each path."""
 
-SHAPES = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
-"""Layers, width and latent channels of the transformers that the shipped configs were made for."""
-
 
 def default_config(model: str) -> Path:
-    """Return the shipped config that fits a model, by the shape of its transformer.
+    """Return the shipped config that fits a model.
 
     Raises:
-        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+        ValueError: If there is no such model, it is not supported, or no shipped config fits it.
     """
-    folder = resolve_model(model, weights=False)
-    if is_bundled_kind(folder):
-        return CONFIGS / "wan_tiny.yaml"
-    refuse_other_wans(folder, model)
-    found = architecture(folder)
-    width = found.get("num_attention_heads", 0) * found.get("attention_head_dim", 0)
-    shape = found.get("num_layers", 0), width, found.get("in_channels", 0)
-    if shape not in SHAPES:
-        kind = read_json(folder / "model_index.json").get("_class_name")
-        described = f"{kind} of {shape[0]} layers {width} wide and {shape[2]} latent channels"
-        example = CONFIGS / "wan2.1_1.3b.yaml"
+    family = family_of(model)
+    if family.defaults.config is None:
         raise UserError(
-            f"no shipped config fits {model}, a {described}; give one by --config, such as a copy of {example}"
+            f"no shipped config fits {model}, {family.described}; give one by --config, such as a copy of one of those "
+            f"in {CONFIGS}"
         )
-    return CONFIGS / SHAPES[shape]
+    return CONFIGS / family.defaults.config
 
 
 def default_lora_config(model: str) -> Path:
     """Return the shipped config for training a LoRA of a model.
 
     Raises:
-        ValueError: If there is no such model, it is a Wan that is not supported, or no shipped config fits it.
+        ValueError: If there is no such model, it is not supported, or no shipped config fits it.
     """
-    return CONFIGS / ("wan_tiny_lora.yaml" if default_config(model).name == "wan_tiny.yaml" else "wan2.1_lora.yaml")
+    default_config(model)
+    return CONFIGS / family_of(model).defaults.lora_config
 
 
 def default_prompts(model: str) -> Path:
     """Return the shipped file of prompts that a model has words for.
 
     Raises:
-        ValueError: If there is no such model.
+        ValueError: If there is no such model, or it is not supported.
     """
-    return CONFIGS / ("wan_tiny_prompts.txt" if is_bundled_kind(model) else "prompts.txt")
+    return CONFIGS / family_of(model).defaults.prompts
 
 
 def read_prompts(path: Path) -> list[str]:

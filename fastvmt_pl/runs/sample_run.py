@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import yaml
 
-from fastvmt_pl.backbones.model_folder import usual_fps
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.clips import Clip
 from fastvmt_pl.clips.video_writing import enlarge, to_frames, write_video
@@ -57,7 +56,7 @@ def sample(
         negative_prompt: What to steer away from.
         num_frames: Frames to make, 4 n + 1.
         size: Height x width in pixels, such as 480x832, multiples of 16.
-        output_fps: Frames a second of the video. Default: the model's usual frame rate, 8 for wan-tiny and 16 for Wan.
+        output_fps: Frames a second of the video. Default: that of the videos that the model was trained on.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         config: YAML file of a transfer's settings; those of sampling are used. Default: a shipped one that fits the
@@ -98,7 +97,7 @@ def sample(
     video = folder / "output.mp4"
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
-    fps = usual_fps(backbone.source) if output_fps is None else output_fps
+    fps = backbone.family.defaults.fps if output_fps is None else output_fps
     used = {name: cli.config.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "output_fps": fps, "num_frames": frames, "size": list(video_size), **used}
     chosen |= cli.config.model.backbone.init_args.as_dict()

@@ -275,8 +275,8 @@ def test_help_names_every_command_and_option(capsys):
         assert f"--{name} " in said
 
 
-LORA_CONFIGS = sorted(CONFIGS.glob("*_lora.yaml"))
-TRANSFER_CONFIGS = sorted(set(CONFIGS.glob("*.yaml")) - set(LORA_CONFIGS))
+SHIPPED = {path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "experiment"}
+TRANSFER_CONFIGS = sorted(path for path in SHIPPED if not path.stem.endswith("lora"))
 
 
 @pytest.mark.parametrize("path", TRANSFER_CONFIGS, ids=lambda path: path.name)

@@ -296,7 +296,7 @@ def test_an_empty_caption_is_refused(refused, clip):
     assert "what the clip shows" in refused("distill", clip, " ")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_lora.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*lora.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_makes_a_training(path, no_weights):
     settings = {"model.backbone.init_args.model": "wan-tiny", "data.folder": "anywhere"}
     assert isinstance(compose_training(merged(read_config(path), settings)).model, MotionDistillation)

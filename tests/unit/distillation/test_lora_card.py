@@ -1,4 +1,3 @@
-import json
 from functools import partial
 from shutil import copytree
 
@@ -6,7 +5,7 @@ import pytest
 from torch.optim import AdamW
 
 from fastvmt_pl.backbones import WanBackbone
-from fastvmt_pl.backbones.model_folder import BUNDLED, usual_fps
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.distillation.lora_card import Training, model_card
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.lora import read_adapter
@@ -20,10 +19,3 @@ def test_the_card_of_a_fine_tune_of_wan_tiny_has_its_frame_rate(tmp_path, given,
     training = Training("samples", num_steps=1, batch_size=1, shape=(5, 48, 48), shift=3.0, fps=given)
     card = model_card(read_adapter(module.backbone.lora_model()), module, training)
     assert f"fps={shown})" in card
-
-
-def test_other_models_have_the_frame_rate_of_wan(tmp_path):
-    config = tmp_path / "transformer" / "config.json"
-    config.parent.mkdir()
-    config.write_text(json.dumps({"num_layers": 30}))
-    assert (usual_fps("wan-tiny"), usual_fps(tmp_path)) == (8, 16)

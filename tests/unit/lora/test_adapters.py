@@ -1,5 +1,6 @@
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -7,14 +8,14 @@ from diffusers import WanTransformer3DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fastvmt_pl import lora
+from fastvmt_pl.backbones.families.finding import family_of
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.lora import (
     DIFFUSERS_FILE,
     ORIGINAL_FILE,
     LoraError,
-    add_lora,
     find_lora,
-    fuse_loras,
     lora_weights,
     read_adapter,
     remove_lora,
@@ -23,7 +24,8 @@ from fastvmt_pl.lora import (
     write_lora,
 )
 
-MODEL = BUNDLED["wan-tiny"]
+MODEL, FAMILY = BUNDLED["wan-tiny"], family_of("wan-tiny")
+add_lora, fuse_loras = (partial(each, names=FAMILY.layer_names) for each in (lora.add_lora, lora.fuse_loras))
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 EVERYWHERE = (*ATTENTION, "ffn.net.0.proj", "ffn.net.2")
 
@@ -44,8 +46,8 @@ def with_lora(dtype=torch.float32, targets=ATTENTION, **settings):
 def test_both_files_do_in_a_stock_pipeline_what_the_adapter_does(tmp_path, dtype, rank, alpha):
     transformer = with_lora(dtype, EVERYWHERE, rank=rank, alpha=alpha)
     adapter = read_adapter(transformer)
-    write_lora(adapter, tmp_path)
-    deviations = verify_lora(adapter, tmp_path, MODEL)
+    write_lora(adapter, tmp_path, FAMILY)
+    deviations = verify_lora(adapter, tmp_path, MODEL, FAMILY)
     assert set(deviations) == {DIFFUSERS_FILE, ORIGINAL_FILE} == {path.name for path in tmp_path.iterdir()}
     assert max(deviations.values()) < 1e-4
 
@@ -53,19 +55,19 @@ def test_both_files_do_in_a_stock_pipeline_what_the_adapter_does(tmp_path, dtype
 @pytest.mark.parametrize("name", [DIFFUSERS_FILE, ORIGINAL_FILE])
 def test_a_file_that_does_something_else_fails_loudly(tmp_path, name):
     adapter = read_adapter(with_lora(rank=4, alpha=8.0))
-    write_lora(adapter, tmp_path)
+    write_lora(adapter, tmp_path, FAMILY)
     with safe_open(tmp_path / name, "pt") as file:
         metadata = file.metadata()
     weights = load_file(tmp_path / name)
     weights[next(key for key in weights if key.endswith("lora_B.weight"))] += 0.5
     save_file(weights, tmp_path / name, metadata)
     with pytest.raises(LoraError, match=name):
-        verify_lora(adapter, tmp_path, MODEL)
+        verify_lora(adapter, tmp_path, MODEL, FAMILY)
 
 
 def test_alpha_is_in_the_header_of_one_file_and_in_tensors_of_the_other(tmp_path):
     """Together they would scale twice."""
-    write_lora(read_adapter(with_lora(rank=4, alpha=8.0)), tmp_path)
+    write_lora(read_adapter(with_lora(rank=4, alpha=8.0)), tmp_path, FAMILY)
     with safe_open(tmp_path / DIFFUSERS_FILE, "pt") as file:
         settings = json.loads(file.metadata()["lora_adapter_metadata"])
         assert not any("alpha" in name for name in file.keys())  # noqa: SIM118 - no mapping
@@ -84,7 +86,7 @@ def test_the_second_file_has_the_names_that_comfyui_looks_for(tmp_path):
     ``.weight``, and looks for ``X.lora_A.weight``, ``X.lora_B.weight`` and ``X.alpha``. It scales by alpha over the
     first axis of A, and by 1 if there is no alpha.
     """
-    write_lora(read_adapter(with_lora(targets=EVERYWHERE, rank=4)), tmp_path)
+    write_lora(read_adapter(with_lora(targets=EVERYWHERE, rank=4)), tmp_path, FAMILY)
     layer = r"diffusion_model\.blocks\.\d+\.(self_attn|cross_attn)\.[qkvo]|diffusion_model\.blocks\.\d+\.ffn\.[02]"
     weights = load_file(tmp_path / ORIGINAL_FILE)
     layers = {name.removesuffix(".alpha") for name in weights if name.endswith(".alpha")}
@@ -120,7 +122,7 @@ def plain():
 @pytest.mark.parametrize("name", [DIFFUSERS_FILE, ORIGINAL_FILE])
 def test_a_fused_lora_does_what_the_adapter_does_at_any_weight(tmp_path, name):
     transformer = with_lora(rank=4, alpha=8.0)
-    write_lora(read_adapter(transformer), tmp_path)
+    write_lora(read_adapter(transformer), tmp_path, FAMILY)
     fused = plain()
     fuse_loras(fused, {tmp_path / name: 1.0})
     assert not any("lora" in parameter for parameter, _ in fused.named_parameters())
@@ -133,7 +135,7 @@ def test_a_fused_lora_does_what_the_adapter_does_at_any_weight(tmp_path, name):
 
 def test_several_loras_add_up(tmp_path):
     for number in range(2):
-        write_lora(read_adapter(with_lora(rank=4 + number)), tmp_path / str(number))
+        write_lora(read_adapter(with_lora(rank=4 + number)), tmp_path / str(number), FAMILY)
     files = [find_lora(tmp_path / str(number)) for number in range(2)]
     at_once, in_turn = plain(), plain()
     fuse_loras(at_once, {files[0]: 0.5, files[1]: -1.0})

@@ -2,15 +2,21 @@
 
 import json
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from diffusers import WanPipeline
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
+from fastvmt_pl import lora as loras_of_models
+from fastvmt_pl.backbones.families.wan import Wan
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora import add_lora, find_loras, fuse_loras
-from fastvmt_pl.lora.layer_names import original_name
+from fastvmt_pl.lora import find_loras
+
+add_lora, fuse_loras = (
+    partial(each, names=Wan.layer_names) for each in (loras_of_models.add_lora, loras_of_models.fuse_loras)
+)
 
 ORIGINAL = {
     "blocks.0.attn1.to_q": "blocks.0.self_attn.q",
@@ -228,11 +234,11 @@ BLOCKS = [
 
 
 def original(layer):
-    return f"diffusion_model.{original_name(layer)}"
+    return f"diffusion_model.{Wan.layer_names.original_name(layer)}"
 
 
 def kohya(layer):
-    return "lora_unet_" + original_name(layer).replace(".", "_")
+    return "lora_unet_" + Wan.layer_names.original_name(layer).replace(".", "_")
 
 
 FORMS = {
@@ -279,9 +285,9 @@ def test_original_names_are_those_that_diffusers_converts(transformer):
     names = [name for name, _ in transformer.named_parameters()]
     suffixes = {name: name.rpartition(".")[2] for name in names if not name.endswith("scale_shift_table")}
     originals = {
-        name: f"{original_name(name.removesuffix(f'.{suffixes[name]}'))}.{suffixes[name]}"
+        name: f"{Wan.layer_names.original_name(name.removesuffix(f'.{suffixes[name]}'))}.{suffixes[name]}"
         if name in suffixes
-        else original_name(name)
+        else Wan.layer_names.original_name(name)
         for name in names
     }
     converted = convert_wan_transformer_to_diffusers({spelled: name for name, spelled in originals.items()})

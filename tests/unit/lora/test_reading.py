@@ -1,15 +1,20 @@
 """Files that cannot be applied as a whole are refused, by their name and that of the layer, and change nothing."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from fastvmt_pl import lora as loras_of_models
 from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones.families.wan import Wan
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora import DIFFUSERS_FILE, find_lora, fuse_loras
+from fastvmt_pl.lora import DIFFUSERS_FILE, find_lora
+
+fuse_loras = partial(loras_of_models.fuse_loras, names=Wan.layer_names)
 
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 PAIR = {f"{LAYER}.lora_A.weight": torch.ones(2, 24), f"{LAYER}.lora_B.weight": torch.ones(24, 2)}

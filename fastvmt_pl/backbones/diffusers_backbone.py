@@ -1,0 +1,138 @@
+"""A video diffusion transformer of any family that is known, through diffusers' own classes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.capture import capturing
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.geometry import WithGeometry
+from fastvmt_pl.backbones.offload import at_work
+from fastvmt_pl.backbones.pretrained import PretrainedParts
+from fastvmt_pl.backbones.request import Capture, Latents, Request
+from fastvmt_pl.clips.clip import Video
+
+
+class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
+    """A video model through diffusers' own classes; :class:`.pretrained.PretrainedParts` says what can be set."""
+
+    def to(self, device: torch.device | str) -> Backbone:
+        """Compute on a device from now on.
+
+        Raises:
+            ValueError: If the attention backend does not work there.
+        """
+        self.move_to(torch.device(device))
+        return self
+
+    def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> Backbone:
+        """Return the same model from its configs alone, with fake weights or random ones."""
+        from fastvmt_pl.backbones.untrained import UntrainedBackbone  # which is made of this class
+
+        return UntrainedBackbone(self, num_blocks, random)
+
+    @torch.no_grad()
+    def encode(self, video: Video) -> Latents:
+        """Encode a video to the mode of its latents, normalised."""
+        with at_work(self.vae, self.device, self.idle_device):
+            latents: Tensor = self.vae.encode(video.to(self.device)).latent_dist.mode()
+        return self.family.normalise(self.vae, latents)
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Video:
+        """Decode normalised latents."""
+        with at_work(self.vae, self.device, self.idle_device):
+            scaled = self.family.denormalise(self.vae, latents.to(self.device))
+            video: Tensor = self.vae.decode(scaled).sample
+        return video
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: list[str]) -> Condition:
+        """Embed prompts as the stock pipeline does.
+
+        Embeddings are kept, so that a prompt that was embedded before does not need the text encoder again.
+        """
+        kept = self.embedded
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in kept]
+        if missing:
+            with at_work(self.text_pipeline.text_encoder, self.device, self.idle_device):
+                for prompt in missing:
+                    embedded = self._embed(prompt)
+                    self._row = embedded.to("meta")
+                    # Kept short and on the CPU: those of a long list of jobs would fill a GPU.
+                    kept[prompt] = embedded.to("cpu").compact()
+        return Condition.stack([kept[prompt] for prompt in prompts], self._row).to(self.device)
+
+    def _embed(self, prompt: str) -> Condition:
+        return self.family.embed(self.text_pipeline, prompt)
+
+    def velocity(self, latents: Latents, timestep: float | Tensor, condition: Condition) -> Latents:
+        """Predict the flow-matching velocity, in fp32."""
+        latents, times = self._placed(latents, timestep)
+        output = self.transformer(**self._inputs(latents, times, condition), return_dict=False)
+        return self.family.velocity(output[0], latents, times)
+
+    def capture(self, latents: Latents, timestep: float | Tensor, condition: Condition, request: Request) -> Capture:
+        """Bring what is asked for by an exact early exit, see :mod:`.capture`.
+
+        Raises:
+            ValueError: If the transformer has no such block.
+            RuntimeError: If the transformer's pass ends without what is asked for.
+        """
+        for block in request.blocks:
+            self.check_block(block)
+        modules = self.family.blocks(self.transformer)
+        blocks = {block: modules[block] for block in request.blocks}
+        attentions = {block: self.family.attention(module) for block, module in blocks.items()}
+        grid, num_frames = self.token_grid(latents), self.num_token_frames(latents.shape[2])
+        placed, times = self._placed(latents, timestep)
+        inputs = self._inputs(placed, times, condition)
+        with torch.set_grad_enabled(request.gradient and torch.is_grad_enabled()):
+            seen, output = capturing(self.transformer, blocks, attentions, request, return_dict=False, **inputs)
+            velocity = None if output is None else self.family.velocity(output[0], placed, times)
+
+        def framed(tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            return {block: self._of_video(x, num_frames, grid) for block, x in tokens.items()}
+
+        return Capture(
+            latents,
+            times / 1000,
+            grid,
+            query=framed(seen.query),
+            key=framed(seen.key),
+            unrotated_query=framed(seen.unrotated_query),
+            unrotated_key=framed(seen.unrotated_key),
+            hidden=framed(seen.hidden),
+            velocity=velocity,
+        )
+
+    def _of_video(self, tokens: Tensor, num_frames: int, grid: tuple[int, int]) -> Tensor:
+        """Return the video's tokens by frame; hidden states have no others."""
+        num_tokens = num_frames * grid[0] * grid[1]
+        own = tokens[:, -num_tokens:] if self.family.text_tokens == "first" else tokens[:, :num_tokens]
+        return own.unflatten(1, (num_frames, grid[0] * grid[1]))
+
+    def _placed(self, latents: Tensor, timestep: float | Tensor) -> tuple[Tensor, Float[Tensor, "jobs"]]:
+        times = torch.as_tensor(timestep, dtype=torch.float32).to(self.device, non_blocking=True)
+        return latents.to(self.device), times.expand(len(latents))
+
+    def _inputs(self, latents: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+        # Cast by hand rather than by autocast, which would hand out a stale copy of latents that are being optimised.
+        return self.family.inputs(self.transformer, latents, times, condition, self.dtype)
+
+
+def load_backbone(model: str = "wan-tiny", **settings: Any) -> DiffusersBackbone:
+    """Return a pretrained video model, whose weights are read when they are first used.
+
+    Args:
+        model: ``wan-tiny``, a local diffusers folder, or a hub id such as ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
+        **settings: See :class:`DiffusersBackbone`.
+
+    Raises:
+        ValueError: If there is no such model, it is not supported, or a setting cannot be used.
+    """
+    return DiffusersBackbone(model, **settings)

@@ -1,0 +1,195 @@
+"""What is particular to a family of models. Nothing outside this package knows one.
+
+Axes: ``jobs``, ``channels``, ``latent_frames``, ``latent_height``, ``latent_width``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from diffusers import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.geometry import Geometry
+from fastvmt_pl.backbones.model_folder import check_classes, read_json
+from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.lora.layer_names import LayerNames
+
+Encoded = Float[Tensor, "jobs channels encoded_frames latent_height latent_width"]
+"""The autoencoder's latents as it makes them."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model is used with unless the user chooses otherwise.
+
+    Attributes:
+        config: Name of the shipped config of motion transfer; ``None`` if none fits the model.
+        lora_config: Name of the shipped config for training a LoRA.
+        prompts: Name of the shipped file of prompts that the model understands.
+        negative_prompt: What to steer away from.
+        fps: Frame rate of the videos that the model was trained on, in frames a second.
+        teacher_batch_size: Guided samples that are made at a time for a LoRA to learn from.
+    """
+
+    config: str | None
+    lora_config: str
+    prompts: str
+    negative_prompt: str
+    fps: float
+    teacher_batch_size: int = 1
+
+
+class Family(ABC):
+    """How a model of a family is read, called and named; made from a folder's configs, it holds no weights.
+
+    Args:
+        folder: The model's diffusers folder, of which only configs are read.
+        name: What the user calls the model.
+
+    Raises:
+        ValueError: If the folder is damaged or holds a member of the family that is not supported.
+    """
+
+    pipeline: ClassVar[type[Any]]
+    """The stock pipeline."""
+    transformer: ClassVar[type[ModelMixin]]
+    autoencoder: ClassVar[type[ModelMixin]]
+    text_encoder: ClassVar[type[Any]]
+    text_tokens: ClassVar[Literal["none", "first", "last"]]
+    """Where the text's tokens are among those of the self-attention."""
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Endings of the names of the linear layers that a LoRA adapts by default."""
+    layer_names: ClassVar[LayerNames]
+    chooses_kernel: ClassVar[bool] = True
+    """Whether diffusers lets the user choose what computes its self-attention."""
+    geometry: Geometry
+    defaults: Defaults
+
+    def __init__(self, folder: Path, name: str) -> None:
+        check_classes(folder, self.components)
+        self.folder, self.name = folder, name
+        self.config = read_json(folder / "transformer" / "config.json", needed=("num_layers", "attention_head_dim"))
+        self.autoencoder_config = read_json(folder / "vae" / "config.json")
+        self.read()
+
+    @property
+    def components(self) -> Mapping[str, str]:
+        """Class names of the components that have weights."""
+        classes = {"transformer": self.transformer, "vae": self.autoencoder, "text_encoder": self.text_encoder}
+        return {name: each.__name__ for name, each in classes.items()}
+
+    @property
+    def hashed(self) -> tuple[str, ...]:
+        """The folders whose every byte tells models apart."""
+        return (*self.components, "tokenizer")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each of the transformer's parameters, by name."""
+        with torch.device("meta"):
+            model = self.transformer.from_config(self.transformer.load_config(self.folder / "transformer"))
+        return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+    @property
+    def described(self) -> str:
+        """What the model is, for a user."""
+        width = self.config.get("num_attention_heads", 0) * self.config["attention_head_dim"]
+        channels = self.config.get("in_channels", self.geometry.latent_channels)
+        kind = self.pipeline.__name__
+        return f"a {kind} of {self.geometry.num_blocks} layers {width} wide and {channels} latent channels"
+
+    @abstractmethod
+    def read(self) -> None:
+        """Set geometry and defaults from the configs.
+
+        Raises:
+            ValueError: If the model is not supported.
+        """
+
+    @abstractmethod
+    def blocks(self, transformer: ModelMixin) -> list[nn.Module]:
+        """Return all transformer blocks, in the order in which they run."""
+
+    @abstractmethod
+    def attention(self, block: nn.Module) -> nn.Module:
+        """Return a block's self-attention."""
+
+    def prepare(self, transformer: ModelMixin) -> None:  # noqa: B027  # most families have nothing to prepare
+        """Change a transformer that has just been made, such that it computes the same for less."""
+
+    @abstractmethod
+    def embed(self, text_pipeline: Any, prompt: str) -> Condition:
+        """Embed a prompt.
+
+        Args:
+            text_pipeline: The stock pipeline with its tokenizer and text encoder alone.
+            prompt: What the video is to show.
+        """
+
+    def blank(self, text_pipeline: Any, prompt: str) -> Condition:
+        """Return ones in the shape of an embedded prompt, after the text encoder has run on it.
+
+        Real tensors, for a pipeline whose text encoder makes fake ones: what depends on their values can be planned.
+        """
+        embedded = self.embed(text_pipeline, prompt)
+        return Condition({name: torch.ones(x.shape, dtype=x.dtype) for name, x in embedded.tensors.items()})
+
+    @abstractmethod
+    def inputs(
+        self,
+        transformer: ModelMixin,
+        latents: Latents,
+        timestep: Float[Tensor, "jobs"],
+        condition: Condition,
+        dtype: torch.dtype,
+    ) -> dict[str, Any]:
+        """Return the transformer's arguments, by name.
+
+        Args:
+            transformer: What they are for.
+            latents: Noisy latents in fp32.
+            timestep: Noise level of each job times 1000.
+            condition: What each job is conditioned on.
+            dtype: Precision of the transformer's weights.
+        """
+
+    @abstractmethod
+    def velocity(self, output: Tensor, latents: Latents, timestep: Float[Tensor, "jobs"]) -> Latents:
+        """Return the velocity (noise less clean latents), in fp32, that the transformer's output stands for."""
+
+    @abstractmethod
+    def normalise(self, autoencoder: ModelMixin, latents: Encoded) -> Latents:
+        """Return the autoencoder's latents as the transformer expects them."""
+
+    @abstractmethod
+    def denormalise(self, autoencoder: ModelMixin, latents: Latents) -> Encoded:
+        """Return the transformer's latents as the autoencoder expects them."""
+
+    @abstractmethod
+    def example(self) -> Condition:
+        """Return a condition of random numbers, with one row."""
+
+    @abstractmethod
+    def scheduler_code(self, shift: float) -> tuple[str, str]:
+        """Return a scheduler's class name and an expression that makes it for ``pipeline``, for a LoRA's card.
+
+        Args:
+            shift: Shift of the noise schedule that the LoRA's videos are sampled with.
+        """
+
+    @torch.no_grad()
+    def probe(self, transformer: ModelMixin) -> Tensor:
+        """Return a transformer's output on fixed inputs, in fp32, to compare what it computes."""
+        draw, device = torch.Generator().manual_seed(0), transformer.device
+        side = 4 * max(self.geometry.patch_size)
+        channels, frames = self.geometry.latent_channels, 3 + self.geometry.num_padding_frames
+        latents = torch.randn(1, channels, frames, side, side, generator=draw).to(device)
+        timestep = torch.full((1,), 500.0, device=device)
+        inputs = self.inputs(transformer, latents, timestep, self.example().to(device), transformer.dtype)
+        output: Tensor = transformer(**inputs, return_dict=False)[0]
+        return output.float()

@@ -1,0 +1,187 @@
+"""The parts of a pretrained model: a folder that is checked at once, and weights that are read when they are used."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+
+from fastvmt_pl.backbones.attention_kernel import check_backend, try_backend
+from fastvmt_pl.backbones.families.finding import find_family
+from fastvmt_pl.backbones.model_folder import check_weights, hash_components, read_licence, resolve_model
+from fastvmt_pl.backbones.precision import PrecisionOption, settled
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.file_hash import file_sha256
+from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
+
+LAZY = {"folder", "transformer", "vae", "text_pipeline"}
+"""What is fetched or read only when it is first used."""
+
+
+class PretrainedParts:
+    """A pipeline folder in diffusers format.
+
+    Checks the folder when made, and fetches and reads weights when they are first used.
+
+    Args:
+        model: ``wan-tiny``, a local diffusers folder, or a hub id such as ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
+        dtype: Precision of the transformer and the text encoder; ``auto`` is bfloat16 where the device has instructions
+            for it, and float32 elsewhere. The autoencoder and all latents stay in fp32.
+        gradient_checkpointing: Trade a second forward pass for the memory of the activations.
+        vae_tiling: Encode and decode in tiles, which bounds the autoencoder's memory at large sizes.
+        revision: Branch, tag or commit on the hub.
+        loras: Weight of each LoRA that is fused into the transformer, by its folder or ``.safetensors`` file. A file
+            that cannot be applied as a whole is refused before the model's weights are read.
+        offload: Keep the text encoder and the autoencoder in the CPU's memory while they are idle.
+        attention_backend: What computes self-attention, by diffusers' name, such as ``flash`` or ``_native_cudnn``;
+            ``None`` is PyTorch's choice.
+        compile: Compile the transformer's blocks when they first run, by ``torch.compile``.
+
+    Raises:
+        ValueError: If there is no such model, it is of an unsupported class, or has no safetensors weights, if a LoRA
+            is not found or does not fit the model, or if the attention backend cannot be used here.
+    """
+
+    def __init__(
+        self,
+        model: str = "wan-tiny",
+        dtype: PrecisionOption = "float32",
+        gradient_checkpointing: bool = False,
+        vae_tiling: bool = False,
+        revision: str | None = None,
+        loras: dict[str, float] | None = None,
+        offload: bool = False,
+        attention_backend: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.name = str(model)
+        self.revision = revision
+        folder = resolve_model(model, revision, weights=False)
+        self.family = find_family(folder, self.name)
+        self.geometry, self.num_blocks = self.family.geometry, self.family.geometry.num_blocks
+        self.lora_targets = self.family.lora_targets
+        if Path(model).expanduser() == folder:
+            check_weights(folder, self.family.components)
+        self.licence, self.source = read_licence(folder), str(folder)
+        self.precision: PrecisionOption = dtype
+        self.gradient_checkpointing, self.vae_tiling = gradient_checkpointing, vae_tiling
+        if attention_backend is not None:
+            check_backend(attention_backend)
+            if not self.family.chooses_kernel:
+                raise UserError(
+                    f"attention_backend is {attention_backend!r}, and diffusers lets nobody choose what computes the "
+                    f"attention of {self.name}; set it to null"
+                )
+        self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
+        self.loras = find_loras(loras or {})
+        if self.loras:
+            check_loras(self.family.shapes(), self.loras, self.family.layer_names)
+        self.device = torch.device("cpu")
+        self.embedded: dict[str, dict[str, Tensor]] = {}
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; ``auto`` is settled at the first use, for the device of that moment."""
+        found: torch.dtype = getattr(torch, settled(self.precision, self.device))
+        return found
+
+    @cached_property
+    def folder(self) -> Path:
+        """The model's folder with its weights, fetched if need be."""
+        folder = resolve_model(self.name, self.revision)
+        check_weights(folder, self.family.components)
+        return folder
+
+    def fingerprint(self) -> str:
+        """Return a hash of precision, tiling, and every byte of LoRAs, configs and weights, which are read for it once.
+
+        Settings that change rounding alone are no part of it: a cache may be shared with and without them.
+        """
+        digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
+        digest.update(hash_components(self.folder, self.family.hashed).encode())
+        for path, weight in self.loras.items():
+            digest.update(f"{weight}:{' '.join(map(file_sha256, lora_files(path)))}".encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def transformer(self) -> ModelMixin:
+        """The frozen transformer."""
+        transformer = self.family.transformer.from_pretrained(
+            self.folder / "transformer", torch_dtype=self.dtype, use_safetensors=True
+        )
+        fuse_loras(transformer, self.loras, self.family.layer_names)
+        self.family.prepare(transformer)
+        if self.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        for block in self.family.blocks(transformer):
+            if self.attention_backend is not None:  # cross-attention, whose mask most do not take, is left alone
+                self.family.attention(block).set_attention_backend(self.attention_backend)
+            if self.compile:
+                block.compile()
+        return transformer.requires_grad_(False).eval().to(self.device)
+
+    @cached_property
+    def vae(self) -> ModelMixin:
+        """The frozen autoencoder, which takes videos one after another."""
+        vae = self.family.autoencoder.from_pretrained(
+            self.folder / "vae", torch_dtype=torch.float32, use_safetensors=True
+        )
+        vae.enable_slicing()
+        if self.vae_tiling:
+            vae.enable_tiling()
+        return vae.requires_grad_(False).eval().to(self.idle_device)
+
+    @cached_property
+    def text_pipeline(self) -> Any:
+        """A stock pipeline of the tokenizer and the text encoder alone, for its own way of embedding a prompt."""
+        pipeline = self.family.pipeline.from_pretrained(
+            self.folder, transformer=None, vae=None, torch_dtype=self.dtype, use_safetensors=True
+        )
+        pipeline.text_encoder.to(self.idle_device)
+        return pipeline
+
+    @property
+    def idle_device(self) -> torch.device:
+        """Where the text encoder and the autoencoder are while nothing uses them."""
+        return torch.device("cpu") if self.offload else self.device
+
+    def load_weights(self) -> None:
+        """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
+        _ = self.transformer, self.vae
+
+    def move_to(self, device: torch.device) -> None:
+        """Put what has been read where it is to be.
+
+        Raises:
+            ValueError: If the attention backend does not work there.
+        """
+        self.device = device
+        # Not on the CPU, which weights that are to be sharded only pass through.
+        if self.attention_backend is not None and self.device.type != "cpu":
+            try_backend(self.attention_backend, self.device, self.dtype, self.geometry.head_dim)
+        if "transformer" in vars(self):
+            self.transformer.to(self.device)
+        if "vae" in vars(self):
+            self.vae.to(self.idle_device)
+        if "text_pipeline" in vars(self):
+            self.text_pipeline.text_encoder.to(self.idle_device)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the transformer, the autoencoder and the text encoder."""
+        return {
+            "transformer": self.transformer,
+            "autoencoder": self.vae,
+            "text encoder": self.text_pipeline.text_encoder,
+        }
+
+    def lora_model(self) -> ModelMixin:
+        """Return the transformer."""
+        return self.transformer
+
+    def release_text_encoder(self) -> None:
+        """Give the text encoder's memory back; it is read again if it is needed again, unless it is offloaded."""
+        if not self.offload:
+            vars(self).pop("text_pipeline", None)

@@ -1,0 +1,87 @@
+import shutil
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLCogVideoX,
+    CogVideoXDDIMScheduler,
+    CogVideoXPipeline,
+    CogVideoXTransformer3DModel,
+)
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
+
+from fastvmt_pl.backbones.model_folder import BUNDLED
+
+VARIANTS = {
+    "2B": ({"use_rotary_positional_embeddings": False}, 3.0),
+    "5B": ({"use_rotary_positional_embeddings": True}, 1.0),
+    "1.5": ({"use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False}, 1.0),
+}
+"""What tells the members of the family apart: settings of the transformer, and the scheduler's shift."""
+
+
+SIZES = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "time_embed_dim": 16,
+    "text_embed_dim": 32,
+    "num_layers": 4,
+    "sample_width": 12,
+    "sample_height": 8,
+    "sample_frames": 9,
+}
+
+
+def write_cogvideox(folder, variant, **changes):
+    """Write a pipeline of CogVideoX's own classes with random weights and wan-tiny's tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["wan-tiny"] / "tokenizer")
+    settings, shift = VARIANTS[variant]
+    transformer = CogVideoXTransformer3DModel(**(SIZES | settings | changes))
+    text_encoder = T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    )
+    vae = AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=0.7,
+    )
+    scheduler = CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=shift,
+        timestep_spacing="trailing",
+    )
+    pipeline = CogVideoXPipeline(tokenizer, text_encoder, vae, transformer, scheduler)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def cogvideox(request, tmp_path_factory):
+    """The folder of a tiny CogVideoX of each kind."""
+    return write_cogvideox(tmp_path_factory.mktemp("cogvideox"), request.param)
+
+
+@pytest.fixture(scope="session")
+def cogvideox_5b(tmp_path_factory):
+    return write_cogvideox(tmp_path_factory.mktemp("cogvideox"), "5B")
+
+
+@pytest.fixture
+def changed_cogvideox(tmp_path, cogvideox_5b):
+    """Writes a CogVideoX whose transformer has other settings."""
+
+    def write(**changes):
+        return write_cogvideox(tmp_path / "changed", "5B", **changes)
+
+    yield write
+    shutil.rmtree(tmp_path / "changed", ignore_errors=True)
