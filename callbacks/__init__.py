@@ -1,7 +1,8 @@
-"""Callbacks: of motion transfer (gradient caching, progress, run folder, costs), of distillation, and of both."""
+"""Lightning callbacks for motion transfer, for distillation, and for both."""
 
 from fastvmt_pl.callbacks.costs import Costs
 from fastvmt_pl.callbacks.gradient_cache import GradientCache
+from fastvmt_pl.callbacks.job_scores import JobScores
 from fastvmt_pl.callbacks.last_checkpoint import LastCheckpoint
 from fastvmt_pl.callbacks.lora_export import LoraExport
 from fastvmt_pl.callbacks.lora_previews import LoraPreviews
@@ -14,6 +15,7 @@ from fastvmt_pl.callbacks.transfer_previews import TransferPreviews
 __all__ = [
     "Costs",
     "GradientCache",
+    "JobScores",
     "LastCheckpoint",
     "LoraExport",
     "LoraPreviews",

@@ -1,4 +1,4 @@
-"""Step-skipping gradient optimisation: where consecutive gradients are alike, compute one and reuse it for a while."""
+"""Step-skipping gradient optimisation: consecutive gradients are similar, so one is computed and then reused."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,58 +13,63 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.optimizers import cosine_per_job
 
 SMOOTHING = 0.5
-"""Share of the newest measurement in the running estimate of how fast a gradient drifts."""
+"""Weight of the newest measurement in the running estimate of a gradient's drift."""
 
 LEAST_COSINE = 0.01
-"""What a lower cosine counts as: the two gradients have nothing in common, however long the way between them."""
+"""Lower cosines count as this one: the two gradients have nothing in common, however far apart they are."""
 
 
 @dataclass
 class JobState:
-    """Where a job's gradient stands.
+    """The reuse of a job's gradient.
 
     Attributes:
-        age: Inner steps that the last gradient has served, the one it was computed for included; 0 if there is none.
-        way: How far these steps have led, each as long as its learning rate is of the first inner step's.
-        drift: Running estimate of how fast the gradient drifts: a step of the first one's length multiplies the cosine
-            similarity to what the gradient was by ``exp(-drift)``; ``None`` until two gradients have been compared.
+        age: Inner steps that the last gradient has served, including the one it was computed for; 0 without a gradient.
+        distance: Sum of the learning rates of these steps, each as a share of the first inner step's.
+        drift: Running estimate of the gradient's drift. Over a distance of 1, the cosine similarity between the old and
+            the new gradient falls by the factor ``exp(-drift)``. ``None`` until two gradients have been compared.
         num_computed: Gradients computed.
         num_reused: Inner steps that reused one.
     """
 
     age: int = 0
-    way: float = 0.0
+    distance: float = 0.0
     drift: float | None = None
     num_computed: int = 0
     num_reused: int = 0
 
+    def compare(self, cosine: float) -> None:
+        """Update the drift by the cosine similarity of two gradients that are ``distance`` apart."""
+        found = -math.log(min(1.0, max(LEAST_COSINE, cosine))) / self.distance
+        self.drift = found if self.drift is None else SMOOTHING * found + (1 - SMOOTHING) * self.drift
+
 
 class GradientCache(Callback):
-    """Computes a job's gradient now and then, and reuses it in between (FastVMT, section 3.4).
+    """Computes a job's gradient in some inner steps, and reuses it in the others (FastVMT, section 3.4).
 
     At the paper's interval of 3 and 10 inner steps, gradients are computed at inner steps 0, 3, 6 and 9. A step in
-    which all jobs reuse one runs no transformer. It touches the module through ``cached_gradients`` alone, and captures
-    gradients as they are before clipping.
+    which all jobs reuse one runs no transformer. The callback sets ``cached_gradients`` of the module and changes
+    nothing else. It stores gradients as they are before clipping.
 
-    With a budget, reuse is adaptive: in each guided step, the first two gradients of a job and further fresh ones tell
-    how fast its gradient drifts as the latents move, and the last is reused, for at most ``interval`` steps, as long as
-    a step is estimated to go astray by no more than the budget: the share of its cosine similarity to a fresh one that
-    the gradient has lost by then, times the length of the step, as its learning rate is a share of the first inner
-    step's. So a job whose gradient keeps its direction computes fewer than one whose gradient does not, and they are
-    computed where steps are long. The similarity is taken to fall exponentially with the way.
+    With a budget, reuse is adaptive. In each guided step, the fresh gradients of a job give an estimate of its drift. A
+    gradient is reused, for at most ``interval`` steps, while ``rate * (1 - exp(-drift * distance)) <= budget``. Here
+    ``rate`` is the step's learning rate as a share of the first inner step's, and ``distance`` the sum of these rates
+    since the gradient was computed. So the cosine similarity is assumed to fall exponentially with distance, and the
+    budget bounds the error of a step as a share of the first step's length.
 
     Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
-    between a fresh gradient and the one before it in the same guided step (near 1, reusing loses little), and
-    ``gradients/drift``, the share of it that a step of full length is estimated to cost; all averaged over jobs.
+    between a fresh gradient and the last one of the same guided step (near 1, reuse loses little), and
+    ``gradients/drift``, ``1 - exp(-drift)``. All are averaged over jobs.
 
     Args:
-        interval: Inner steps from one fresh gradient to the next, or with a budget at most; 1 reuses none.
-        budget: How far a step may go astray by a reused gradient, as a share of the first step's length, between
-            0 and 1; ``None`` fixes the interval.
+        interval: Inner steps from one fresh gradient to the next; with a budget, the largest number of them. 1 reuses
+            no gradient.
+        budget: Largest error of a step by a reused gradient, as a share of the first step's length, between 0 and 1;
+            ``None`` fixes the interval.
         carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
 
     Raises:
-        ValueError: If the interval is below 1, the budget not between 0 and 1, or there is a budget without reuse.
+        UserError: If the interval is below 1, the budget is not between 0 and 1, or a budget comes with interval 1.
 
     Example:
         .. code-block:: yaml
@@ -86,7 +91,7 @@ class GradientCache(Callback):
             )
         if budget is not None and interval == 1:
             raise UserError(
-                "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or leave it out"
+                "an interval of 1 reuses no gradient, so a budget has no effect; raise interval or remove budget"
             )
         self.interval, self.budget, self.carry_over = interval, budget, carry_over
         self._restart()
@@ -96,7 +101,7 @@ class GradientCache(Callback):
         self.jobs: list[JobState] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit; a checkpoint is loaded after this."""
+        """Reset the state; a checkpoint is loaded after this."""
         self._restart()
 
     def on_train_batch_start(
@@ -109,7 +114,7 @@ class GradientCache(Callback):
         """Decide which jobs compute their gradient in this inner step."""
         assert isinstance(pl_module, MotionTransfer)
         if pl_module.inner_step == 0 and not self.carry_over:
-            self.gradient = None  # of another noise level, so not to be reused nor compared with
+            self.gradient = None  # its noise level differs, so it is not reused or compared
             for job in self.jobs:
                 job.drift = None
         pl_module.cached_gradients = {}
@@ -119,17 +124,17 @@ class GradientCache(Callback):
             pl_module.cached_gradients = {number: kept[number] for number in reused}
 
     def may_reuse(self, job: JobState, rate: float) -> bool:
-        """Return whether a job's gradient may serve another inner step, of a learning rate relative to the first's."""
+        """Return whether a job may reuse its gradient in a step of this learning rate, as a share of the first."""
         if job.age >= self.interval:
             return False
         return self.budget is None or (
-            job.drift is not None and rate * (1 - math.exp(-job.drift * job.way)) <= self.budget
+            job.drift is not None and rate * (1 - math.exp(-job.drift * job.distance)) <= self.budget
         )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Keep fresh gradients, and log."""
+        """Store fresh gradients, and log."""
         assert isinstance(pl_module, MotionTransfer)
         assert pl_module.latents.grad is not None
         gradient = pl_module.latents.grad.detach().clone()
@@ -142,25 +147,19 @@ class GradientCache(Callback):
             cosine = cosine_per_job(gradient[renewed], last.to(gradient.device)[renewed])
             pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(renewed))
             for number, value in zip(renewed, cosine.tolist(), strict=True):
-                self._measure(self.jobs[number], value)
+                self.jobs[number].compare(value)
             lost = [1 - math.exp(-job.drift) for job in self.jobs if job.drift is not None]
             pl_module.log("gradients/drift", sum(lost) / len(lost), batch_size=len(gradient))
         for number in fresh:
             self.jobs[number].num_computed += 1
-            self.jobs[number].age, self.jobs[number].way = 0, 0.0
+            self.jobs[number].age, self.jobs[number].distance = 0, 0.0
         for number in pl_module.cached_gradients:
             self.jobs[number].num_reused += 1
         for job in self.jobs:
             job.age += 1
-            job.way += pl_module.relative_rate
+            job.distance += pl_module.relative_rate
         counts = {"gradients/computed": self.num_computed, "gradients/reused": self.num_reused}
         pl_module.log_dict(counts, batch_size=len(gradient))
-
-    @staticmethod
-    def _measure(job: JobState, cosine: float) -> None:
-        """Update the estimate of how fast a job's gradient drifts, from two that lie some way apart."""
-        found = -math.log(min(1.0, max(LEAST_COSINE, cosine))) / job.way
-        job.drift = found if job.drift is None else SMOOTHING * found + (1 - SMOOTHING) * job.drift
 
     @property
     def num_computed(self) -> float:
@@ -173,9 +172,9 @@ class GradientCache(Callback):
         return sum(job.num_reused for job in self.jobs) / max(1, len(self.jobs))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the gradients that are being reused, and where each job stands."""
+        """Return the current gradients, and the state of each job."""
         return {"gradient": self.gradient, "jobs": [asdict(job) for job in self.jobs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.gradient, self.jobs = state_dict["gradient"], [JobState(**job) for job in state_dict["jobs"]]

@@ -7,9 +7,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 def write_last(trainer: Trainer, callback: ModelCheckpoint) -> None:
-    """Write ``last.ckpt`` in the folder of a checkpoint callback, which then knows of it."""
+    """Write ``last.ckpt`` in the folder of a checkpoint callback, and record it there."""
     assert callback.dirpath is not None  # known since the callback's setup
-    # Part of the state that is saved: the resumed run is to write to the same file.
+    # Part of the saved state, so that the resumed run writes to the same file.
     callback.last_model_path = str(Path(callback.dirpath) / f"{callback.CHECKPOINT_NAME_LAST}.ckpt")
     trainer.save_checkpoint(callback.last_model_path, weights_only=False)
 
@@ -38,4 +38,4 @@ class LastCheckpoint(ModelCheckpoint):
         write_last(trainer, self)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write nothing: that is done since the last epoch ended."""
+        """Write nothing, since the last epoch has written it."""

@@ -6,20 +6,21 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.callbacks.lora_previews import LoraPreviews
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of, find_callback
 from fastvmt_pl.distillation.lora_card import Training, export_lora
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.lora import Adapter, read_adapter
 
 
 class LoraExport(Callback):
-    """Exports the LoRA when training is over, and compares what each file does with the adapter in memory.
+    """Exports the LoRA after training, and checks that each file has the effect of the adapter in memory.
 
     Writes ``pytorch_lora_weights.safetensors`` (diffusers), ``comfyui_lora.safetensors`` (original names, with alpha),
-    ``README.md`` (a model card with code to use it) and, if there are previews, ``preview.mp4``. If the comparison
-    fails, the training ends with an error, the files stay, and the model card is ``UNVERIFIED.md``.
+    ``README.md`` (a model card with code to use it) and, with previews, ``preview.mp4``. If the check fails, training
+    ends with an error, the files remain, and the model card is ``UNVERIFIED.md``.
 
     Args:
-        folder: Where to write; ``None`` is ``lora`` in the folder of the trainer's logs.
+        folder: Output folder; ``None`` is ``lora`` in the folder of the trainer's logs.
 
     Example:
         .. code-block:: yaml
@@ -39,15 +40,15 @@ class LoraExport(Callback):
         assert isinstance(pl_module, MotionDistillation)
         with pl_module.for_sampling():
             adapter = read_adapter(pl_module.backbone.lora_model())
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"  # asks all processes, too
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "lora"  # needs all processes
         if trainer.is_global_zero:
             self._write(trainer, pl_module, adapter, folder)
         trainer.strategy.barrier()
 
     @staticmethod
     def _write(trainer: Trainer, module: MotionDistillation, adapter: Adapter, folder: Path) -> None:
-        previews = next((callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews)), None)
-        data = trainer.datamodule
+        previews = find_callback(trainer, LoraPreviews)
+        data = datamodule_of(trainer)
         preview = None if previews is None else previews.last
         training = Training(
             source=data.source,

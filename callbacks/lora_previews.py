@@ -1,4 +1,4 @@
-"""Look at a LoRA while it is trained: videos of fixed prompts, how they move, and what of the clip's look they have."""
+"""Previews of a LoRA during training: videos of fixed prompts, and scores of their motion and appearance leak."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fastvmt_pl.callbacks.pictures import log_picture, log_video
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_video
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
@@ -19,40 +20,40 @@ from fastvmt_pl.evaluation.appearance import appearance_leak
 from fastvmt_pl.lora import without_lora
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.sampling import flow_matching_sigmas, sample
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 
 class Preview(NamedTuple):
-    """What came of a preview: its file, and its scores by name."""
+    """A preview: its video file, and its scores by name."""
 
     video: Path
     scores: dict[str, float]
 
 
 class LoraPreviews(Callback):
-    """Samples fixed prompts from fixed noise at the end of an epoch, and logs how well they carry the motion.
+    """Samples fixed prompts from fixed noise at the end of an epoch, and scores the videos.
 
-    Writes ``epoch-0004.mp4`` and so on: the clip first, then a video for each prompt, side by side. TensorBoard gets
-    some of the frames, Weights & Biases the video too. Logs ``preview/relative_attention_flow_error`` (see
-    :func:`~fastvmt_pl.method.measuring.relative_attention_flow_error`; a still video has 1) and ``preview/leak``
-    (how much nearer the colours are to the clip's than without LoRA, see
+    Writes ``epoch-0004.mp4`` and so on: the clip and a video for each prompt, side by side. TensorBoard gets some of
+    the frames, Weights & Biases also the video. Logs ``preview/relative_attention_flow_error`` (see
+    :func:`~fastvmt_pl.method.measuring.relative_attention_flow_error`; 1 for a still video) and ``preview/leak``
+    (how much closer the colours are to the clip's than without the LoRA, see
     :func:`~fastvmt_pl.evaluation.appearance.appearance_leak`), both averaged over the prompts. Without a clip in the
-    data there is nothing to compare with, and only the videos are written. Where the model is sharded, its attention
-    cannot be read, and there is no flow error. Every process samples, the first one writes.
+    data, only the videos are written. For a sharded model, attention cannot be read, so there is no flow error. Every
+    process samples, and the first one writes.
 
     Args:
-        prompts: What the videos are to show; best what the training data does not.
-        folder: Where to write; ``None`` is ``previews`` in the folder of the trainer's logs.
-        every_n_epochs: Epochs from one preview to the next.
+        prompts: Prompts of the videos; prompts that are not in the training data tell most.
+        folder: Output folder; ``None`` is ``previews`` in the folder of the trainer's logs.
+        every_n_epochs: Epochs between previews.
         num_steps: Denoising steps.
         guidance_scale: Classifier-free guidance scale.
         shift: Shift of the noise schedule towards high noise.
         motion: How motion is read from the backbone.
-        fps: Frames a second of the videos.
+        fps: Frames per second of the videos.
         seed: Seed of the first video's noise; each further one adds 1.
 
     Raises:
-        ValueError: If there is no prompt, or a count is below 1.
+        UserError: If there is no prompt, or a number is below 1.
 
     Example:
         .. code-block:: yaml
@@ -65,7 +66,7 @@ class LoraPreviews(Callback):
     """
 
     last: Preview | None
-    """What came of the last preview."""
+    """The last preview."""
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class LoraPreviews(Callback):
         num_steps: int = 50,
         guidance_scale: float = 5.8,
         shift: float = 7.0,
-        motion: MotionSettings = MotionSettings(),
+        motion: AttentionFlow = AttentionFlow(),
         fps: float = 16.0,
         seed: int = 0,
     ) -> None:
@@ -96,7 +97,7 @@ class LoraPreviews(Callback):
         self.plain: list[Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a block that the backbone does not have, and embed the prompts before the transformer is read."""
+        """Check the block, and embed the prompts before the transformer is loaded."""
         assert isinstance(pl_module, MotionDistillation)
         backbone = pl_module.backbone
         backbone.check_block(self.motion.block)
@@ -109,7 +110,7 @@ class LoraPreviews(Callback):
         assert isinstance(pl_module, MotionDistillation)
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        clip, backbone = trainer.datamodule.reference, pl_module.backbone
+        clip, backbone = datamodule_of(trainer).reference, pl_module.backbone
         with pl_module.for_sampling():
             latents = self._sampled(trainer, pl_module)
         shown = [to_frames(backbone.decode(one))[0] for one in latents.split(1)]
@@ -120,7 +121,7 @@ class LoraPreviews(Callback):
                     plain = self._sampled(trainer, pl_module)
                     self.plain = [to_frames(backbone.decode(one))[0] for one in plain.split(1)]
                     self.clip_frames = to_frames(backbone.decode(clip.latents[None]))[0]
-                if not isinstance(trainer.strategy, ModelParallelStrategy):  # which the early exit would confuse
+                if not isinstance(trainer.strategy, ModelParallelStrategy):  # the early exit breaks its collectives
                     found, wanted = (motion_of(backbone, x, self.motion) for x in (latents, clip.latents[None]))
                     scores["relative_attention_flow_error"] = float(relative_attention_flow_error(found, wanted).mean())
             leaks = [appearance_leak(self.clip_frames, made, x) for made, x in zip(shown, self.plain, strict=True)]
@@ -139,13 +140,13 @@ class LoraPreviews(Callback):
             log_video(trainer, "preview/video", self.last.video)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what came of the last preview."""
+        """Return the last preview, and the settings that ``fastvmt export`` needs."""
         last = None if self.last is None else (str(self.last.video), self.last.scores)
-        told = {name: getattr(self, name) for name in ("prompts", "sampling", "shift", "fps")}  # to fastvmt export
-        return {"last": last, **told}
+        settings = {name: getattr(self, name) for name in ("prompts", "sampling", "shift", "fps")}
+        return {"last": last, **settings}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         if state_dict["last"] is not None:
             video, scores = state_dict["last"]
             self.last = Preview(Path(video), scores)
@@ -159,7 +160,7 @@ class LoraPreviews(Callback):
             module.backbone,
             self.prompts,
             seeds,
-            trainer.datamodule.shape,
+            datamodule_of(trainer).shape,
             self.sigmas,
             self.sampling["guidance_scale"],
             module.negative_prompt,

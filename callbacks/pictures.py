@@ -1,4 +1,4 @@
-"""Show pictures where the loggers can."""
+"""Log pictures and videos with loggers that support them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def log_picture(trainer: Trainer, name: str, picture: UInt8[Tensor, "height width 3"]) -> None:
-    """Give a picture to TensorBoard and to Weights & Biases, if they are among the trainer's loggers."""
+    """Log a picture with TensorBoard and Weights & Biases, if the trainer uses them."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, picture, trainer.global_step, dataformats="HWC")
@@ -18,7 +18,7 @@ def log_picture(trainer: Trainer, name: str, picture: UInt8[Tensor, "height widt
 
 
 def log_video(trainer: Trainer, name: str, path: Path) -> None:
-    """Give a video file to Weights & Biases, if it is among the trainer's loggers."""
+    """Log a video file with Weights & Biases, if the trainer uses it."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             logger.log_video(name, [str(path)], step=trainer.global_step)

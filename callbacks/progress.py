@@ -11,9 +11,9 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 
 class TransferProgress(ProgressBar):
-    """A bar over the guided steps, by inner steps, with the last loss, and one over the unguided steps after them.
+    """Progress bars of the inner steps, with the last loss, and of the unguided steps.
 
-    Where there is no terminal, a line for each guided step and for each video that is denoised.
+    Without a terminal, it prints a line for each guided step and for each denoised video.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,11 @@ class TransferProgress(ProgressBar):
         self.loss = float("nan")
 
     def disable(self) -> None:
-        """Show nothing, as Lightning asks of processes other than the first."""
+        """Show nothing; Lightning calls this in processes other than the first."""
         self.console.quiet = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bars where the run stands; a resumed run may have nothing but unguided steps left."""
+        """Show the bars at the current position; a resumed run may only have unguided steps left."""
         assert isinstance(pl_module, MotionTransfer)
         pl_module.on_denoised.append(lambda: self._show_rest(pl_module))
         if self.console.is_terminal:
@@ -66,7 +66,7 @@ class TransferProgress(ProgressBar):
             self.console.print(f"{where} loss {self.loss:.4g}", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what follows."""
+        """Start the bar of the unguided steps."""
         assert isinstance(pl_module, MotionTransfer)
         if self.progress is not None:
             self.progress.start_task(self.rest)
@@ -76,7 +76,7 @@ class TransferProgress(ProgressBar):
             self.console.print(f"denoising the last {rest} steps{also}", highlight=False)
 
     def _show_rest(self, module: MotionTransfer) -> None:
-        """Move the bar of the unguided steps; without a terminal, say when one of the two videos is done."""
+        """Move the bar of the unguided steps; without a terminal, print a line when a video is denoised."""
         if self.progress is not None:
             self.progress.start_task(self.rest)
             done = module.step - module.num_guided_steps + module.baseline_step
@@ -90,7 +90,7 @@ class TransferProgress(ProgressBar):
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal usable."""
+        """Close the bars, which leaves the terminal usable."""
         self._close()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Write what a transfer made: videos, flow pictures and measures."""
+"""Write the results of a transfer: videos, flow pictures and measures."""
 
 import json
 import os
@@ -8,34 +8,34 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
-from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks.costs import Costs
 from fastvmt_pl.callbacks.gradient_cache import GradientCache, JobState
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of, find_callback
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_picture, write_video
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.method.measuring import motion_of, motion_picture
+from fastvmt_pl.method.measuring import attention_flow_error, motion_of, motion_picture
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 METRICS = "metrics.json"
-"""What a finished run has; written last."""
+"""File of a finished run; written last."""
 
 
 class RunFolder(Callback):
-    """Writes a transfer's results to a folder when it is done, ``metrics.json`` last.
+    """Writes a transfer's results to a folder at its end, ``metrics.json`` last.
 
-    Of one job: ``output.mp4``, ``reference.mp4`` (the clip as it was read), ``baseline.mp4``, ``comparison.mp4`` (all
-    three), ``flow_reference.png``, ``flow_output.png`` and ``latents.safetensors``. Of several: a sub-folder ``000``,
-    ``001`` and so on for each; or a folder of its own for each, with everything that a run of one job has.
+    For one job: ``output.mp4``, ``reference.mp4`` (the clip as it was read), ``baseline.mp4``, ``comparison.mp4`` (all
+    three), ``flow_reference.png``, ``flow_output.png`` and ``latents.safetensors``. For several jobs: the same in a
+    sub-folder ``000``, ``001`` and so on for each job, or in the job's own folder.
 
     Args:
-        folder: Where to write, and where the logs are; ``None`` is the folder of the trainer's logs.
-        job_folders: The folder of each job, if each is to look like a run; what is finished there is left alone.
+        folder: Output folder, which also holds the logs; ``None`` is the folder of the trainer's logs.
+        job_folders: Own folders of the jobs, each of which then looks like a run; finished ones are not changed.
 
     Raises:
-        ValueError: If the folder holds a finished run.
+        UserError: If the folder holds a finished run.
 
     Example:
         .. code-block:: yaml
@@ -53,7 +53,7 @@ class RunFolder(Callback):
         self._refuse_finished()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a folder that another run has finished in since."""
+        """Refuse a folder in which another run has finished since."""
         self.folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         self._refuse_finished()
 
@@ -62,18 +62,21 @@ class RunFolder(Callback):
             raise UserError(f"{self.folder} holds a finished run; choose another output folder, or delete this one")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write everything, once the module has its result."""
+        """Write everything, if the module has a result."""
         assert isinstance(pl_module, MotionTransfer)
-        result, data, backbone = pl_module.result, trainer.datamodule, pl_module.backbone
+        result, data, backbone = pl_module.result, datamodule_of(trainer), pl_module.backbone
         if result is None or self.folder is None:
             return
-        costs = _costs(trainer, len(data.jobs.prompts))  # first, since the clock may still run
+        costs = _costs(trainer, len(data.jobs.prompts))  # first: the clock may still run
         read = {id(clip): to_frames(clip.to_video(data.size))[0] for clip in data.clips}  # one clip may serve many jobs
         reference = [read[id(clip)] for clip in data.clips]
         settings = data.motion
         reference_flow = motion_of(backbone, data.jobs.reference, settings)
         output_flow = motion_of(backbone, result.latents, settings)
-        baseline_flow = None if result.baseline is None else motion_of(backbone, pl_module.baseline_latents, settings)
+        baseline = pl_module.baseline_latents
+        baseline_flow = None if baseline is None else motion_of(backbone, baseline, settings)
+        output_errors = attention_flow_error(output_flow, reference_flow)
+        baseline_errors = None if baseline_flow is None else attention_flow_error(baseline_flow, reference_flow)
         jobs, num_jobs = [], len(data.jobs.prompts)
         numbered = [self.folder] if num_jobs == 1 else [self.folder / f"{number:03d}" for number in range(num_jobs)]
         for number, folder in enumerate(self.job_folders or numbered):
@@ -81,14 +84,12 @@ class RunFolder(Callback):
                 "prompt": data.jobs.prompts[number],
                 "seed": data.jobs.seeds[number],
                 "clip": data.clips[number].name,
-                "attention_flow_error": _flow_error(output_flow.flow[number], reference_flow.flow[number]),
+                "attention_flow_error": round(float(output_errors[number]), 4),
             }
-            if baseline_flow is not None:
-                job["baseline_attention_flow_error"] = _flow_error(
-                    baseline_flow.flow[number], reference_flow.flow[number]
-                )
+            if baseline_errors is not None:
+                job["baseline_attention_flow_error"] = round(float(baseline_errors[number]), 4)
             jobs.append({**job, **_gradients(trainer, pl_module, number), **costs})
-            if (folder / METRICS).exists():  # of a batch that was killed while it wrote
+            if (folder / METRICS).exists():  # written by a batch that was killed while writing
                 continue
             videos = {"reference": reference[number]}
             if result.baseline is not None:
@@ -117,29 +118,21 @@ def _write_metrics(folder: Path, backbone: Backbone, jobs: list[dict[str, Any]],
 
 
 def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:
-    """Return a job's share of the time and the memory that were measured, if they were."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, Costs):
-            peak = callback.peak_bytes
-            return {
-                "seconds": round(callback.seconds / num_jobs, 3),
-                "gradient_peak_mib": None if peak is None else round(peak / 2**20 / num_jobs, 1),
-            }
-    return {}
+    """Return a job's share of the measured time and memory; empty without :class:`Costs`."""
+    costs = find_callback(trainer, Costs)
+    if costs is None:
+        return {}
+    peak = costs.peak_bytes
+    return {
+        "seconds": round(costs.seconds / num_jobs, 3),
+        "gradient_peak_mib": None if peak is None else round(peak / 2**20 / num_jobs, 1),
+    }
 
 
 def _gradients(trainer: Trainer, module: MotionTransfer, number: int) -> dict[str, int]:
-    """Return how many gradients of a job were computed and reused."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, GradientCache):
-            states = callback.jobs or [JobState()] * (number + 1)  # without a guided step there are none
-            return {
-                "gradients_computed": states[number].num_computed,
-                "gradients_reused": states[number].num_reused,
-            }
-    return {"gradients_computed": module.num_guided_steps * module.num_inner_steps, "gradients_reused": 0}
-
-
-def _flow_error(flow: Tensor, reference: Tensor) -> float:
-    """Return the mean end-point error of a flow in token cells."""
-    return round(float((flow - reference).norm(dim=-1).mean()), 4)
+    """Return the numbers of a job's computed and reused gradients."""
+    cache = find_callback(trainer, GradientCache)
+    if cache is None:
+        return {"gradients_computed": module.num_guided_steps * module.num_inner_steps, "gradients_reused": 0}
+    states = cache.jobs or [JobState()] * (number + 1)  # without a guided step there are none
+    return {"gradients_computed": states[number].num_computed, "gradients_reused": states[number].num_reused}

@@ -1,4 +1,4 @@
-"""Stop the training of a LoRA before it carries the clip's look."""
+"""Stop the training of a LoRA before the clip's appearance leaks."""
 
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from fastvmt_pl.callbacks.lora_previews import LoraPreviews, Preview
+from fastvmt_pl.callbacks.trainer_parts import find_callback
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
 
 
 class StopAtLeak(Callback):
-    """Stops when the previews show the clip's look, and goes back to the adapter of the preview before.
+    """Stops training when previews show the clip's appearance, and restores the adapter of the preview before.
 
-    Name it after :class:`LoraPreviews` and before :class:`LoraExport`. Does not go with ``ModelParallelStrategy``.
+    List it after :class:`LoraPreviews` and before :class:`LoraExport`. It does not support ``ModelParallelStrategy``.
 
     Args:
-        max_leak: Largest ``preview/leak`` that is let pass.
+        max_leak: Largest allowed ``preview/leak``.
 
     Raises:
-        ValueError: If that is not between 0 and 1.
+        UserError: If ``max_leak`` is not between 0 and 1.
 
     Example:
         .. code-block:: yaml
@@ -47,11 +48,11 @@ class StopAtLeak(Callback):
         self.stopped = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget an earlier fit, and see that there is something to go by."""
-        if not any(isinstance(callback, LoraPreviews) for callback in trainer.callbacks):
-            raise UserError("StopAtLeak goes by the previews; add fastvmt_pl.callbacks.LoraPreviews before it")
+        """Reset the state, and check that there are previews."""
+        if find_callback(trainer, LoraPreviews) is None:
+            raise UserError("StopAtLeak needs previews; add fastvmt_pl.callbacks.LoraPreviews before it")
         if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise UserError("StopAtLeak does not go with ModelParallelStrategy; leave it out, or use ddp")
+            raise UserError("StopAtLeak does not support ModelParallelStrategy; remove it, or use ddp")
         self._restart()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,13 +60,13 @@ class StopAtLeak(Callback):
         trainer.should_stop = trainer.should_stop or self.stopped
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the last preview with the bound."""
+        """Compare the last preview with the limit."""
         assert isinstance(pl_module, MotionDistillation)
         preview = self._previews(trainer).last
         if preview is None or preview == self.preview:
             return
         leaks = preview.scores.get("leak", 0.0) > self.max_leak
-        if not trainer.strategy.reduce_boolean_decision(leaks, all=False):  # else processes might part here
+        if not trainer.strategy.reduce_boolean_decision(leaks, all=False):  # all processes must decide alike
             with pl_module.for_sampling():
                 self.adapter = {name: p.detach().cpu().clone() for name, p in pl_module.adapter.items()}
             self.preview = preview
@@ -74,29 +75,31 @@ class StopAtLeak(Callback):
         trainer.should_stop = self.stopped = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to what did not leak; a run that was killed after its last epoch passes here again."""
+        """Restore the last adapter that did not leak; a run that was killed after its last epoch does this again."""
         assert isinstance(pl_module, MotionDistillation)
         if not self.stopped:
             return
         if self.adapter is None:
             raise RuntimeError(
-                f"the first preview leaks more than {self.max_leak}; learn slower or preview earlier, by fastvmt train "
-                "with a config of its own on the data that is there"
+                f"the first preview leaks more than {self.max_leak}; lower the learning rate or preview earlier, in a "
+                "config for fastvmt train on the same data"
             )
         pl_module.set_adapter(self.adapter)
         self._previews(trainer).last = self.preview
 
     @staticmethod
     def _previews(trainer: Trainer) -> LoraPreviews:
-        return next(callback for callback in trainer.callbacks if isinstance(callback, LoraPreviews))
+        previews = find_callback(trainer, LoraPreviews)
+        assert previews is not None  # checked in setup
+        return previews
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the adapter of the last preview that passed."""
+        """Return the adapter of the last preview without a leak."""
         preview = None if self.preview is None else (str(self.preview.video), self.preview.scores)
         return {"adapter": self.adapter, "preview": preview, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.adapter, self.stopped = state_dict["adapter"], state_dict["stopped"]
         if state_dict["preview"] is not None:
             video, scores = state_dict["preview"]

@@ -1,4 +1,4 @@
-"""Leave with a checkpoint when a scheduler asks to."""
+"""Stop with a checkpoint when a scheduler asks for it."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -14,12 +14,12 @@ from fastvmt_pl.processes.stop_request import SIGNALS, StopRequest, listening
 class Preemption(Callback):
     """On SIGTERM or SIGUSR1, finishes the step, writes the last checkpoint and raises ``Preempted``.
 
-    The commands then end with exit code 75, on which a scheduler can start them again. Of several processes, all leave
-    after the same step once one of them was asked to. The checkpoint is the one that a
-    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last`` writes; without one, nothing is kept.
+    The commands then end with exit code 75, so that a scheduler can start them again. If one of several processes gets
+    a signal, all stop after the same step. The checkpoint is the last one of a
+    :class:`~lightning.pytorch.callbacks.ModelCheckpoint` with ``save_last``; without one, nothing is saved.
 
     Args:
-        request: Notes the signals; ``None`` is one of its own, from the first step to the last.
+        request: Records the signals; ``None`` creates one that listens from the first step to the last.
 
     Raises:
         Preempted: After the step.
@@ -37,17 +37,17 @@ class Preemption(Callback):
         self.rest = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget what an earlier fit was asked."""
+        """Reset the request."""
         self.request = self.given or StopRequest()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen in Lightning's place, whose own handler starts a collective in the middle of a step."""
+        """Replace Lightning's handler, which starts a collective operation in the middle of a step."""
         self.request.listen()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Leave, if any process was asked to."""
+        """Stop if any process was asked to."""
         if not trainer.strategy.reduce_boolean_decision(self.request.received is not None, all=False):
             return
         checkpoint = trainer.checkpoint_callback
@@ -57,7 +57,7 @@ class Preemption(Callback):
         self.request.check()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen on: Lightning gives the signals back before a transfer takes its unguided steps."""
+        """Keep listening: Lightning restores the handlers before the unguided steps."""
         self.rest.enter_context(listening(self.request))
         if isinstance(pl_module, MotionTransfer):
             pl_module.on_denoised.append(lambda: self._leave_unguided(pl_module))
@@ -68,9 +68,9 @@ class Preemption(Callback):
             self.request.check()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the handlers of signals."""
         self.rest.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
+        """Restore the handlers of signals."""
         self.rest.close()

@@ -1,8 +1,7 @@
 """The datamodule of distillation: samples from the shards of a data folder."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -17,7 +16,7 @@ from fastvmt_pl.method.transfer_jobs import DistillationBatch
 Source = Literal["samples", "clip", "mix"]
 
 
-class _FromPosition(DataLoader):
+class _FromPosition(DataLoader[DistillationBatch]):
     """A loader that begins where the module stands, after a restart too."""
 
     def __init__(self, stream: SampleStream, module: MotionDistillation, num_workers: int) -> None:
@@ -26,7 +25,7 @@ class _FromPosition(DataLoader):
         super().__init__(stream, batch_size=None, num_workers=num_workers, multiprocessing_context=context)
         self.stream, self.module = stream, module
 
-    def __iter__(self) -> Iterator[DistillationBatch]:
+    def __iter__(self) -> Any:  # torch has no public type for it
         self.stream.first = self.module.num_batches
         return super().__iter__()
 
@@ -116,10 +115,11 @@ class DistillationDataModule(LightningDataModule):
         self.first, self.shape = first, (channels, frames, height, width)
         self.reference = next(read_shards(self.clip, problems.append), None)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[DistillationBatch]:
         """Return the batches of an epoch of this process."""
         assert self.trainer is not None
-        module: MotionDistillation = self.trainer.lightning_module
+        module = self.trainer.lightning_module
+        assert isinstance(module, MotionDistillation)
         share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
         stream = SampleStream(
             self.samples,

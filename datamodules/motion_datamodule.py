@@ -1,31 +1,23 @@
 """The datamodule of motion transfer: reads clips, encodes them and extracts their motion, once."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastvmt_pl.clips.clip import Clip, ClipError, check_file, read_clip
-from fastvmt_pl.clips.video_reader import DecoderName
+from fastvmt_pl.clips.clip import Clip, check_file, read_clip
+from fastvmt_pl.clips.video_reader import ClipError, DecoderName
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_cache import MotionCache
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.method.sampling import SHARED_SEED, add_noise, job_noise
+from fastvmt_pl.method.reference import read_reference
+from fastvmt_pl.method.sampling import SHARED_SEED
 from fastvmt_pl.method.transfer_jobs import TransferJobs
-from fastvmt_pl.objectives import MotionSettings, MotionTarget
-
-CACHE_VERSION = 2
-"""Part of every key: raised when what is stored changes its meaning."""
+from fastvmt_pl.objectives import AttentionFlow, MotionTarget
 
 
 class InnerSteps(Dataset[MotionTarget]):
@@ -69,12 +61,13 @@ class MotionDataModule(LightningDataModule):
         stride: Take every stride-th frame; ``None`` spreads the frames evenly over the interval.
         fps: Pictures a second of clips that are folders of numbered pictures.
         decoder: What makes the pictures of video files, see :func:`~fastvmt_pl.clips.read_clip`.
-        motion: How motion is read from the backbone.
+        motion: How motion is read from the backbone, by losses that name no feature of their own.
         reference_timestep: Noise level times 1000 at which the reference is read; ``None`` is the sample's own.
         reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
             seed, or with each job's own, as the paper does.
         extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
-        cache_dir: Folder of extracted motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
+        keep_motion: Keep extracted motion on disk.
+        cache_dir: Folder of kept motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
 
     Raises:
         ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
@@ -98,10 +91,11 @@ class MotionDataModule(LightningDataModule):
         stride: int | None = None,
         fps: float | None = None,
         decoder: DecoderName = "pyav",
-        motion: MotionSettings = MotionSettings(),
+        motion: AttentionFlow = AttentionFlow(),
         reference_timestep: float | None = None,
         reference_noise: Literal["shared", "job"] = "shared",
         extraction_batch: int = 1,
+        keep_motion: bool = True,
         cache_dir: Path | None = None,
     ) -> None:
         super().__init__()
@@ -127,7 +121,7 @@ class MotionDataModule(LightningDataModule):
         self.fps, self.decoder = fps, decoder
         self.motion, self.reference_timestep = motion, reference_timestep
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
-        self.cache_dir = cache_dir
+        self.keep_motion, self.cache_dir = keep_motion, cache_dir
 
     def check_settings(self, module: MotionTransfer) -> None:
         """Check the settings against a module and its backbone, without its weights.
@@ -137,13 +131,10 @@ class MotionDataModule(LightningDataModule):
                 the cache folder cannot be used.
             ClipError: If a clip cannot be used.
         """
-        backbone = module.backbone
-        backbone.check_geometry(self.num_frames, *self.size)
-        backbone.check_block(self.motion.block)
-        num_latent_frames = backbone.latent_shape(self.num_frames, *self.size)[1]
-        module.check_target(backbone.num_token_frames(num_latent_frames), self.motion)
-        self.cache = MotionCache(self.cache_dir)
-        self.cache.check()
+        module.check_geometry(self.num_frames, self.size, self.motion)
+        self.cache = MotionCache(self.cache_dir) if self.keep_motion else None
+        if self.cache is not None:
+            self.cache.check()
 
     def read_clips(self, module: MotionTransfer) -> list[Clip]:
         """Check the settings as :meth:`check_settings` does, and read the clips, once.
@@ -155,8 +146,9 @@ class MotionDataModule(LightningDataModule):
         self.check_settings(module)
         files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
         read = {name: self._read(file) for name, file in files.items()}
-        self.sources = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
-        return self.sources
+        clips = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
+        self.sources = list(clips)
+        return clips
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
         """Return the same datamodule for other prompts, and the seed of the first of them."""
@@ -166,7 +158,9 @@ class MotionDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the clips and get their latents and motion, from the cache or from the backbone."""
-        module: MotionTransfer = self.trainer.lightning_module
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, MotionTransfer)
         module.check_trainer(self.trainer)
         backbone = module.backbone
         read = self.read_clips(module)
@@ -176,17 +170,32 @@ class MotionDataModule(LightningDataModule):
         seeds = self.seeds
         self.clips = read if len(read) == len(seeds) else read * len(seeds)
         shared = len(read) == 1 and self.reference_noise == "shared"
+        sigmas = module.sigmas[: module.num_guided_steps]
+        if self.reference_timestep is not None:
+            sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
         found = [
-            self._extract(clip, module, seed)
+            read_reference(
+                backbone,
+                clip,
+                self.size,
+                module.features(self.motion),
+                sigmas,
+                SHARED_SEED if self.reference_noise == "shared" else seed,
+                self.extraction_batch,
+                self.cache,
+            )
             for clip, seed in zip(self.clips[: 1 if shared else None], seeds, strict=False)
         ]
         reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
         self.jobs = TransferJobs(self.prompts, tuple(seeds), reference)
         self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[MotionTarget]:
         """Return the inner steps of one guided step."""
-        return DataLoader(InnerSteps(self.trainer.lightning_module, self.targets), batch_size=None)
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        assert isinstance(module, MotionTransfer)
+        return DataLoader(InnerSteps(module, self.targets), batch_size=None)
 
     def _read(self, source: str | Path | Clip) -> Clip:
         if not isinstance(source, Clip):
@@ -202,68 +211,3 @@ class MotionDataModule(LightningDataModule):
         if len(source.frames) != self.num_frames:
             raise ClipError(f"clip {source.name} has {len(source.frames)} frames; set num_frames to as many")
         return source
-
-    def _extract(self, clip: Clip, module: MotionTransfer, seed: int) -> tuple[Tensor, list[MotionTarget]]:
-        """Return a clip's latents and its target for each guided step."""
-        video = clip.to_video(self.size)
-        sigmas = module.sigmas[: module.num_guided_steps]
-        if self.reference_timestep is not None:
-            sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
-        noise_seed = SHARED_SEED if self.reference_noise == "shared" else seed
-        key = self._key(video, module, sigmas, noise_seed)
-        stored = self.cache.load(key)
-        if stored is None:
-            latents = module.backbone.encode(video)
-            flow, centres = self._measure(latents, module, sigmas, noise_seed)
-            stored = {"latents": latents.cpu(), "flow": flow.cpu(), "centres": centres.cpu()}
-            self.cache.store(key, stored, clip.name)
-            rank_zero_info(f"extracted the motion of {clip.name} for {len(sigmas)} guided steps")
-        else:
-            rank_zero_info(f"found the motion of {clip.name} in {self.cache.folder}; nothing was extracted")
-        latents = stored["latents"]
-        grid, num_frames = module.backbone.token_grid(latents), module.backbone.num_token_frames(latents.shape[2])
-        targets = [
-            MotionTarget(flow[None], centres[None], grid, num_frames, self.motion)
-            for flow, centres in zip(stored["flow"], stored["centres"], strict=True)
-        ]
-        return latents, targets
-
-    @torch.no_grad()
-    def _measure(
-        self, latents: Tensor, module: MotionTransfer, sigmas: Float[Tensor, "steps"], noise_seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the flow and the window centres of a clip at each noise level; equal levels are measured once."""
-        if not len(sigmas):
-            return torch.empty(0), torch.empty(0)
-        backbone = module.backbone
-        noise = job_noise(tuple(latents.shape[1:]), [noise_seed]).to(latents.device)
-        null, grid = backbone.embed_prompts([""]), backbone.token_grid(latents)
-        levels, which = sigmas.unique(return_inverse=True)
-        parts = []
-        for some in levels.split(self.extraction_batch):
-            clean, own_noise = (x.expand(len(some), -1, -1, -1, -1) for x in (latents, noise))
-            query, key = backbone.query_key(
-                add_noise(clean, own_noise, some.view(-1, 1, 1, 1, 1).to(latents.device)),
-                1000 * some,
-                null.expand(len(some)),
-                self.motion.block,
-                rotary=self.motion.rotary,
-            )
-            parts.append(MotionTarget.extract(query, key, grid, self.motion))
-        whole = MotionTarget.stack(parts)
-        which = which.to(whole.flow.device)
-        return whole.flow[which], whole.centres[which]
-
-    def _key(self, video: Tensor, module: MotionTransfer, sigmas: Tensor, noise_seed: int) -> str:
-        """Return the hash of everything that the stored tensors depend on."""
-        settings = {
-            "version": CACHE_VERSION,
-            "backbone": module.backbone.fingerprint(),
-            "motion": asdict(self.motion),
-            "sigmas": sigmas.tolist(),
-            "noise_seed": noise_seed,
-            "shape": list(video.shape),
-        }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        digest.update(video.numpy().tobytes())
-        return digest.hexdigest()[:32]

@@ -32,15 +32,17 @@ def one_line(message: str) -> str:
     'a b'
     """
     message = re.sub(r"\s+", " ", message).strip()
-    types = (
-        r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?)[\])] Errors: .* Given value: (.*)"
-    )
-    no_list = re.fullmatch(r"""Parser key "([^"]+)": ('utf-8' codec|Expected a <class '.*Sequence'>).*""", message)
-    if no_list is not None:
-        return f"""{no_list[1]} is a list; write it as '["first", "second"]', or '["first"]' for a single one"""
-    found = re.fullmatch(rf'Parser key "([^"]+)": {types}', message)
+    found = re.fullmatch(r'Parser key "([^"]+)": (.*)', message)
     if found is None:
         return message
-    name, allowed, given = found.groups()
-    allowed = re.sub(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", r"\1\2", allowed).replace(", NoneType", "")
-    return f"{name} is {given!r}; use {allowed}"
+    name, problem = found.groups()
+    is_list = "'collections.abc.Sequence'>" in problem and "Union subtypes" not in problem
+    if is_list or "'utf-8' codec" in problem:  # a clip that was taken for a file of settings
+        return f"""{name} is a list; write it as '["first", "second"]', or '["first"]' for a single one"""
+    types = re.fullmatch(r".*Subtypes: [\[(](.*?)[\])] Errors: .* Given value: (.*)", problem) or re.fullmatch(
+        r"Expected a (.*)\. Got value: (.*)", problem
+    )
+    if types is None:
+        return message
+    allowed = re.sub(r"<class '(.*?)'>|typing\.Literal\[(.*?)\]", r"\1\2", types[1]).replace(", NoneType", "")
+    return f"{name} is {types[2]!r}; use {allowed}"

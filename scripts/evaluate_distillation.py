@@ -33,8 +33,10 @@ from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import sample
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
-from fastvmt_pl.runs.options import CONFIGS, as_arguments
+from fastvmt_pl.runs.composition import SILENT, compose_training, compose_transfer_of
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import CONFIGS
+from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.runs.teacher import make_samples
 from fastvmt_pl.toy import ToyClip, ToyWorld
 from fastvmt_pl.toy.toy_jobs import MOVING, Split, ToyJob, other_looks
@@ -46,12 +48,6 @@ GUIDED_STEPS = 15
 FIRST_SEED = 5000
 """Seed of the first evaluated video; those of the teacher begin at 0."""
 COLUMNS = ("path_error", *SHARES)
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 class KeepLoras(Callback):
@@ -113,8 +109,7 @@ class Motion:
             "data.seed": FIRST_SEED,
             **{name.replace("__", "."): value for name, value in options.items()},
         }
-        args = as_arguments(CONFIGS / "wan_tiny.yaml", arguments)
-        return TransferCLI(args, trainer_defaults=QUIET, run=False, save_config_callback=None)
+        return compose_transfer_of(merged(read_config(CONFIGS / "wan_tiny.yaml"), arguments))
 
     def teach(self, batch_size: int, max_flow_error: float) -> None:
         """Make the teacher's samples."""
@@ -134,9 +129,8 @@ class Motion:
                 "trainer.max_epochs": num_evaluations,
                 **options,
             }
-            args = as_arguments(CONFIGS / "wan_tiny_lora.yaml", arguments)
-            defaults = {**QUIET, "callbacks": [KeepLoras(folder)]}
-            cli = DistillCLI(args, trainer_defaults=defaults, run=False, save_config_callback=None)
+            config = merged(read_config(CONFIGS / "wan_tiny_lora.yaml"), arguments)
+            cli = compose_training(config, {**SILENT, "callbacks": [KeepLoras(folder)]})
             cli.trainer.fit(cli.model, cli.datamodule)
         return wanted
 

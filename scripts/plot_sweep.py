@@ -118,7 +118,7 @@ def main(
         output: An SVG or PNG file.
         score: Column of the score.
         cost: Column of the cost.
-        compare_with: Curve that settings of the others are compared with; none if left out.
+        compare_with: Curve that settings of the others are compared with; default: none.
 
     Raises:
         ValueError: If a column or the curve is not there.

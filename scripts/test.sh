@@ -5,5 +5,5 @@ extras=dev,cluster
 . "$(dirname "$0")/setup.sh"
 ruff check .
 ruff format --check .
-mypy
+bash scripts/types.sh
 OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile "$@" # threads that share a core wait for each other

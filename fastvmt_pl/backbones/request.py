@@ -3,8 +3,8 @@
 Axes: ``jobs``, ``frames`` and ``tokens`` (of a frame) as the transformer sees them, ``heads``, ``dim`` (of a head).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -74,6 +74,21 @@ class Capture:
     unrotated_key: Mapping[int, FrameTokens] = field(default_factory=dict)
     hidden: Mapping[int, Float[Tensor, "jobs frames tokens width"]] = field(default_factory=dict)
     velocity: Latents | None = None
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Capture":
+        """Return the capture with a change of each tensor that blocks brought."""
+
+        def changed(brought: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            return {block: change(tensor) for block, tensor in brought.items()}
+
+        return replace(
+            self,
+            query=changed(self.query),
+            key=changed(self.key),
+            unrotated_query=changed(self.unrotated_query),
+            unrotated_key=changed(self.unrotated_key),
+            hidden=changed(self.hidden),
+        )
 
     @property
     def clean(self) -> Latents:

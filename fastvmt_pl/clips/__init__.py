@@ -1,8 +1,9 @@
-"""Clips: which frames of which files, decoded to what a player shows, and videos written."""
+"""Reading clips as a player shows them, and writing videos."""
 
 from fastvmt_pl.clips.aligned import Pair, align, read_pair
-from fastvmt_pl.clips.clip import Clip, ClipError, TooShortError, check_file, content_hash, read_clip
+from fastvmt_pl.clips.clip import Clip, TooShortError, check_file, content_hash, read_clip
 from fastvmt_pl.clips.picture_folder import find_pictures
+from fastvmt_pl.clips.video_reader import ClipError
 
 __all__ = [
     "Clip",

@@ -1,4 +1,4 @@
-"""Read a reference and a video made from it so that they can be compared frame by frame and pixel by pixel."""
+"""Align a reference and a video, for comparison frame by frame and pixel by pixel."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,17 @@ from fastvmt_pl.clips.video_reader import ClipError
 from fastvmt_pl.clips.video_writing import to_frames
 
 SHORTER_SIDE = 256
-"""Shorter side in pixels at which videos are compared: trackers need some, and distances then mean the same for all."""
+"""Shorter side in pixels at which videos are compared; large enough for trackers, and equal for all videos."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and a video, of as many frames and of one size.
+    """A reference and a video with the same size and number of frames.
 
     Attributes:
         reference: The reference.
         output: The video.
-        fps: Frames a second of both.
+        fps: Frames per second of both.
     """
 
     reference: UInt8[Tensor, "frames height width 3"]
@@ -31,10 +31,10 @@ class Pair:
 
 
 def align(reference: Clip, output: Clip) -> Pair:
-    """Bring two clips together: in time by :func:`common_frames`, in space by cropping and resizing.
+    """Align two clips: in time by :func:`common_frames`, in space by cropping and resizing.
 
-    The middle of the reference is cropped to the output's shape, as motion transfer does, and both are resized so that
-    the shorter side has :data:`SHORTER_SIDE` pixels.
+    The reference is cropped in the centre to the output's aspect ratio, as in motion transfer. Both are resized to a
+    shorter side of :data:`SHORTER_SIDE` pixels.
 
     Raises:
         ClipError: If they have fewer than two frames in common.
@@ -50,9 +50,9 @@ def read_pair(reference: str | Path, output: str | Path, fps: float | None = Non
     """Read and align a reference and a video; see :func:`align`.
 
     Args:
-        reference: Video file, or folder of numbered pictures.
+        reference: Video file or folder of numbered pictures.
         output: Video file.
-        fps: Pictures a second of a folder of pictures.
+        fps: Frames per second of a folder of pictures.
 
     Raises:
         ClipError: If one of them cannot be read, or they have fewer than two frames in common.
@@ -64,21 +64,20 @@ def read_pair(reference: str | Path, output: str | Path, fps: float | None = Non
 
 
 def common_frames(first: Timeline, second: Timeline, names: tuple[str, str]) -> tuple[list[int], list[int], float]:
-    """Return the frames of two clips that belong together, by the clock: from their beginnings to the shorter's end.
+    """Return the frames of two clips that are shown at the same times, from the beginning to the shorter clip's end.
 
-    They are taken at the lower of the two rates. Clips whose rates agree within one part in a hundred are taken frame
-    by frame.
+    Times follow the lower of the two frame rates. If the rates agree within 1 %, all frames are taken one by one.
 
     Args:
-        first: When the frames of one clip are shown.
-        second: When those of the other are.
-        names: What to call them.
+        first: Timeline of one clip.
+        second: Timeline of the other.
+        names: Names of the clips in messages.
 
     Returns:
-        The frames of both, and how many they are a second.
+        The frames of both, and their frame rate.
 
     Raises:
-        ClipError: If these are fewer than two.
+        ClipError: If there are fewer than two such frames.
 
     >>> common_frames(Timeline.regular(5, 4.0), Timeline.regular(9, 8.0), ("a", "b"))
     ([0, 1, 2, 3, 4], [0, 2, 4, 6, 8], 4.0)

@@ -1,4 +1,4 @@
-"""Read reference clips: which frames, cropped and resized to which geometry."""
+"""Read reference clips: choose frames, crop and resize."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,17 +17,17 @@ from fastvmt_pl.clips.video_reader import ClipError, ClipReader, DecoderName
 from fastvmt_pl.files.file_hash import file_sha256
 
 Video = Float[Tensor, "jobs 3 frames height width"]
-"""Pictures in -1 to 1."""
+"""Videos with values from -1 to 1."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A reference clip that has been read.
+    """A reference clip in memory.
 
     Attributes:
         frames: Its pictures, 0 to 255.
-        fps: Frames a second of these frames, so that a video of as many frames moves as fast as the clip.
-        name: Where it comes from.
+        fps: Frames per second of these frames. A video of them at this rate is as fast as the original.
+        name: Its path, for messages.
     """
 
     frames: UInt8[Tensor, "frames height width 3"]
@@ -36,11 +36,11 @@ class Clip:
 
     @property
     def timeline(self) -> Timeline:
-        """When each frame is shown."""
+        """The time at which each frame is shown."""
         return Timeline.regular(len(self.frames), self.fps)
 
     def to_video(self, size: tuple[int, int]) -> Float[Tensor, "1 3 frames height width"]:
-        """Crop the middle to the size's shape, resize with anti-aliasing, and scale to -1 to 1."""
+        """Crop the centre to the aspect ratio of ``size``, resize with anti-aliasing, and scale to -1 to 1."""
         height, width = size
         old_height, old_width = self.frames.shape[1:3]
         scale = min(old_height / height, old_width / width)
@@ -48,7 +48,7 @@ class Clip:
         top, left = (old_height - crop_height) // 2, (old_width - crop_width) // 2
         middle = self.frames[:, top : top + crop_height, left : left + crop_width]
         pictures = []
-        for frame in middle:  # one at a time: all frames of a large clip take gigabytes as numbers
+        for frame in middle:  # one at a time: all frames of a large clip as floats take gigabytes
             picture = rearrange(frame, "height width rgb -> 1 rgb height width").float() / 127.5 - 1
             if picture.shape[-2:] != size:
                 picture = interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
@@ -57,11 +57,11 @@ class Clip:
 
 
 class TooShortError(ClipError):
-    """A clip has fewer frames than were asked for.
+    """A clip has fewer frames than requested.
 
     Args:
-        message: What is missing, and what to change.
-        num_frames: The most frames of the form 4 n + 1 that it has.
+        message: The problem, and what to change.
+        num_frames: The largest number of the form 4 n + 1 that the clip has.
     """
 
     def __init__(self, message: str, num_frames: int) -> None:
@@ -80,23 +80,23 @@ def read_clip(
     fps: float | None = None,
     decoder: DecoderName = "pyav",
 ) -> Clip:
-    """Read frames of a clip at equal distances in time, as a player shows them.
+    """Read evenly spaced frames of a clip, as a player shows them.
 
-    Pictures are upright, with square pixels, in sRGB; a high dynamic range is mapped to a standard one, and interlaced
-    frames are made whole. Files are decoded in a process of its own.
+    Pictures are upright, have square pixels and are in sRGB. A high dynamic range is mapped to a standard one, and
+    interlaced video is deinterlaced. Video files are decoded in another process.
 
     Args:
-        path: A video file of any format that FFmpeg reads, or a folder of numbered pictures.
-        num_frames: How many frames to read.
+        path: A video file in any format that FFmpeg reads, or a folder of numbered pictures.
+        num_frames: Number of frames.
         start: Start of the interval in seconds.
         end: End of the interval in seconds; ``None`` is the end of the clip.
         stride: Take every stride-th frame from the start; ``None`` spreads the frames evenly over the interval.
-        rate: Frames to take a second, instead of a stride.
-        fps: Pictures a second of a folder of pictures.
-        decoder: What makes the pictures of a video file, see :class:`~fastvmt_pl.clips.video_reader.ClipReader`.
+        rate: Frames per second to read, instead of a stride.
+        fps: Frames per second of a folder of pictures.
+        decoder: Decoder of video files, see :class:`~fastvmt_pl.clips.video_reader.ClipReader`.
 
     Raises:
-        ClipError: If it is not a whole video, decoding it crashes or hangs, or the interval has too few frames.
+        ClipError: If it is not a complete video, its decoder crashes or hangs, or the interval has too few frames.
     """
     for name, value in {"stride": stride, "rate": rate}.items():
         if value is not None and not 0 < value < inf:
@@ -110,33 +110,33 @@ def read_clip(
 
 
 def open_clip(path: str | Path, fps: float | None = None, decoder: DecoderName = "pyav") -> ClipReader | PictureFolder:
-    """Look at a video file or a folder of numbered pictures.
+    """Open a video file or a folder of numbered pictures.
 
     Args:
         path: The file or folder.
-        fps: Pictures a second of a folder of pictures.
-        decoder: What makes the pictures of a video file.
+        fps: Frames per second of a folder of pictures.
+        decoder: Decoder of video files.
 
     Raises:
-        ClipError: If it is neither, a folder comes without its rate, or a file with one.
+        ClipError: If it is neither, or ``fps`` is missing for a folder or given for a file.
     """
     path = check_file(path)
     if path.is_dir():
         if fps is None:
-            raise ClipError(f"clip {path} is a folder of pictures; say how many are shown a second, with --fps")
+            raise ClipError(f"clip {path} is a folder of pictures; give its frame rate with --fps")
         if not 0 < fps < inf:
-            raise ClipError(f"fps is {fps}; use a positive number of pictures a second")
+            raise ClipError(f"fps is {fps}; use a positive number of frames per second")
         return PictureFolder(path, fps)
     if fps is not None:
-        raise ClipError(f"clip {path} is a video file, which has its own frame rate; leave fps out")
+        raise ClipError(f"clip {path} is a video file, which has its own frame rate; remove fps")
     return ClipReader(path, decoder)
 
 
 def check_file(path: str | Path) -> Path:
-    """Return the path of what may be a clip.
+    """Return the path of a clip after simple checks.
 
     Raises:
-        ClipError: If it is no file, an empty one, or a folder without pictures.
+        ClipError: If the path does not exist, or is an empty file or a folder without pictures.
     """
     path = Path(path)
     if not path.exists():
@@ -145,17 +145,17 @@ def check_file(path: str | Path) -> Path:
         if not find_pictures(path):
             raise ClipError(f"clip {path} is a folder without pictures; give a video file, or numbered pictures")
     elif not path.is_file():
-        raise ClipError(f"clip {path} is no regular file; give a video file")
+        raise ClipError(f"clip {path} is not a regular file; give a video file")
     elif path.stat().st_size == 0:
         raise ClipError(f"clip {path} is empty; was its download or copy cut short?")
     return path
 
 
 def content_hash(path: str | Path) -> str:
-    """Return the SHA-256 of a clip's file, or of the pictures of its folder in their order.
+    """Return the SHA-256 of a clip's file, or of its folder's pictures in their order.
 
     Raises:
-        ClipError: If it is none.
+        ClipError: If it is not a clip.
     """
     path = check_file(path)
     if not path.is_dir():
@@ -170,9 +170,9 @@ def _too_short(
     fits = (available - 1) // 4 * 4 + 1
     change = f"use --num-frames {fits}" if fits >= 5 else "use a longer clip"
     how = "" if stride is None else f" at stride {stride}"
-    how += "" if rate is None else f" at {rate:g} a second"
+    how += "" if rate is None else f" at {rate:g} frames per second"
     return TooShortError(
-        f"clip {path} has {available} frames in the chosen interval{how} but {num_frames} were asked for; {change}, "
+        f"clip {path} has {available} frames in the chosen interval{how}, but {num_frames} were requested; {change}, "
         "or a longer interval or a smaller stride",
         max(0, fits),
     )

@@ -1,4 +1,4 @@
-"""The process that decodes video files, which a damaged file may hang or crash without harm to this one."""
+"""A process that decodes video files; a damaged file can hang or crash it without harm to this process."""
 
 import json
 import mmap
@@ -20,23 +20,23 @@ from fastvmt_pl.errors import UserError
 
 SCRIPT = Path(__file__).parent / "decoding" / "__main__.py"
 TIMEOUT = "FASTVMT_DECODING_TIMEOUT"
-"""Environment variable: seconds without progress after which decoding is stopped."""
+"""Environment variable with the seconds without progress after which decoding is stopped."""
 DEFAULT_TIMEOUT = 120.0
-"""Enough for a slow network drive, and for the 250 frames from one key frame of a large video to the next."""
+"""Enough for a slow network drive, and for 250 frames between two key frames of a large video."""
 
 
 class DecoderProcess:
-    """A process that runs ``decoding``.
+    """A process that runs the package ``decoding``.
 
     Raises:
         RuntimeError: If it does not start.
     """
 
     def __init__(self) -> None:
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as the process; a pipe would fill up
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 -- open as long as the process; a pipe would fill up
         self._channel, theirs = socket.socketpair()
         with theirs:
-            # -P: nothing is imported from its folder
+            # -P: modules in its folder do not hide others
             command = [sys.executable, "-P", str(SCRIPT), str(theirs.fileno())]
             self.popen = subprocess.Popen(
                 command,
@@ -56,7 +56,7 @@ class DecoderProcess:
         """Return the answer to a request, and its pictures.
 
         Raises:
-            EOFError: If the process dies, or had to be killed after so many seconds without progress.
+            EOFError: If the process ends, or is killed after ``limit`` seconds without progress.
         """
         late = Event()
         try:
@@ -65,10 +65,10 @@ class DecoderProcess:
             while True:
                 with self._killed_after(limit, late):
                     message = self._message()
-                if message:  # an empty one reports progress
+                if message:  # an empty message reports progress
                     return message, self._pictures(message.get("shape"))
         except (EOFError, BrokenPipeError):
-            with suppress(subprocess.TimeoutExpired):  # it has hung up and is about to exit; how, says why
+            with suppress(subprocess.TimeoutExpired):  # its exit status gives the reason
                 self.popen.wait(5)
             self.stop()
             if late.is_set():
@@ -76,10 +76,10 @@ class DecoderProcess:
             raise EOFError(f"crashes the decoder ({self._last_words()})") from None
 
     def stop(self) -> None:
-        """Stop the process, whatever it is doing."""
+        """Kill the process."""
         self.popen.kill()
         self.popen.wait()
-        with suppress(BrokenPipeError):  # of a request that it did not live to read
+        with suppress(BrokenPipeError):  # a request that it has not read
             self._requests.close()
         self._answers.close()
         self._channel.close()
@@ -92,7 +92,7 @@ class DecoderProcess:
         return message
 
     def _pictures(self, shape: list[int] | None) -> np.ndarray:
-        """Return the pictures that the process has handed over, if it has."""
+        """Return the pictures that the process has sent, if any."""
         if shape is None:
             return np.empty((0, 0, 0, 3), np.uint8)
         _, (descriptor,), _, _ = socket.recv_fds(self._channel, 1, 1)
@@ -118,7 +118,7 @@ class DecoderProcess:
             timer.cancel()
 
     def _last_words(self) -> str:
-        """Return what ended the process: a signal, or an error."""
+        """Return the signal or the error that ended the process."""
         status = self.popen.returncode
         if status < 0:
             name = signal.Signals(-status).name
@@ -129,10 +129,10 @@ class DecoderProcess:
 
 
 def timeout() -> float:
-    """Return how many seconds decoding may make no progress.
+    """Return the seconds without progress after which decoding is stopped.
 
     Raises:
-        ValueError: If the environment asks for what cannot be.
+        UserError: If the environment variable is not a positive number.
     """
     given = os.environ.get(TIMEOUT, str(DEFAULT_TIMEOUT))
     try:

@@ -1,4 +1,4 @@
-"""Folders of numbered pictures, as DAVIS and image sequences of editors have them."""
+"""Folders of numbered pictures, such as DAVIS and the image sequences of editors."""
 
 import re
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, those that are hidden left out, in the order of the last number in their names.
+    """Return the pictures of a folder, without hidden files, ordered by the last number in their names.
 
     Raises:
-        ClipError: If one has no number, or a number is missing or comes twice.
+        ClipError: If a picture has no number, or a number is missing or repeated.
     """
     numbered, series = dict[int, Path](), set[tuple[str, str]]()
     for path in sorted(folder.iterdir()):
@@ -52,13 +52,13 @@ class PictureFolder:
 
     Args:
         path: The folder.
-        fps: Pictures a second.
+        fps: Frames per second.
 
     Attributes:
-        timeline: When each picture is shown.
+        timeline: Time at which each picture is shown.
 
     Raises:
-        ClipError: If the folder has no pictures, or not each of one.
+        ClipError: If the folder has no pictures, or their numbers have gaps.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -68,7 +68,7 @@ class PictureFolder:
         self.timeline = Timeline.regular(len(self.pictures), fps)
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames height width 3"]:
-        """Return pictures by their place in the order, upright as their EXIF data say.
+        """Return pictures by their index, rotated as their EXIF data say.
 
         Raises:
             ClipError: If one cannot be read, or has another size than the first.
@@ -94,13 +94,13 @@ class PictureFolder:
 
 
 def _in_bytes(picture: Image.Image) -> Image.Image:
-    """Return a picture of 8 bits a colour; Pillow would cut off what is brighter.
+    """Return a picture with 8 bits per colour; Pillow itself would clip the brighter values.
 
     Raises:
-        ValueError: If it has floating-point numbers, whose range is not known.
+        ValueError: If it has floating-point numbers, since their range is unknown.
     """
     if picture.mode == "F":
         raise ValueError("it has floating-point numbers; convert it to 8 bits")
-    if picture.mode.startswith("I"):  # 16 bits, in 32 where the file is a PNG
+    if picture.mode.startswith("I"):  # 16 bits; from a PNG, in 32-bit integers
         return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
     return picture

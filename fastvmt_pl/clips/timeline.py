@@ -1,4 +1,4 @@
-"""When the frames of a clip are shown, and which of them to take."""
+"""The times at which the frames of a clip are shown, and the choice of frames."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from statistics import fmean, median
 import numpy as np
 
 USUAL = 0.25
-"""Share by which an interval between frames may differ from the median of all and still count as usual."""
+"""Largest deviation of a usual interval between frames from the median interval, as a share of it."""
 
 
 class ScarceFramesError(ValueError):
-    """An interval has fewer frames than were asked for.
+    """An interval has fewer frames than requested.
 
     Args:
-        available: How many it has.
+        available: Number of frames that it has.
     """
 
     def __init__(self, available: int) -> None:
@@ -27,11 +27,11 @@ class ScarceFramesError(ValueError):
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a clip are shown.
+    """The times at which the frames of a clip are shown.
 
     Attributes:
-        times: When each frame appears, in seconds since the first one, ascending.
-        end: When the last frame disappears, in seconds.
+        times: Time at which each frame appears, in seconds since the first, ascending.
+        end: Time at which the last frame disappears, in seconds.
     """
 
     times: Sequence[float]
@@ -39,29 +39,29 @@ class Timeline:
 
     @classmethod
     def regular(cls, num_frames: int, fps: float) -> "Timeline":
-        """Return the timeline of frames that are shown for equally long.
+        """Return the timeline of a constant frame rate.
 
         Args:
-            num_frames: How many there are.
-            fps: Frames a second.
+            num_frames: Number of frames.
+            fps: Frames per second.
         """
         return cls([number / fps for number in range(num_frames)], num_frames / fps)
 
     @cached_property
     def intervals(self) -> list[float]:
-        """Seconds from one frame to the next; of a single frame, those that it is shown."""
+        """Seconds from each frame to the next; for a single frame, the time that it is shown."""
         gaps = [later - earlier for earlier, later in pairwise(self.times) if later > earlier]
         return gaps or [self.end - self.times[0]]
 
     @cached_property
     def period(self) -> float:
-        """Seconds that a frame is usually shown: the mean of the intervals near the median one."""
+        """Seconds that a frame is usually shown: the mean of the intervals near the median."""
         middle = median(self.intervals)
         return fmean(interval for interval in self.intervals if abs(interval - middle) <= USUAL * middle)
 
     @cached_property
     def shortest(self) -> float:
-        """The shortest interval; the period, if all intervals are as usual but for rounding."""
+        """The shortest interval; if all intervals are equal up to rounding, the period."""
         lowest, highest = min(self.intervals), max(self.intervals)
         regular = highest - self.period <= USUAL * self.period and self.period - lowest <= USUAL * self.period
         return self.period if regular else lowest
@@ -69,8 +69,7 @@ class Timeline:
     def frames_at(self, seconds: Sequence[float]) -> list[int]:
         """Return the frame that is shown at each time.
 
-        A frame that appears within half the shortest interval after the time counts as shown, so that a time which a
-        rounding error moved finds it.
+        A frame counts as shown from half the shortest interval before it appears, which allows for rounding errors.
 
         >>> Timeline([0.0, 0.1, 0.2, 2.0], 2.1).frames_at([0.1, 0.17, 1.9, 2.0])
         [1, 2, 2, 3]
@@ -89,14 +88,14 @@ class Timeline:
         """Choose frames at equal distances in time.
 
         Args:
-            num_frames: How many.
+            num_frames: Number of frames.
             start: Start of the interval in seconds.
             end: End of the interval in seconds; ``None`` is the clip's end.
             stride: Distance in periods; ``None`` spreads the frames over the interval.
-            rate: Distance as frames a second, instead of a stride.
+            rate: Frames per second, instead of a stride.
 
         Returns:
-            Numbers of the frames, and how many of them are shown a second.
+            Numbers of the frames, and their frame rate.
 
         Raises:
             ScarceFramesError: If the interval has fewer frames.
@@ -119,6 +118,6 @@ class Timeline:
         return indices, 1 / distance if num_frames > 1 else 1 / period
 
     def _on_frame(self, time: float) -> float:
-        """Return when the frame shown at a time appears, if that is near the time, else the time."""
+        """Return the time at which the frame shown at a time appears, if that is near the time, else the time."""
         appears = self.times[self.frames_at([time])[0]]
         return appears if abs(appears - time) <= (0.5 + 1e-6) * self.shortest else time

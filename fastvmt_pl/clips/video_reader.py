@@ -30,14 +30,14 @@ class ClipReader:
 
     Args:
         path: The file.
-        decoder: What makes pictures of its frames: PyAV, or decord where a file is shown as it is stored. PyAV reports
-            damage in both cases, so decord is no faster.
+        decoder: Makes the pictures: PyAV, or decord for files whose frames are shown as they are stored. PyAV checks
+            the file for damage in both cases, so decord is not faster.
 
     Attributes:
-        timeline: When each frame is shown.
+        timeline: Time at which each frame is shown.
 
     Raises:
-        ClipError: If it is no video, or not a whole one.
+        ClipError: If it is not a video, or not complete.
     """
 
     def __init__(self, path: Path, decoder: DecoderName = "pyav") -> None:
@@ -46,7 +46,7 @@ class ClipReader:
         self.timeline = Timeline(described["times"], described["end"])
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames height width 3"]:
-        """Return frames by their numbers, which may come more than once, and warn if they differ from what is stored.
+        """Return frames by their numbers, which may repeat. Warn if the pictures differ from the stored frames.
 
         Raises:
             ClipError: If one of them cannot be decoded.
@@ -59,17 +59,17 @@ class ClipReader:
 
 
 class Decoder:
-    """Decodes in a process that is started when it is needed, and again after it was stopped or has ended."""
+    """Decodes in another process, which it starts on use, again if it has ended."""
 
     def __init__(self) -> None:
         self.process: DecoderProcess | None = None
         self._lock, self._owner = Lock(), os.getpid()
 
     def ask(self, path: Path, indices: list[int], decoder: DecoderName) -> tuple[dict[str, Any], np.ndarray]:
-        """Return when a file's frames are shown, or those of the given ascending numbers.
+        """Return the times of a file's frames or, if numbers are given, in ascending order, these frames.
 
         Raises:
-            ClipError: If it cannot be decoded, or decoding crashes or makes no progress.
+            ClipError: If it cannot be decoded, or the decoder crashes or makes no progress.
         """
         limit = timeout()
         request = {"path": str(path.absolute()), "indices": indices, "decoder": decoder}
@@ -93,10 +93,10 @@ class Decoder:
         self.process = None
 
     def _ask(self, request: dict[str, Any], limit: float) -> tuple[dict[str, Any], np.ndarray]:
-        if self._owner != os.getpid():  # a fork of the process that started it, and that goes on talking to it
+        if self._owner != os.getpid():  # this is a fork; the decoder belongs to its parent
             self.process, self._owner = None, os.getpid()
         if self.process is not None:
-            with suppress(EOFError):  # it may have been idle for too long, or harmed by an earlier clip
+            with suppress(EOFError):  # it may have ended after idling, or been damaged by an earlier clip
                 return self._answer(request, limit)
         self.process = DecoderProcess()
         return self._answer(request, limit)
@@ -106,10 +106,10 @@ class Decoder:
         try:
             return self.process.answer(request, limit)
         except BaseException:
-            self.stop()  # what it may still send belongs to no later request
+            self.stop()  # a late answer would be taken for that of the next request
             raise
 
 
 DECODER = Decoder()
-"""The one of this process."""
+"""The decoder of this process."""
 atexit.register(DECODER.stop)

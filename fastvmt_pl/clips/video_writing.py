@@ -1,4 +1,4 @@
-"""Turn videos into pictures, and write both, whole or not at all."""
+"""Convert model outputs to pictures, and write pictures and videos atomically."""
 
 import math
 from fractions import Fraction
@@ -19,43 +19,43 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import written_whole
 
 MIN_SIDE = 240
-"""Shorter side in pixels up to which small videos are enlarged, in whole multiples, to be looked at."""
+"""Shorter side in pixels that small videos reach when they are enlarged by a whole factor for viewing."""
 
 
 def to_frames(video: Video) -> UInt8[Tensor, "jobs frames height width 3"]:
-    """Turn videos of -1 to 1 into pictures of 0 to 255, on the CPU."""
+    """Convert videos from -1 to 1 to pictures from 0 to 255, on the CPU."""
     pictures: Float[Tensor, "jobs frames height width 3"] = rearrange(video, "b c f h w -> b f h w c")
     return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def enlarge(frames: UInt8[Tensor, "frames height width 3"]) -> UInt8[Tensor, "frames larger_height larger_width 3"]:
-    """Repeat the pixels of small pictures so that they can be looked at."""
+    """Enlarge small pictures by a whole factor for viewing."""
     factor = max(1, MIN_SIDE // min(frames.shape[1:3]))
     return repeat(frames, "f h w c -> f (h n) (w m) c", n=factor, m=factor)
 
 
 def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps: float) -> None:
-    """Write an H.264 video in good quality that browsers play; an odd last row or column is doubled.
+    """Write an H.264 video of good quality that browsers play; an odd last row or column is repeated.
 
-    It says which colours it has: sRGB's primaries, and the matrix that players take for its size where a file does not
-    say, BT.709 from high definition on and BT.601 below.
+    The file is tagged with its colours: sRGB's primaries, and the matrix that players assume for its size in untagged
+    files, BT.709 for high definition and BT.601 below.
 
     Args:
         path: An ``.mp4`` file.
         frames: Pictures, 0 to 255.
-        fps: Frames a second.
+        fps: Frames per second.
 
     Raises:
-        ValueError: If that is not positive.
+        UserError: If ``fps`` is not positive.
     """
     if not 0 < fps < math.inf:
-        raise UserError(f"fps is {fps}; use a positive number of frames a second")
+        raise UserError(f"fps is {fps}; use a positive number of frames per second")
     frames = torch.cat([frames, frames[:, -1:]], 1) if frames.shape[1] % 2 else frames
     frames = torch.cat([frames, frames[:, :, -1:]], 2) if frames.shape[2] % 2 else frames
     with written_whole(path) as temporary, _opened(temporary) as container:
-        # x264's macroblock tree, on pictures of a few blocks, makes another file each time.
+        # With x264's macroblock tree, files of small pictures differ from run to run.
         options = {"crf": "12", "x264-params": "mbtree=0"}
-        # Rates such as 30000/1001 are exact, and so are rates of less than a frame in a thousand seconds.
+        # Exact for rates such as 30000/1001, and for rates below one frame in a thousand seconds.
         rate = Fraction(fps).limit_denominator(1001) if fps >= 1 else 1 / Fraction(1 / fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate, options=options)
         stream.height, stream.width = frames.shape[1:3]
@@ -71,18 +71,18 @@ def write_video(path: Path, frames: UInt8[Tensor, "frames height width 3"], fps:
 
 
 def is_high_definition(height: int, width: int) -> bool:
-    """Return whether players take the colours of a video of this size, in pixels, for those of high definition."""
+    """Return whether players assume the colours of high definition for a size in pixels."""
     return width >= 1280 or height > 576
 
 
 def _opened(path: Path) -> av.container.OutputContainer:
-    """Open a video file to write it."""
-    # As a URL: FFmpeg takes a path such as run:1/output.mp4 for one of the protocol "run".
+    """Open a video file for writing."""
+    # As a URL, since FFmpeg reads a path such as run:1/output.mp4 as a URL of the protocol "run".
     return av.open(f"file:{path.absolute()}", "w", options={"movflags": "faststart"})
 
 
 def side_by_side(videos: list[UInt8[Tensor, "frames height width 3"]]) -> UInt8[Tensor, "frames height wide 3"]:
-    """Put videos of equal size beside each other with a white gap."""
+    """Join videos of equal size side by side, with white gaps."""
     gap = max(2, videos[0].shape[2] // 24)
     spaced = [pad(video, (0, 0, 0, gap), value=255) for video in videos[:-1]]
     return torch.cat([*spaced, videos[-1]], 2)
@@ -94,7 +94,7 @@ def flow_picture(
     grid: tuple[int, int],
     num_columns: int = 4,
 ) -> UInt8[Tensor, "picture_height picture_width 3"]:
-    """Picture the flow of some pairs of frames, each beside its frame.
+    """Draw the flow of pairs of frames, each next to its first frame.
 
     Hue is the direction (red to the right, then clockwise), and saturation the length, full at the longest shown.
 

@@ -1,4 +1,4 @@
-"""How much of a reference's look came along with its motion.
+"""How much of a reference's appearance appears in a video.
 
 Axes: ``videos``, ``frames``, ``height``, ``width``; colours are 0 to 255.
 """
@@ -9,13 +9,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 NUM_LEVELS = 8
-"""Levels that each of red, green and blue is counted in."""
+"""Levels of each of red, green and blue in a histogram."""
 
 Frames = UInt8[Tensor, "frames height width 3"]
 
 
 def colour_histogram(frames: Frames) -> Float[Tensor, "colours"]:
-    """Return the share of a video's pixels that each of 512 colours has."""
+    """Return the share of each of 512 colours among a video's pixels."""
     levels = rearrange(frames.long() * NUM_LEVELS // 256, "f h w c -> c (f h w)")
     colours = (levels[0] * NUM_LEVELS + levels[1]) * NUM_LEVELS + levels[2]
     counts = torch.bincount(colours, minlength=NUM_LEVELS**3)
@@ -23,16 +23,16 @@ def colour_histogram(frames: Frames) -> Float[Tensor, "colours"]:
 
 
 def appearance_leak(reference: Frames, output: Frames, baseline: Frames | None = None) -> float:
-    """Return how much nearer a video's colours are to a reference's than those of a baseline are.
+    """Return how much closer a video's colours are to a reference's than a baseline's colours are.
 
-    Nearness is the overlap of two colour histograms (Swain and Ballard, Color Indexing, 1991). 0 is no nearer than the
-    baseline, 1 the reference's own colours.
+    ``max(0, (overlap - baseline overlap) / (1 - baseline overlap))``, where the overlap with the reference is that of
+    colour histograms (Swain and Ballard, Color Indexing, 1991). 0: as close as the baseline; 1: the same colours.
 
     Args:
         reference: The reference clip.
         output: The video.
-        baseline: A video of the same prompt that knows nothing of the reference; without one, what the prompt and the
-            reference have in common counts as leaked.
+        baseline: A video of the same prompt without the reference. Without a baseline, colours that the prompt itself
+            asks for count as leaked.
     """
     wanted = colour_histogram(reference)
     overlap, before = (

@@ -1,4 +1,4 @@
-"""How sure a mean is."""
+"""Confidence intervals of means."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 
 def interval_of_mean(values: Sequence[float], num_resamples: int = 10_000) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval by the percentile bootstrap (Efron, 1979); the same for the same values.
+    """Return the mean and its 95 % interval by the percentile bootstrap (Efron, 1979), with a fixed seed.
 
     >>> interval_of_mean([2.0, 2.0])
     (2.0, 2.0, 2.0)

@@ -1,4 +1,4 @@
-"""Likeness of frames to a prompt and to each other by CLIP, as papers on motion transfer report it."""
+"""CLIP similarity of frames to a prompt and to each other, as papers on motion transfer report it."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ from fastvmt_pl.evaluation.video_metrics import VideoMetric
 
 
 class ClipEmbedder:
-    """Embeds pictures and texts by CLIP (Radford et al., ICML 2021) through transformers.
+    """Embeds pictures and texts with CLIP (Radford et al., ICML 2021), from transformers.
 
     Args:
         model: A hub id, such as openai/clip-vit-base-patch32, or a local folder, with weights in safetensors.
-        device: Where to run it.
+        device: Device that it runs on.
 
     Raises:
-        ValueError: If there is no such model.
+        UserError: If there is no such model.
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:
@@ -41,19 +41,19 @@ class ClipEmbedder:
 
     @torch.no_grad()
     def text(self, text: str) -> Float[Tensor, "1 dim"]:
-        """Embed a text; what is longer than CLIP reads is cut off."""
+        """Embed a text; a text that is too long for CLIP is cut."""
         inputs = self.processor(text=[text], return_tensors="pt", truncation=True).to(self.device)
         features: Tensor = self.model.text_projection(self.model.text_model(**inputs).pooler_output)
         return features.cpu()
 
 
 def text_similarity(pictures: Float[Tensor, "frames dim"], text: Float[Tensor, "1 dim"]) -> float:
-    """Return the cosine of each frame and the prompt, averaged over frames: the text similarity of the papers."""
+    """Return the mean cosine similarity of frames and prompt: the text similarity of the papers."""
     return float(cosine_similarity(pictures, text).mean())
 
 
 def frame_similarity(pictures: Float[Tensor, "frames dim"]) -> float:
-    """Return the cosine of each frame and the next, averaged over frames: the temporal consistency of the papers."""
+    """Return the mean cosine similarity of consecutive frames: the temporal consistency of the papers."""
     return float(cosine_similarity(pictures[:-1], pictures[1:]).mean())
 
 
@@ -61,8 +61,8 @@ class ClipMetric(VideoMetric):
     """A score by CLIP.
 
     Args:
-        embedder: What embeds pictures and texts.
-        options: Options of every metric.
+        embedder: The CLIP model.
+        options: Options of :class:`torchmetrics.Metric`.
     """
 
     higher_is_better = True
@@ -73,7 +73,7 @@ class ClipMetric(VideoMetric):
 
 
 class ClipTextSimilarity(ClipMetric):
-    """Likeness of frames to a prompt, see :func:`text_similarity`."""
+    """Similarity of frames to a prompt, see :func:`text_similarity`."""
 
     def update(self, output: Frames, prompt: str) -> None:
         """Add a video."""
@@ -81,7 +81,7 @@ class ClipTextSimilarity(ClipMetric):
 
 
 class ClipFrameSimilarity(ClipMetric):
-    """Likeness of consecutive frames, see :func:`frame_similarity`."""
+    """Similarity of consecutive frames, see :func:`frame_similarity`."""
 
     def update(self, output: Frames) -> None:
         """Add a video."""

@@ -1,4 +1,4 @@
-"""CoTracker (Karaev et al., ECCV 2024), where its own package and weights are at hand."""
+"""CoTracker (Karaev et al., ECCV 2024), which needs its own package and weights."""
 
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from fastvmt_pl.evaluation.tracks import Frames, Tracks
 
 
 class CoTracker:
-    """Follows a grid of points of the first frame by CoTracker.
+    """Tracks a grid of points of the first frame with CoTracker.
 
-    Its package comes from https://github.com/facebookresearch/co-tracker, its weights from the links there.
+    Install its package from https://github.com/facebookresearch/co-tracker, which also links to its weights.
 
     Args:
-        checkpoint: File of weights, such as scaled_offline.pth.
-        grid_size: Rows and columns of points; 55 is what the code of SMM and DiTFlow takes.
-        device: Where to run it.
+        checkpoint: Weights file, such as scaled_offline.pth.
+        grid_size: Rows and columns of points; the code of SMM and DiTFlow uses 55.
+        device: Device that it runs on.
 
     Raises:
-        ValueError: If the package is not installed or the file does not exist.
+        UserError: If the package is not installed or the file does not exist.
     """
 
     def __init__(self, checkpoint: Path, grid_size: int = 55, device: str = "cpu") -> None:

@@ -13,7 +13,7 @@ from fastvmt_pl.evaluation.tracks import Frames, Gray, to_gray
 
 Flow = Float[Tensor, "steps height width 2"]
 MIN_SIDE = 16
-"""Pixels that a picture needs a side for OpenCV's DIS flow."""
+"""Smallest side of a picture in pixels for OpenCV's DIS flow."""
 
 
 def dense_flow(frames: Frames, backward: bool = False) -> Flow:
@@ -21,10 +21,10 @@ def dense_flow(frames: Frames, backward: bool = False) -> Flow:
 
     Args:
         frames: The video.
-        backward: From each frame's next one back to it, on the grid of the next one.
+        backward: Return the flow from each next frame back instead, on the grid of the next frame.
 
     Raises:
-        ValueError: If the pictures are too small.
+        UserError: If the pictures are too small.
     """
     return gray_flow(to_gray(frames), backward)
 
@@ -33,7 +33,7 @@ def gray_flow(gray: Gray, backward: bool = False) -> Flow:
     """Return the flow of a video in shades of gray, see :func:`dense_flow`."""
     if min(gray.shape[1:]) < MIN_SIDE:
         raise UserError(f"the pictures are {gray.shape[1]} x {gray.shape[2]}; flow needs {MIN_SIDE} pixels a side")
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # between two pairs nothing is carried over
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # keeps no state from pair to pair
     pairs = pairwise(gray.numpy())
     found = [method.calc(*(pair[::-1] if backward else pair), None) for pair in pairs]
     return torch.stack([torch.from_numpy(flow) for flow in found]) if found else torch.zeros(0, *gray.shape[1:], 2)
@@ -42,7 +42,7 @@ def gray_flow(gray: Gray, backward: bool = False) -> Flow:
 def sample_at(
     maps: Float[Tensor, "batch height width channels"], points: Float[Tensor, "batch *axes 2"]
 ) -> Float[Tensor, "batch *axes channels"]:
-    """Return the values of maps at points (x, y) in pixels, bilinear; beyond a border, the border's."""
+    """Return the values of maps at points (x, y) in pixels, bilinear; outside, the values at the border."""
     height, width = maps.shape[1:3]
     flat = points.flatten(1, -2)[:, None]
     grid = (flat + 0.5) / flat.new_tensor([width, height]) * 2 - 1
@@ -57,7 +57,7 @@ def pixel_grid(height: int, width: int) -> Float[Tensor, "height width 2"]:
 
 
 def is_inside(points: Float[Tensor, "*axes 2"], height: int, width: int) -> Bool[Tensor, "*axes"]:
-    """Return which points (x, y) in pixels lie in the picture."""
+    """Return which points (x, y) in pixels are inside the picture."""
     limits = points.new_tensor([width - 1, height - 1])
     return ((points >= 0) & (points <= limits)).all(-1)
 
@@ -68,13 +68,13 @@ def consistent(
     backward: Flow,
     tolerance: float,
 ) -> Bool[Tensor, "batch *axes"]:
-    """Return which points come back to where they were when the backward flow takes them back (else, occluded).
+    """Return which points the backward flow moves back to their start; the others are occluded.
 
     Args:
-        points: Where they were.
-        moved: Where they went.
+        points: Positions in the first frame.
+        moved: Positions in the next frame.
         backward: The backward flow of each step.
-        tolerance: Distance in pixels up to which they are back.
+        tolerance: Largest distance in pixels between a start and the point that was moved back.
     """
     height, width = backward.shape[1:3]
     back = moved + sample_at(backward, moved)

@@ -1,23 +1,20 @@
-"""``fastvmt evaluate``: how well videos follow the motion of their references."""
+"""How well videos follow the motion of their references."""
 
 import hashlib
 import json
 import math
 import re
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from rich.console import Console
-from rich.progress import Progress
 from torch.backends import mps
 
 from fastvmt_pl.clips import content_hash, read_pair
-from fastvmt_pl.errors import UserError, one_line
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.clip_similarity import ClipEmbedder
 from fastvmt_pl.evaluation.cotracker import CoTracker
 from fastvmt_pl.evaluation.opencv_trackers import DenseFlow, LucasKanade
@@ -30,8 +27,25 @@ from fastvmt_pl.files.locks import locked_file
 
 Result = dict[str, Any]
 Pairs = dict[PairFiles, Result]
+Track = Callable[[Sequence[PairFiles]], Iterable[PairFiles]]
+"""Yields pairs one after the other."""
 VERSION = 3
-"""Part of every file: raised when a score changes its meaning."""
+"""Part of every file; increased when the meaning of a score changes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of videos.
+
+    Attributes:
+        results: The files of each pair with its scores, or with why it has none.
+        problems: Why pairs, tables or folders have no scores.
+        num_pairs: How many pairs there are, a table or folder that cannot be read counted as one.
+    """
+
+    results: list[Result]
+    problems: list[str]
+    num_pairs: int
 
 
 def evaluate(
@@ -43,26 +57,27 @@ def evaluate(
     reconstruction: bool = False,
     fps: float | None = None,
     device: str = "cpu",
-) -> list[Result]:
+    track: Track = iter,
+) -> Evaluation:
     """Score how well videos follow the motion of their references.
 
     Args:
-        inputs: A reference and a video; or run folders and tables (CSV, TSV or JSONL with reference and output,
-            and if wanted baseline and prompt). A reference is a video file, or a folder of numbered pictures.
-        output: JSON file for the scores, which keeps those that it holds; these pairs are not scored again.
-        tracker: What follows points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
+        inputs: A reference and a video; or run folders and tables (CSV, TSV or JSONL with the columns reference and
+            output, and optionally baseline and prompt). A reference is a video file or a folder of numbered pictures.
+        output: JSON file for the scores. Pairs that it already contains are not scored again.
+        tracker: Tracker of points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
         cotracker_checkpoint: File of CoTracker's weights.
         clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
         reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
         fps: Pictures a second of references that are folders of numbered pictures.
         device: Where CoTracker and CLIP run: cpu, cuda, cuda:1 or mps.
+        track: Yields the pairs one after the other, and may show how far it is.
 
     Returns:
-        The files of each pair with its scores, or with why it has none.
+        The scores, and what could not be scored.
 
     Raises:
-        ValueError: If the inputs or settings cannot be used.
-        RuntimeError: If some pairs could not be scored; the others are.
+        UserError: If the inputs or settings cannot be used.
     """
     _check_device(device)
     pairs, problems = find_pairs(inputs)
@@ -95,31 +110,21 @@ def evaluate(
         )
 
     results: list[Result] = []
-    console = Console(stderr=True)
-    progress = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with locked_file(output), progress:
+    with locked_file(output):
         kept = _read(output, settings)
-        for pair in progress.track(pairs, description="scoring"):
+        for pair in track(pairs):
             result = _result(pair, kept, score)
             results.append(result)
             if kept.get(pair) != result:
                 kept[pair] = result
                 _write(output, settings, kept, problems)
         _write(output, settings, kept, problems)  # without the errors of another time
-    print(table(results))
-    print(f"\nthe scores are in {output}")
     num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
-    problems += [one["error"] for one in results if "error" in one]
-    for problem in problems:
-        print(f"left out: {one_line(problem)}", file=sys.stderr)
-    if problems:
-        reasons = "; ".join(problems[:3])
-        raise RuntimeError(f"{len(problems)} of {num_pairs} pairs could not be scored: {reasons}")
-    return results
+    return Evaluation(results, problems + [one["error"] for one in results if "error" in one], num_pairs)
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return the scores as a Markdown table with their means; an arrow says which way a score gets better."""
+    """Return the scores as a Markdown table with their means; an arrow shows whether higher or lower is better."""
     scored = [one["scores"] for one in results if "scores" in one]
     names = [name for name in BETTER if any(name in scores for scores in scored)]
     arrows = {"higher": "↑", "lower": "↓"}
@@ -149,14 +154,14 @@ def _tracker(name: str, checkpoint: Path | None, device: str) -> Tracker:
 
 
 def _check_device(device: str) -> None:
-    """Raise ``ValueError`` unless CoTracker and CLIP can run there."""
+    """Raise :class:`UserError` unless CoTracker and CLIP can run on a device."""
     places = ("cpu", *(["cuda"] if torch.cuda.is_available() else []), *(["mps"] if mps.is_available() else []))
     if device.split(":")[0] not in places or (":" in device and not re.fullmatch(r"cuda:\d+", device)):
         raise UserError(f"device is {device!r}; use {' or '.join(places)}, which this machine has")
 
 
 def _read(output: Path, settings: dict[str, Any]) -> Pairs:
-    """Return the scores that a file holds already, by the files of the pairs."""
+    """Return the scores that a file already contains, by the files of the pairs."""
     if not output.exists():
         return {}
     try:
@@ -167,7 +172,7 @@ def _read(output: Path, settings: dict[str, Any]) -> Pairs:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{output} is in use and holds no evaluation; choose another output") from error
     if not same:
-        raise UserError(f"{output} holds scores by other settings; choose another output")
+        raise UserError(f"{output} holds scores of other settings; choose another output")
     return kept
 
 
@@ -184,14 +189,18 @@ def _write(output: Path, settings: dict[str, Any], kept: Pairs, problems: Sequen
 
 
 def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str, float]]) -> Result:
-    """Return a pair's scores, or why it has none; those of a pair of the same content are taken over."""
+    """Return a pair's scores, or the reason why it has none; a pair of the same content gives its known scores."""
     result: Result = {name: None if value is None else str(value) for name, value in asdict(pair).items()}
     try:
         key = _key(pair)
         known = next((one["scores"] for one in kept.values() if one.get("key") == key), None)
         found = known or {name: value if math.isfinite(value) else None for name, value in score(pair).items()}
         return {**result, "key": key, "scores": found}
-    except (OSError, RuntimeError, UserError) as error:  # a file, or a GPU's memory: the other pairs go on
+    except (
+        OSError,
+        RuntimeError,
+        UserError,
+    ) as error:  # a bad file, or too little GPU memory; others continue
         return {**result, "error": str(error)}
 
 

@@ -1,4 +1,4 @@
-"""Read what a transfer has written: see :class:`~fastvmt_pl.callbacks.RunFolder`."""
+"""Read the folders of finished transfers, see :class:`~fastvmt_pl.callbacks.RunFolder`."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from fastvmt_pl.errors import UserError
 
 SCORES = "scores.json"
-"""What a run of a sweep also has: a row for each job, with its scores and what it cost."""
+"""File of a run of a sweep: a row for each job, with its scores and costs."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
 
     @property
     def scores(self) -> list[dict[str, float | None]] | None:
-        """What a sweep found of each job; ``None`` if the run is of no sweep."""
+        """The scores and costs of each job in a sweep; ``None`` if the run does not belong to one."""
         path = self.folder / SCORES
         if not path.exists():
             return None
@@ -41,12 +41,12 @@ class Run:
 
     @property
     def logs(self) -> Path:
-        """The folder of its logs, which jobs of a list that ran side by side have in common."""
+        """The folder of its logs, which jobs of a batch share."""
         return Path(self.folder / self.metrics.get("logs", "."))
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Return the finished runs in some folders and their sub-folders, each once, and what is wrong with others."""
+    """Return the finished runs in folders and their sub-folders, each once, and the problems with other runs."""
     found, problems = dict[Path, Run](), []
     for folder in folders:
         runs = []
@@ -62,7 +62,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def _run(path: Path) -> list[Run]:
-    """Return the run of a ``metrics.json``; none if that is of something else."""
+    """Return the run of a ``metrics.json``; none if the file is not from a transfer."""
     metrics = json.loads(path.read_text(encoding="utf-8"))
     jobs = metrics.get("jobs") if isinstance(metrics, dict) else None
     if not isinstance(jobs, list):

@@ -1,7 +1,7 @@
 """Scores of finished videos as functions, each with its formula and source.
 
-Axes: ``tracks`` and ``others`` are those of two videos; points and flow are (x, y) in pixels. Both videos of a pair
-have as many frames and one size.
+Axes: ``tracks`` and ``others`` belong to the two videos; points and flow are (x, y) in pixels. Both videos of a pair
+have the same size and number of frames.
 """
 
 import math
@@ -16,39 +16,41 @@ from fastvmt_pl.evaluation.dense_flow import consistent, dense_flow, pixel_grid,
 from fastvmt_pl.evaluation.tracks import Frames, Tracks
 
 STILL = 0.1
-"""Distance in pixels below which a displacement may be the tracker's noise."""
+"""Displacement in pixels below which it may be noise of the tracker."""
 
 LEAST_MOTION = 1e-3
-"""Flow in pixels beyond :data:`STILL`, averaged over a video, below which it may be the noise of a camera."""
+"""Mean flow of a video in pixels above :data:`STILL`, below which it may be noise of a camera."""
 
 
 def motion_fidelity(reference: Tracks, output: Tracks, reach: float = math.inf) -> float:
-    r"""Return how well the tracks of two videos agree, both ways: 1 if they are the same, less the less they agree.
+    r"""Return how well the tracks of two videos agree, in both directions; 1 if they are the same.
 
-    The agreement of a track with another is, over the :math:`m` of its :math:`n` frames in which both are visible,
+    The agreement of a track that is visible in :math:`n` frames with another, over the :math:`m` frames in which both
+    are visible, is
 
     .. math::
         s(u, v) = \frac{m}{n} \cdot \frac{2 \sum_t u_t \cdot v_t + m e^2}{\sum_t |u_t|^2 + \sum_t |v_t|^2 + m e^2}
 
-    with both positions :math:`u` and :math:`v` less their means over these frames, and the noise :math:`e` of
-    :data:`STILL`: 1 if they move alike, 0 if at right angles or if one of the two is still, -1 if they are opposite;
-    two still ones agree. Each track counts with its best match in the other video, and as much as it moves. As the best
-    of many matches is seldom bad, unrelated videos have 0.2 to 0.4, and more if both are moved by a camera.
+    with the positions :math:`u` and :math:`v` minus their means over these frames, and the noise :math:`e` =
+    :data:`STILL`. It is 1 if they move alike, 0 if they move at right angles or if one of them is still, and -1 if they
+    move in opposite directions; two still tracks agree. Each track counts with its best match in the other video,
+    weighted by the extent of its motion. The best of many matches is seldom bad, so unrelated videos have 0.2 to 0.4,
+    and more if the camera moves in both.
 
     It follows the two-way motion fidelity of Yatim et al. (Space-Time Diffusion Features, CVPR 2024, equation 9), which
-    averages the cosine of the steps from frame to frame over all tracks alike. That one is not a number at a still
-    point, sees neither speed nor hidden points, and a still background hides what moves in front of it.
+    averages the cosine of the displacements from frame to frame over all tracks with equal weight. That is not a number
+    for a still point, ignores speed and occlusion, and a still background outweighs a moving object.
 
     Args:
         reference: Tracks of the reference.
         output: Tracks of the video.
-        reach: Distance in pixels up to which tracks match, between their mean positions over these frames. Without a
-            limit, the motion may take place anywhere; but a zoom in then resembles a zoom out, since what goes left in
-            one finds its like in what goes left in the other. A track without any match in reach agrees with something
-            still, which is more than with its opposite.
+        reach: Largest distance in pixels between the mean positions of two tracks that match. Without a limit, the
+            motion may take place anywhere, but a zoom in then resembles a zoom out: points that move left in one match
+            points that move left in the other. A track without a match in reach is compared with a still track, which
+            gives more than an opposite one.
 
     Returns:
-        -1 to 1; a video without tracks counts as a still one, and without any in the reference it is not a number.
+        -1 to 1. A video without tracks counts as still; if the reference has none, it is not a number.
     """
     if not len(reference.points):
         return math.nan
@@ -60,13 +62,13 @@ def motion_fidelity(reference: Tracks, output: Tracks, reach: float = math.inf) 
 
 
 def _centred(tracks: Tracks) -> Float[Tensor, "tracks frames 2"]:
-    """Return positions less their mean where a point is visible, 0 elsewhere; in double precision, to be squared."""
+    """Return positions minus their mean where a point is visible, else 0; in double precision, to be squared."""
     visible = tracks.visible[..., None]
     return (tracks.points.double() - _mean(tracks)[:, None]).where(visible, 0.0)
 
 
 def _extent(tracks: Tracks) -> Float[Tensor, "tracks"]:
-    """Return how far each point is from its mean, summed over frames; still ones count only if there are no others."""
+    """Return each point's distance from its mean, summed over frames; still points only count if all are still."""
     extent: Tensor = (_centred(tracks).norm(dim=-1) - STILL).clamp(min=0.0).sum(1)
     return extent + 1e-3
 
@@ -74,8 +76,8 @@ def _extent(tracks: Tracks) -> Float[Tensor, "tracks"]:
 def _best_agreement(tracks: Tracks, others: Tracks, reach: float) -> Float[Tensor, "tracks"]:
     """Return the agreement of each track with its best match.
 
-    Sums over the frames that two tracks share are products of matrices, one a coordinate, and what the means over these
-    frames add to them is taken out afterwards.
+    Sums over the frames that two tracks share are matrix products, one for each coordinate. The part of the means over
+    these frames is subtracted afterwards.
     """
     u, v, seen, others_seen = _centred(tracks), _centred(others), tracks.visible.double(), others.visible.double()
     shared = seen @ others_seen.T
@@ -93,14 +95,14 @@ def _best_agreement(tracks: Tracks, others: Tracks, reach: float) -> Float[Tenso
 
 
 def _alone(tracks: Tracks) -> Float[Tensor, "tracks"]:
-    """Return the agreement of each track that has no match: as with something still."""
+    """Return the agreement of each track with a still track."""
     noise = tracks.visible.double().sum(1) * STILL**2
     agreement: Tensor = noise / (_centred(tracks).pow(2).sum((1, 2)) + noise)
     return agreement
 
 
 def _offsets(tracks: Tracks, others: Tracks) -> Float[Tensor, "2 tracks others"]:
-    """Return how far the mean positions of tracks lie apart, in x and in y."""
+    """Return the differences of the mean positions of tracks, in x and in y."""
     first, second = _mean(tracks), _mean(others)
     return rearrange(first[:, None] - second[None], "n m xy -> xy n m")
 
@@ -115,14 +117,14 @@ def _mean(tracks: Tracks) -> Float[Tensor, "tracks 2"]:
 def published_motion_fidelity(
     reference: Float[Tensor, "tracks frames 2"], output: Float[Tensor, "others frames 2"]
 ) -> float:
-    """Return the motion fidelity that the code of SMM and of DiTFlow computes, to compare with their tables.
+    """Return the motion fidelity as the code of SMM and of DiTFlow computes it, to compare with their tables.
 
-    The cosine of the steps from frame to frame, averaged over them, of each track of the output with its best match in
-    the reference, averaged over the tracks of the output. As in that code, one is taken from the agreement of tracks of
-    equal number, so that points of one place of both grids never match, and it is not a number if a point stands still.
+    The mean cosine of the displacements from frame to frame, of each track of the output with its best match in the
+    reference, averaged over the tracks of the output. As in that code, 1 is subtracted from the agreement of tracks of
+    the same number, so points at the same place of both grids never match. It is not a number if a point is still.
 
     Args:
-        reference: Tracks of the reference, as CoTracker gives them for a grid of points of the first frame.
+        reference: Tracks of the reference, from CoTracker on a grid of points of the first frame.
         output: Tracks of the video.
 
     Returns:
@@ -138,19 +140,19 @@ def published_motion_fidelity(
 def flow_endpoint_error(reference: Frames, output: Frames) -> tuple[float, float]:
     """Return the end-point error of the output's dense flow, in pixels and as a share of the reference's.
 
-    The share is the sum of errors over the sum of lengths, of the reference's flow, each pixel weighing as much as its
-    flow is longer than :data:`STILL`: 1 for a still video. What the reference leaves still, such as a background, does
-    not count, and if less than :data:`LEAST_MOTION` is left on average, the reference stands still.
+    The share is ``sum(weight * error) / sum(weight * length)`` over pixels, with the length of the reference's flow and
+    ``weight = max(0, length - STILL)``. It is 1 for a still video. Still parts of the reference, such as a background,
+    do not count. If the mean weight is below :data:`LEAST_MOTION`, the reference counts as still.
 
     Args:
         reference: The reference.
         output: The video.
 
     Returns:
-        Both; the share is not a number if the reference stands still.
+        Both; the share is not a number if the reference is still.
 
     Raises:
-        ValueError: If the two are not of equal shape, or of fewer than two frames.
+        UserError: If the two differ in shape, or have fewer than two frames.
     """
     check_pair(reference, output)
     wanted, made = dense_flow(reference), dense_flow(output)
@@ -161,30 +163,31 @@ def flow_endpoint_error(reference: Frames, output: Frames) -> tuple[float, float
 
 
 def check_pair(reference: Tensor, output: Tensor) -> None:
-    """Raise ``ValueError`` unless two videos have one shape and at least two frames."""
+    """Raise :class:`UserError` unless two videos have the same shape and at least two frames."""
     if reference.shape != output.shape or len(reference) < 2:
         raise UserError(
-            f"the videos are {list(reference.shape)} and {list(output.shape)}; give two of one shape and at least two "
-            "frames, as fastvmt_pl.clips.align makes them"
+            f"the videos are {list(reference.shape)} and {list(output.shape)}; give two of one shape with at least "
+            "two frames, as fastvmt_pl.clips.align makes them"
         )
 
 
 def temporal_consistency(frames: Frames, tolerance: float = 1.0) -> float:
-    """Return how alike each frame and its next one are once the motion between them is undone: 1 if they are the same.
+    """Return the similarity of consecutive frames after the motion between them is undone; 1 if they are the same.
 
-    One less the warping error of Lai et al. (Learning Blind Video Temporal Consistency, ECCV 2018), with DIS flow and
-    absolute differences of colours of 0 to 1. Where forward and backward flow disagree, as behind a thing that moves
-    and all over a cut, there is no motion to undo, and the difference in place counts; Lai et al. leave that out.
+    1 minus the warping error of Lai et al. (Learning Blind Video Temporal Consistency, ECCV 2018), with DIS flow and
+    absolute differences of colours from 0 to 1. Where forward and backward flow disagree, as next to a moving object
+    and everywhere at a cut, the motion is unknown and the difference without warping counts; Lai et al. skip these
+    pixels.
 
     Args:
         frames: The video.
-        tolerance: Distance in pixels up to which forward and backward flow agree.
+        tolerance: Largest difference in pixels between forward and backward flow that agree.
 
     Returns:
         0 to 1.
 
     Raises:
-        ValueError: If there are fewer than two frames.
+        UserError: If there are fewer than two frames.
     """
     check_pair(frames, frames)
     forward, backward = dense_flow(frames), dense_flow(frames, backward=True)

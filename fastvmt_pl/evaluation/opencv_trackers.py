@@ -16,20 +16,20 @@ from fastvmt_pl.evaluation.tracks import Frames, Gray, Tracks, grid_of_points, k
 
 Points = Float[Tensor, "points 2"]
 Step = Callable[[Points, int, int], tuple[Points, Bool[Tensor, "points"]]]
-"""Takes points of one frame to a neighbouring one, and says which were found there."""
+"""Moves points from one frame to a neighbouring one, and returns which of them were found."""
 
 
 class ChainedTracker:
-    """Takes points of some keyframes from frame to frame, forward and backward, until they are lost.
+    """Tracks points of some keyframes from frame to frame, forward and backward, until they are lost.
 
-    A point is lost where following it to the next frame and back does not lead to where it was.
+    A point is lost when tracking it to the next frame and back does not return to its start.
 
     Args:
-        num_keyframes: Frames in which tracks begin, evenly spread; more than one finds what enters late.
-        tolerance: Distance in pixels up to which a point that was followed back counts as back where it was.
+        num_keyframes: Frames in which tracks begin, evenly spread; more than one finds objects that enter late.
+        tolerance: Largest distance in pixels between a start and the point that was tracked back.
 
     Raises:
-        ValueError: If a setting is out of range.
+        UserError: If a setting is out of range.
     """
 
     def __init__(self, num_keyframes: int = 3, tolerance: float = 2.0) -> None:
@@ -40,7 +40,7 @@ class ChainedTracker:
         self.num_keyframes, self.tolerance = num_keyframes, tolerance
 
     def track(self, frames: Frames) -> Tracks:
-        """Return tracks of points of its own choice."""
+        """Return tracks of points that the tracker chooses."""
         gray = to_gray(frames)
         step, keys = self.prepare(gray), keyframes(len(gray), self.num_keyframes)
         found = [self._follow(self.points_of(gray[key]), key, len(gray), step) for key in keys]
@@ -58,21 +58,21 @@ class ChainedTracker:
 
     @abstractmethod
     def prepare(self, gray: Gray) -> Step:
-        """Return how points get from a frame to a neighbouring one."""
+        """Return the function that moves points from a frame to a neighbouring one."""
 
     @abstractmethod
     def points_of(self, picture: UInt8[Tensor, "height width"]) -> Points:
-        """Return the points of a keyframe to follow."""
+        """Return the points of a keyframe that are tracked."""
 
 
 class LucasKanade(ChainedTracker):
-    """Follows corners by pyramidal Lucas-Kanade (Bouguet, 2001), checked forward and backward.
+    """Tracks corners by pyramidal Lucas-Kanade (Bouguet, 2001), checked forward and backward.
 
     Args:
-        num_points: Corners (Shi and Tomasi, Good Features to Track, CVPR 1994) to follow from each keyframe, at most.
-        window: Side in pixels of the square that is matched.
+        num_points: Largest number of corners of a keyframe (Shi and Tomasi, Good Features to Track, CVPR 1994).
+        window: Side in pixels of the matched square.
         num_keyframes: Frames in which tracks begin, evenly spread.
-        tolerance: Distance in pixels up to which a point that was followed back counts as back where it was.
+        tolerance: Largest distance in pixels between a start and the point that was tracked back.
     """
 
     def __init__(self, num_points: int = 400, window: int = 21, num_keyframes: int = 3, tolerance: float = 2.0) -> None:
@@ -82,7 +82,7 @@ class LucasKanade(ChainedTracker):
         self.num_points, self.window = num_points, window
 
     def prepare(self, gray: Gray) -> Step:
-        """Return how points get from a frame to a neighbouring one."""
+        """Return the function that moves points from a frame to a neighbouring one."""
         pictures = gray.numpy()
         height, width = pictures.shape[1:]
 
@@ -112,12 +112,12 @@ class LucasKanade(ChainedTracker):
 
 
 class DenseFlow(ChainedTracker):
-    """Follows a grid of points along DIS flow, checked forward and backward.
+    """Tracks a grid of points along DIS flow, checked forward and backward.
 
     Args:
         num_rows: Rows of the grid; its cells are square.
         num_keyframes: Frames in which tracks begin, evenly spread.
-        tolerance: Distance in pixels up to which a point that was followed back counts as back where it was.
+        tolerance: Largest distance in pixels between a start and the point that was tracked back.
     """
 
     def __init__(self, num_rows: int = 16, num_keyframes: int = 3, tolerance: float = 2.0) -> None:
@@ -127,7 +127,7 @@ class DenseFlow(ChainedTracker):
         self.num_rows = num_rows
 
     def prepare(self, gray: Gray) -> Step:
-        """Return how points get from a frame to a neighbouring one."""
+        """Return the function that moves points from a frame to a neighbouring one."""
         flows = {1: gray_flow(gray), -1: gray_flow(gray, backward=True)}
 
         def step(points: Points, frame: int, following: int) -> tuple[Points, Bool[Tensor, "points"]]:

@@ -1,4 +1,4 @@
-"""Which references and videos are to be compared: of two files, of run folders, or of a table."""
+"""Find the pairs of reference and video to compare: two files, run folders, or the rows of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -20,8 +20,8 @@ class PairFiles:
     Attributes:
         reference: The reference.
         output: The video.
-        baseline: A video of the same prompt that knows nothing of the reference.
-        prompt: What the video is to show.
+        baseline: A video of the same prompt without the reference.
+        prompt: The video's prompt.
     """
 
     reference: Path
@@ -31,13 +31,16 @@ class PairFiles:
 
 
 def find_pairs(inputs: Sequence[str]) -> tuple[list[PairFiles], list[str]]:
-    """Return the pairs that some arguments stand for, each once: a reference and a video, or run folders and tables.
+    """Return the pairs that the arguments name, each once.
+
+    Args:
+        inputs: A reference and a video; or run folders and tables.
 
     Returns:
-        The pairs, and what is wrong with tables, their rows and folders.
+        The pairs, and the problems with tables, rows and folders.
 
     Raises:
-        ValueError: If an argument is none of that, or no pair is found.
+        UserError: If an argument is something else, or no pair is found.
     """
     paths = [Path(path) for path in inputs]
     if len(paths) == 2 and not (paths[1].is_dir() or any(path.suffix.lower() in TABLES for path in paths)):
@@ -67,12 +70,12 @@ def _pairs_of_runs(folder: Path) -> tuple[list[PairFiles], list[str]]:
 
 
 def _pairs_of_table(path: Path) -> tuple[list[PairFiles], list[str]]:
-    """Read a table; its paths are relative to its own folder."""
+    """Read a table; its paths are relative to its folder."""
     try:
         rows = list(read_rows(path, NEEDED, _check_names))
     except UserError as error:
         return [], [f"table {error}"]
-    pairs, problems = list[PairFiles](), [] if rows else [f"table {path} is empty; give a row a pair"]
+    pairs, problems = list[PairFiles](), [] if rows else [f"table {path} is empty; give one row for each pair"]
     for number, row in enumerate(rows, 1):
         try:
             pairs.append(_pair_of_row(row, path.parent))

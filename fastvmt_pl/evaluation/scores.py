@@ -18,7 +18,7 @@ from fastvmt_pl.evaluation.functional import (
 from fastvmt_pl.evaluation.tracks import Frames, Tracker
 
 LOCAL_REACH = 0.25
-"""How far from the reference's a motion may take place to count as local, as a share of the picture's shorter side."""
+"""Largest distance between tracks that match locally, as a share of the picture's shorter side."""
 
 Better = Literal["higher", "lower"]
 BETTER: dict[str, Better] = {
@@ -34,7 +34,7 @@ BETTER: dict[str, Better] = {
     "clip_text": "higher",
     "clip_frames": "higher",
 }
-"""Every score by name, in the order of tables, and which way it gets better."""
+"""All scores by name, in the order of tables, and whether higher or lower is better."""
 
 
 def score_video(
@@ -50,12 +50,12 @@ def score_video(
 
     Args:
         reference: The reference.
-        output: The video, of as many frames and the same size.
-        tracker: What follows points; if it is CoTracker, the published motion fidelity is among the scores.
-        baseline: A video of the same prompt that knows nothing of the reference.
-        reconstruction: Whether the video is meant to show the reference itself; then PSNR (dB) and SSIM are too.
-        clip: What embeds pictures and the prompt, for the scores by CLIP.
-        prompt: What the video is to show.
+        output: The video, with the same size and number of frames.
+        tracker: The tracker; with CoTracker, the published motion fidelity is also computed.
+        baseline: A video of the same prompt without the reference.
+        reconstruction: Whether the video reconstructs the reference; then PSNR (dB) and SSIM are also computed.
+        clip: The CLIP model, for the scores by CLIP.
+        prompt: The video's prompt.
     """
     tracks, made = tracker.track(reference), tracker.track(output)
     reach = LOCAL_REACH * min(reference.shape[1:3])

@@ -1,4 +1,4 @@
-"""Tracks of points through a video, and what makes them.
+"""Tracks of points through a video, and the protocol of trackers.
 
 Axes: ``tracks``, ``frames``, ``height``, ``width``; points are (x, y) in pixels.
 """
@@ -17,11 +17,11 @@ Gray = UInt8[Tensor, "frames height width"]
 
 @dataclass(frozen=True)
 class Tracks:
-    """Where points of a video are in each of its frames.
+    """The positions of points in each frame of a video.
 
     Attributes:
-        points: Their positions (x, y) in pixels; of no meaning where a point is not visible.
-        visible: Where each was found with confidence; each in one frame at least.
+        points: Positions (x, y) in pixels; undefined where a point is not visible.
+        visible: Whether a point was found with confidence; each point is visible in at least one frame.
     """
 
     points: Float[Tensor, "tracks frames 2"]
@@ -33,11 +33,11 @@ class Tracker(Protocol):
     """Follows points through a video."""
 
     def track(self, frames: Frames) -> Tracks:
-        """Return tracks of points of its own choice."""
+        """Return tracks of points that the tracker chooses."""
 
 
 def keyframes(num_frames: int, num_keyframes: int) -> list[int]:
-    """Return frames to begin tracks in, evenly spread from the first to the last.
+    """Return the frames in which tracks begin, evenly spread from the first to the last.
 
     >>> keyframes(17, 3)
     [0, 8, 16]
@@ -55,10 +55,10 @@ def grid_of_points(height: int, width: int, num_rows: int) -> Float[Tensor, "poi
 
 
 def to_gray(frames: Frames) -> Gray:
-    """Return a video in the shades of gray that tell most of its colours apart.
+    """Convert a video to gray with as much contrast as possible.
 
-    They are the first principal component of its colours, stretched over 0 to 255. Luminance would not do: a red thing
-    on a gray ground may have the ground's.
+    Gray is the first principal component of the video's colours, stretched to 0 to 255. Luminance is not enough: a red
+    object on a gray background may have the background's luminance.
     """
     colours = frames.float() - frames.float().mean((0, 1, 2))
     axis = torch.linalg.eigh(einsum(colours, colours, "f h w a, f h w b -> a b")).eigenvectors[:, -1]

@@ -1,7 +1,7 @@
 """Scores of finished videos as torchmetrics metrics, over the functions of the same names.
 
-Videos are pictures of 0 to 255 on the CPU, where the trackers work. A reference and a video that are compared have as
-many frames and one size.
+Videos have values from 0 to 255 and are on the CPU, where the trackers run. A reference and a video that are compared
+have the same size and number of frames.
 """
 
 from itertools import count
@@ -27,10 +27,10 @@ _NUMBERS = count()
 
 
 class VideoMetric(Metric):
-    """The mean of a score over videos, without those whose score is not a number: that have no point to follow.
+    """The mean of a score over videos; videos whose score is not a number do not count.
 
-    A metric has a number of its own in its state, lest a ``MetricCollection`` takes two metrics that gave the first
-    video the same score for one.
+    The state of each metric holds a unique number. Otherwise a ``MetricCollection`` would merge two metrics that give
+    the first video the same score.
     """
 
     is_differentiable = False
@@ -52,7 +52,7 @@ class VideoMetric(Metric):
         self.count = self.count + (~value.isnan()).long()
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return the mean; not a number if there is nothing to average."""
+        """Return the mean; not a number if no video counts."""
         return self.total / self.count
 
 
@@ -60,9 +60,9 @@ class MotionFidelity(VideoMetric):
     """Two-way agreement of point tracks, see :func:`~fastvmt_pl.evaluation.functional.motion_fidelity`.
 
     Args:
-        tracker: What follows the points; :class:`~fastvmt_pl.evaluation.LucasKanade` if left out.
-        reach: Distance in pixels up to which tracks match.
-        options: Options of every metric.
+        tracker: The tracker; default: :class:`~fastvmt_pl.evaluation.LucasKanade`.
+        reach: Largest distance in pixels between tracks that match.
+        options: Options of :class:`torchmetrics.Metric`.
     """
 
     higher_is_better = True
@@ -78,11 +78,11 @@ class MotionFidelity(VideoMetric):
 
 
 class PublishedMotionFidelity(VideoMetric):
-    """What SMM and DiTFlow compute, see :func:`~fastvmt_pl.evaluation.functional.published_motion_fidelity`.
+    """The motion fidelity of SMM and DiTFlow, see :func:`~fastvmt_pl.evaluation.functional.published_motion_fidelity`.
 
     Args:
-        tracker: What follows the points: CoTracker, to compare with their tables.
-        options: Options of every metric.
+        tracker: The tracker; CoTracker to compare with their tables.
+        options: Options of :class:`torchmetrics.Metric`.
     """
 
     higher_is_better = True
@@ -102,8 +102,8 @@ class FlowEndpointError(VideoMetric):
     """End-point error of dense flow, see :func:`~fastvmt_pl.evaluation.functional.flow_endpoint_error`.
 
     Args:
-        relative: As a share of the reference's flow instead of in pixels.
-        options: Options of every metric.
+        relative: Give the error as a share of the reference's flow, not in pixels.
+        options: Options of :class:`torchmetrics.Metric`.
     """
 
     higher_is_better = False
@@ -118,7 +118,7 @@ class FlowEndpointError(VideoMetric):
 
 
 class TemporalConsistency(VideoMetric):
-    """Likeness of consecutive frames, see :func:`~fastvmt_pl.evaluation.functional.temporal_consistency`."""
+    """Similarity of consecutive frames, see :func:`~fastvmt_pl.evaluation.functional.temporal_consistency`."""
 
     higher_is_better = True
 
@@ -128,10 +128,10 @@ class TemporalConsistency(VideoMetric):
 
 
 class AppearanceLeak(VideoMetric):
-    """How much of the reference's colours came along, see :func:`~fastvmt_pl.evaluation.appearance.appearance_leak`."""
+    """How many of the reference's colours appear, see :func:`~fastvmt_pl.evaluation.appearance.appearance_leak`."""
 
     higher_is_better = False
 
     def update(self, reference: Frames, output: Frames, baseline: Frames | None = None) -> None:
-        """Add a video, with one of the same prompt that knows nothing of the reference, if there is one."""
+        """Add a video; the baseline is a video of the same prompt without the reference."""
         self.add(appearance_leak(reference, output, baseline))

@@ -4,27 +4,24 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
 
-from fastvmt_pl.clips import content_hash
-from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.tables import path_in_table, read_text
 from fastvmt_pl.runs.options import CONFIGS
-from fastvmt_pl.toy.toy_jobs import MOVING, Split, ToyJob, toy_jobs
-from fastvmt_pl.toy.toy_world import FPS
+from fastvmt_pl.toy.toy_jobs import MOVING, Split
+from fastvmt_pl.toy.toy_world import Path as ToyPath
 
 Overrides = dict[str, Any]
 
 
 @dataclass
-class FileJob:
-    """A job on a clip of one's own.
+class ClipWithPrompt:
+    """A clip of the user's and what the video is to show.
 
     Args:
         clip: Video file, or folder of numbered pictures; a relative path starts at the experiment's file, and ``~`` is
@@ -37,8 +34,8 @@ class FileJob:
 
 
 @dataclass
-class ToyJobs:
-    """Jobs of the toy world, whose true paths are known; see :func:`~fastvmt_pl.toy.toy_jobs.toy_jobs`.
+class ToyClips:
+    """Clips and prompts of the toy world, whose true paths are known; see :func:`~fastvmt_pl.toy.toy_jobs.toy_jobs`.
 
     Args:
         num_jobs: How many.
@@ -52,7 +49,7 @@ class ToyJobs:
     split: Split = "tuning"
     num_objects: int = 1
     camera: bool = False
-    paths: Sequence[str] = MOVING
+    paths: Sequence[ToyPath] = MOVING
 
 
 @dataclass
@@ -60,19 +57,19 @@ class Experiment:
     """Settings to compare on the same jobs.
 
     Args:
-        jobs: Clips and prompts, or how many of the toy world's; job n has the seed n.
+        jobs: Clips and prompts, or how many of the toy world's; number n has the seed n.
         settings: What each setting overrides of the config, by dotted names, under a name of its own.
         grid: Values of settings by their dotted names; every combination of them is a setting.
-        compare_with: The setting that the others are compared with; the first if left out.
+        compare_with: The setting that the others are compared with; default: the first.
         config: The transfer's config: the name of a shipped one, or a file.
         common: What all settings override.
-        batch_size: Jobs of a trainer.
+        batch_size: The most jobs that run side by side.
 
     Raises:
         ValueError: If there is no setting or no job, or a name is missing or given twice.
     """
 
-    jobs: ToyJobs | list[FileJob]
+    jobs: ToyClips | list[ClipWithPrompt]
     settings: dict[str, Overrides] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
     compare_with: str | None = None
@@ -88,7 +85,7 @@ class Experiment:
         self.all_settings = {**self.settings, **combined}
         if not self.all_settings:
             raise UserError("the experiment has no settings; give settings or a grid")
-        if (self.jobs.num_jobs if isinstance(self.jobs, ToyJobs) else len(self.jobs)) < 1:
+        if (self.jobs.num_jobs if isinstance(self.jobs, ToyClips) else len(self.jobs)) < 1:
             raise UserError("the experiment has no jobs; give clips with prompts, or a number of toy jobs")
         if self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}; use at least 1")
@@ -111,19 +108,11 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> dict[str, Overrides]:
     return found
 
 
-def backbone_of(overrides: Overrides) -> str:
-    """Return what settings have in common that can run on a backbone that is in memory."""
-    backbone = {
-        name: value for name, value in overrides.items() if name == "model" or name.startswith("model.backbone")
-    }
-    return json.dumps(backbone, sort_keys=True, default=str)
-
-
 def read_experiment(path: Path) -> Experiment:
-    """Return the experiment of a YAML file.
+    """Return the experiment of a YAML file, with the paths of its config and its clips.
 
     Raises:
-        ValueError: If it is none.
+        UserError: If it is none, or has no such config.
     """
     if not path.is_file():
         raise UserError(f"experiment {path} is no file; check the path")
@@ -147,55 +136,16 @@ def read_experiment(path: Path) -> Experiment:
     parser = ArgumentParser(exit_on_error=False)  # which would make objects of the class paths in overrides
     parser.add_class_arguments(Experiment, skip=set(overrides))
     given = parser.instantiate_classes(parser.parse_object(content))
+    given.config = str(_find_config(given.config, path.parent))
+    for one in [] if isinstance(given.jobs, ToyClips) else given.jobs:
+        one.clip = path_in_table(str(one.clip), path.parent)
     return Experiment(**given.as_dict(), **overrides)
 
 
-def config_of(experiment: Experiment, path: Path) -> Path:
-    """Return the config's file: a shipped one by its name, else relative to the experiment's file.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    for found in (CONFIGS / experiment.config, path.parent / experiment.config):
+def _find_config(name: str, folder: Path) -> Path:
+    """Return the config's file: a shipped one by its name, else relative to a folder."""
+    for found in (CONFIGS / name, folder / name):
         if found.is_file():
             return found
     shipped = ", ".join(sorted(file.name for file in CONFIGS.glob("*.yaml")))
-    raise UserError(f"config {experiment.config} is no file; give a path, or a shipped one: {shipped}")
-
-
-@dataclass(frozen=True)
-class SweepJob:
-    """A job of a sweep.
-
-    Attributes:
-        clip: Its video file.
-        prompt: What the video is to show.
-        toy: What is true of it, if it is a toy job.
-    """
-
-    clip: Path
-    prompt: str
-    toy: ToyJob | None = None
-
-    @property
-    def content(self) -> str:
-        """SHA-256 of its clip; of a toy clip its frames, which another version of an encoder writes otherwise."""
-        if self.toy is None:
-            content: str = content_hash(self.clip)
-            return content
-        return sha256(self.toy.clip.frames.numpy().tobytes()).hexdigest()
-
-
-def make_jobs(experiment: Experiment, path: Path, folder: Path) -> list[SweepJob]:
-    """Return the jobs of an experiment; toy clips are written to a folder."""
-    if not isinstance(experiment.jobs, ToyJobs):
-        return [SweepJob(path_in_table(str(job.clip), path.parent), job.prompt) for job in experiment.jobs]
-    wanted, jobs = experiment.jobs, []
-    for number, job in enumerate(
-        toy_jobs(wanted.num_jobs, wanted.split, wanted.num_objects, wanted.camera, wanted.paths)
-    ):
-        file = folder / f"{number:03d}.mp4"
-        if not file.exists():
-            write_video(file, job.clip.frames, FPS)
-        jobs.append(SweepJob(file, job.prompt, job))
-    return jobs
+    raise UserError(f"config {name} is no file; give a path, or a shipped one: {shipped}")

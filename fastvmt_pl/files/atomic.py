@@ -1,4 +1,4 @@
-"""Write files so that each is either whole or not there."""
+"""Atomic writes: a file is either complete or absent."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 
 PREFIX = ".writing-"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""The disk, a quota or a limit on the size of files leaves no room."""
+"""Error numbers of a full disk, a full quota and a limit on file sizes."""
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""The folder cannot be written."""
+"""Error numbers of a folder that cannot be written."""
 
 
 class UnwritableError(OSError):
@@ -35,7 +35,7 @@ class UnwritableError(OSError):
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path with the same ending that replaces ``path`` if nothing fails.
+    """Yield a temporary path with the same suffix, which replaces ``path`` when the block ends without an error.
 
     Raises:
         UnwritableError: If the file cannot be written.
@@ -47,19 +47,19 @@ def written_whole(path: Path) -> Iterator[Path]:
             yield temporary
             if temporary.is_file():
                 with temporary.open("rb") as file:
-                    os.fsync(file.fileno())  # a machine that loses its power is to find the old content or the new one
+                    os.fsync(file.fileno())  # after a power cut, either the old or the new content remains
             os.replace(temporary, path)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Replace errors of writing that name no file, or a temporary one, by one that names what the user knows.
+    """Replace errors that name a temporary file, or no file, by an error that names the user's file.
 
     Args:
-        path: The file that is written, or the folder.
+        path: The file or folder that is being written.
 
     Raises:
-        UnwritableError: If it cannot be written, with the number of the first error.
+        UnwritableError: If it cannot be written; it has the error number of the original error.
     """
     try:
         yield
@@ -75,7 +75,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _is_about(error: OSError, path: Path) -> bool:
-    """Return whether an error names a temporary file, the path or its parents, or no file, and the disk is full."""
+    """Return whether an error names a path, a parent or a temporary file, or reports a full disk."""
     if isinstance(error, UnwritableError):
         return PREFIX in str(error)
     if error.filename is None:
@@ -85,6 +85,6 @@ def _is_about(error: OSError, path: Path) -> bool:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that were killed had begun to write in a folder; no other process may be using it."""
+    """Remove the temporary files of killed processes from a folder that no other process is using."""
     for path in folder.rglob(f"{PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Write checkpoints so that each is either whole or not there."""
+"""Atomic writes of checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from fastvmt_pl.files.atomic import written_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the checkpoint and renames.
+    """Writes a temporary file next to the checkpoint, then renames it.
 
-    Lightning's own writes to the system's folder for temporary files and moves from there. Where that is another file
-    system, as on most clusters, the move is a copy, and a process that is killed in it leaves half a checkpoint.
+    Lightning's own plugin writes to the system's temporary folder and moves the file. On most clusters that folder is
+    on another file system, so the move is a copy, and a process that is killed while copying leaves half a checkpoint.
     """
 
     def save_checkpoint(
@@ -27,7 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with written_whole(Path(path)) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
-            except RuntimeError as error:  # which hides why a file cannot be written
+            except RuntimeError as error:  # torch hides the reason in its context
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise

@@ -1,4 +1,4 @@
-"""Hashes of whole files, remembered, so that gigabytes of weights are read for it once."""
+"""Hashes of files, cached on disk, so that gigabytes of weights are hashed once."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.files.user_cache import user_cache
 
 SETTLED = 2.0
-"""Seconds after which a file's time tells another content for sure: file systems count in steps of up to two."""
+"""Seconds after which a change of content surely changes the modification time; file systems round it to 2 seconds."""
 PATIENCE = 600.0
 """Seconds to wait for another process that hashes the same file."""
 LARGE = 1 << 30
-"""Bytes from which hashing takes long enough to be announced."""
+"""Size in bytes from which hashing is announced, since it takes a while."""
 
 
 class Stamp(NamedTuple):
-    """What tells one content of a file from another without reading it."""
+    """The path and status of a file, which change when its content changes."""
 
     path: str
     size: int
@@ -35,14 +35,15 @@ class Stamp(NamedTuple):
 
 
 KNOWN: dict[Stamp, str] = {}
-"""Hashes that this process knows."""
+"""Hashes that this process has computed or read from the cache."""
 
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content, as hexadecimal digits.
 
-    It is remembered by real path, size, time of the last change and inode: in this process, and in the user's cache
-    folder, where several processes wait for each other. Without a cache folder each process hashes the file once.
+    The hash is cached under the real path, size, modification time and inode: in this process, and in the user's cache
+    folder. Processes that share the folder wait for each other. Without a cache folder, each process hashes the file
+    once.
 
     Raises:
         OSError: If the file cannot be read.
@@ -65,7 +66,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _remembered(record: Path, path: Path) -> str | None:
-    """Return a file's hash if this process knows it, or a whole record has it and the file is still the same."""
+    """Return the cached hash of a file, or ``None`` if there is none or the file has changed."""
     stamp = _stamp(path)
     with suppress(OSError, ValueError, KeyError, TypeError):
         known = json.loads(record.read_text())
@@ -75,7 +76,7 @@ def _remembered(record: Path, path: Path) -> str | None:
 
 
 def _remember(path: Path, record: Path | None = None) -> str:
-    """Hash a file, and remember the hash unless the file may still change within its time stamp."""
+    """Hash a file and cache the hash, unless the file was changed so recently that its time stamp is not reliable."""
     before = _stamp(path)
     found = _hashed(path)
     age = time.time() - path.stat().st_mtime
@@ -94,14 +95,14 @@ def _stamp(path: Path) -> Stamp:
 
 def _hashed(path: Path) -> str:
     if path.stat().st_size >= LARGE:
-        rank_zero_info(f"hashing {path}, which is done once")
+        rank_zero_info(f"hashing {path}; the hash is cached")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def _locked(record: Path) -> Iterator[None]:
-    """Keep other processes from hashing the same file meanwhile, where the cache folder can be written."""
+    """Keep other processes from hashing the same file, if the cache folder can be written."""
     lock = FileLock(record.with_suffix(".lock"))
     with suppress(OSError):  # filelock.Timeout is one: another process is stuck, and hashing twice is harmless
         lock.acquire(timeout=PATIENCE)

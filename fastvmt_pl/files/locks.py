@@ -1,4 +1,4 @@
-"""Locks on files and folders, which the kernel opens when a process dies."""
+"""Locks on files and folders; the kernel releases them when a process dies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +9,9 @@ from filelock import FileLock, Timeout
 from fastvmt_pl.errors import UserError
 
 LOCK = ".lock"
-"""File of a folder that is locked while a process uses it."""
+"""Name of the lock file of a folder."""
 PATIENCE = 60.0
-"""Seconds to wait for what another process does in a moment."""
+"""Seconds to wait for a short operation of another process."""
 
 
 class InUseError(UserError):
@@ -20,7 +20,7 @@ class InUseError(UserError):
 
 @contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Make a folder, and keep other processes out of it meanwhile; the kernel ends the lock when a process dies.
+    """Create a folder and hold its lock.
 
     Args:
         folder: The folder.
@@ -36,7 +36,7 @@ def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
 
 @contextmanager
 def locked_file(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Keep other processes from writing a file or a folder meanwhile; the lock is a hidden file next to it.
+    """Hold the lock of a file or folder, which is a hidden file next to it.
 
     Args:
         path: The file or folder; it need not exist.

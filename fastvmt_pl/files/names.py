@@ -1,13 +1,13 @@
-"""Names of files and folders, made of texts."""
+"""File names made from texts."""
 
 import re
 from hashlib import sha256
 
 
 def slug(*parts: str) -> str:
-    """Return a file name made of some texts; different texts give different names.
+    """Return a file name made from texts; different texts give different names.
 
-    It ends with a hash unless all parts are lower-case letters and digits, the second with spaces between.
+    The name ends with a hash, unless all texts consist of lower-case letters and digits. The second may have spaces.
 
     >>> slug("clip", "a red circle", "0")
     'clip-a-red-circle-0'
@@ -23,11 +23,11 @@ def slug(*parts: str) -> str:
 
 
 def words(*parts: str) -> str:
-    """Return the letters and digits of some texts as a part of a file name, cut short.
+    """Return the letters and digits of texts, shortened, as a part of a file name.
 
     >>> words("clip 1", "A red circle!")
     'clip-1-a-red-circle'
     """
     found = (re.sub(r"\W+", "-", part.lower()).strip("-")[:40] for part in parts)
-    # A name has 255 bytes, and letters up to four each.
+    # A file name has at most 255 bytes; a letter has up to four.
     return "-".join(part.encode()[:80].decode(errors="ignore").rstrip("-") for part in found if part)

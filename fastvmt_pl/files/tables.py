@@ -21,15 +21,15 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""Encodings by the byte-order marks that files begin with."""
+"""Encodings by their byte-order marks."""
 
 
 EXCELS_SEPARATOR = re.compile(r"\Asep=.\r?\n")
-"""A first line by which a file tells Excel its separator."""
+"""A first line that names the separator for Excel."""
 
 
 def decoded(content: bytes) -> str:
-    """Return a text in UTF-8, or in the encoding that its byte-order mark names.
+    """Decode a text as UTF-8, or by its byte-order mark.
 
     Raises:
         ValueError: If it is in another encoding.
@@ -57,7 +57,7 @@ def read_text(path: Path) -> str:
 def lines_of(text: str) -> list[str]:
     r"""Return the lines of a text, which end with a newline, a carriage return, or both.
 
-    ``str.splitlines`` also splits at characters that stand inside a line, such as U+2028.
+    ``str.splitlines`` also splits at characters that may be part of a line, such as U+2028.
 
     >>> lines_of("a\u2028b\r\nc\n")
     ['a\u2028b', 'c', '']
@@ -66,7 +66,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def path_in_table(cell: str, folder: Path) -> Path:
-    """Return the path that a cell names: ``~`` is the home folder, and a relative path starts at the table's folder."""
+    """Return the path in a cell: ``~`` is the home folder, and a relative path starts at the table's folder."""
     return folder / os.path.expanduser(cell)
 
 
@@ -93,12 +93,12 @@ def read_rows(
 ) -> Iterator[Row | UserError]:
     """Yield the rows of a CSV file, separated by commas, semicolons or tabs, or of a JSONL file.
 
-    Names of columns are tidied by :func:`tidy`. Empty cells and empty rows are left out.
+    Column names are tidied by :func:`tidy`. Empty cells and empty rows are skipped.
 
     Args:
-        path: The file; one that does not end in ``.jsonl`` is CSV with a header.
-        needed: Columns that a header has to have.
-        check_names: Raises ``UserError`` if a header has a column that it should not have.
+        path: The file: JSONL if its name ends in ``.jsonl``, else CSV with a header.
+        needed: Columns that the header must have.
+        check_names: Raises ``UserError`` if the header has an unknown column.
 
     Returns:
         Each row, or what is wrong with it.
@@ -151,11 +151,11 @@ def _csv_rows(
 
 
 def _header(text: str, delimiter: str) -> list[str]:
-    """Return the tidy cells of the first row that has any."""
+    """Return the tidied cells of the first row that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     try:
         return next(([tidy(cell) for cell in row] for row in reader if any(cell.strip() for cell in row)), [])
-    except csv.Error:  # not of this kind; if of none, reading says what is wrong
+    except csv.Error:  # another delimiter may fit; if none does, reading reports the error
         return []
 
 

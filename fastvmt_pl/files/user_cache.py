@@ -1,4 +1,4 @@
-"""The user's cache folder, which is found when it is needed: a process may have no home."""
+"""The user's cache folder, looked up on use, since a process may have no home folder."""
 
 import os
 import tempfile
@@ -11,7 +11,7 @@ def user_cache() -> Path:
     """Return this package's folder in the user's cache: under ``XDG_CACHE_HOME``, or ``~/.cache``.
 
     Raises:
-        ValueError: If neither is known.
+        UserError: If neither is known.
     """
     place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
@@ -23,14 +23,14 @@ def user_cache() -> Path:
 
 
 def check_writable(folder: Path, advice: str) -> None:
-    """Make a folder and try to write in it.
+    """Create a folder and try to write in it.
 
     Args:
         folder: The folder.
         advice: What to do if it cannot be written.
 
     Raises:
-        ValueError: If it cannot be written.
+        UserError: If it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

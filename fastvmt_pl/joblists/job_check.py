@@ -1,64 +1,98 @@
-"""Look at the jobs of a list: do their settings go with the model, can their clips be read?"""
+"""Check jobs before they run: do their settings go with the model, can their clips be read?"""
 
 import argparse
-import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
-from fastvmt_pl.clips import ClipError, TooShortError, check_file
+from fastvmt_pl.clips import ClipError, check_file, read_clip
 from fastvmt_pl.errors import UserError, one_line
-from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.joblists.job_list import Job, Refusal, stamp_of
-from fastvmt_pl.processes.sharing import now_of
+from fastvmt_pl.joblists.job import Job, Outcome, stamp_of
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 
-SHORTEST = 5
-"""Frames below which a clip has no motion to speak of."""
 NUM_KINDS = 50
 """Kinds of settings that are checked before anything runs; each takes a fraction of a second."""
 BAD = (UserError, OSError, argparse.ArgumentError)
-"""What composing a transfer raises where its settings or its clip cannot be used."""
+"""What checking a job raises if its settings or its clip cannot be used."""
 
 
-Compose = Callable[[Sequence[Job], bool], TransferCLI]
-"""Makes the transfer of jobs of a group, without weights, and with its clip or only with its settings."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found out about the jobs of a group.
+class Needs(NamedTuple):
+    """What the settings of a job ask for.
 
     Attributes:
-        status: Whether they can run, or can with fewer frames.
-        detail: Why not, or why fewer, and what to change.
-        num_frames: How many frames they are cut to.
+        frames: Which frames are read of its clip: arguments of :func:`~fastvmt_pl.clips.read_clip`.
+        size: Height and width in pixels.
+        cost: Pixels, as often as the model sees them, to compare jobs by.
     """
 
-    status: Literal["kept", "trimmed", "refused"]
-    detail: str = ""
-    num_frames: int | None = None
+    frames: dict[str, Any]
+    size: tuple[int, int]
+    cost: int
+
+
+class JobCheck:
+    """Finds faults of jobs; the same settings, and the same frames of a clip, are looked at once.
+
+    Args:
+        compose: Makes the transfer of a job, without weights and without its clip.
+    """
+
+    def __init__(self, compose: Callable[[Job], TransferCLI]) -> None:
+        self.compose = compose
+        self._needs: dict[str, Needs] = {}
+        self._readable: set[tuple[Any, ...]] = set()
+
+    def needs(self, job: Job) -> Needs:
+        """Check the settings of a job, and return what they ask for.
+
+        Raises:
+            UserError: If a setting cannot be used.
+            argparse.ArgumentError: If a setting cannot be read.
+        """
+        if job.shared not in self._needs:
+            self._needs[job.shared] = _needs(self.compose(job))
+        return self._needs[job.shared]
+
+    def read(self, job: Job) -> None:
+        """Check the settings of a job, and read its clip.
+
+        Raises:
+            UserError: If a setting cannot be used.
+            argparse.ArgumentError: If a setting cannot be read.
+            ClipError: If the clip cannot be used; a :class:`~fastvmt_pl.clips.TooShortError` if it is too short.
+        """
+        frames = self.needs(job).frames
+        key = job.clip, stamp_of(job.clip), *frames.values()
+        if key not in self._readable:
+            read_clip(job.clip, **frames)
+            self._readable.add(key)
+
+
+def _needs(cli: TransferCLI) -> Needs:
+    module, data = cli.model, cli.datamodule
+    height, width = data.size
+    times = module.num_steps * (1 if module.guidance_scale == 1 else 2) * (2 if module.baseline else 1)
+    times += module.num_guided_steps * module.num_inner_steps
+    frames = {name: getattr(data, name) for name in ("num_frames", "start", "end", "stride", "fps", "decoder")}
+    return Needs(frames, (height, width), data.num_frames * height * width * times)
 
 
 def check_settings(
-    jobs: Sequence[Job], compose: Compose, request: StopRequest
-) -> tuple[list[Job], list[Refusal], dict[str, int]]:
+    jobs: Sequence[Job], check: JobCheck, request: StopRequest
+) -> tuple[list[Job], list[Outcome], dict[str, int]]:
     """Check what can be checked without reading clips: that they are files, and the settings of each kind of job.
 
-    Of more than :data:`NUM_KINDS` kinds, the last ones are left to :class:`Checks`.
+    Of more than :data:`NUM_KINDS` kinds, the last ones are checked when their jobs come up.
 
     Args:
         jobs: Jobs of a list.
-        compose: Makes their transfers.
+        check: Finds their faults.
         request: Whether this process was asked to stop.
 
     Returns:
-        The jobs without a fault, those with one, and what a job of each kind costs, to compare it with others: its
-        pixels, as often as the model sees them.
+        The jobs without a fault, those with one, and what a job of each kind costs.
 
     Raises:
         Preempted: If this process was asked to stop.
@@ -69,11 +103,11 @@ def check_settings(
     for kind in list(dict.fromkeys(job.kind for job in jobs if job.kind in first))[:NUM_KINDS]:
         request.check()
         try:
-            costs[kind] = _cost(compose([first[kind]], False))
+            costs[kind] = check.needs(first[kind]).cost
         except BAD as error:
             faults[kind] = one_line(str(error))
     reasons = {job.name: wrong.get(job.clip) or faults.get(job.kind) for job in jobs}
-    refused = [Refusal(name, reason) for name, reason in reasons.items() if reason is not None]
+    refused = [Outcome(name, "refused", reason) for name, reason in reasons.items() if reason is not None]
     return [job for job in jobs if reasons[job.name] is None], refused, costs
 
 
@@ -85,70 +119,6 @@ def _fault_of_file(clip: Path) -> str | None:
     return None
 
 
-class Checks:
-    """What is known of the groups of a list: whether their clips can be read, and how far.
-
-    A group is checked when a process comes to its first job. What was found is kept in a file for each group, for
-    other processes and later starts; a refusal only for processes that had begun by then, since what is wrong may have
-    been put right by the next start.
-
-    Args:
-        folder: The list's folder.
-        compose: Makes the transfers of jobs.
-    """
-
-    def __init__(self, folder: Path, compose: Compose) -> None:
-        self.folder, self.compose = folder / "checked", compose
-        self.begun = now_of(folder)
-        self._found: dict[str, Verdict] = {}
-
-    def known(self, job: Job) -> Verdict | None:
-        """Return what was found out about a job's group, here or by another process, if anything was."""
-        if job.group not in self._found:
-            path = self._path(job)
-            if path.exists():
-                found = Verdict(**json.loads(path.read_text(encoding="utf-8")))
-                if found.status != "refused" or path.stat().st_mtime_ns >= self.begun:
-                    self._found[job.group] = found
-        return self._found.get(job.group)
-
-    def verdict(self, jobs: Sequence[Job]) -> Verdict:
-        """Return what is known of the group of some jobs, or look at them, and read their clip."""
-        found = self.known(jobs[0])
-        if found is None:
-            found = self._found[jobs[0].group] = _check(jobs, self.compose)
-            with suppress(OSError), written_whole(self._path(jobs[0])) as path:  # the disk may be full
-                path.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
-        return found
-
-    def _path(self, job: Job) -> Path:
-        return self.folder / f"{sha256(f'{job.group} {stamp_of(job.clip)}'.encode()).hexdigest()[:16]}.json"
-
-
-def _check(jobs: Sequence[Job], compose: Compose) -> Verdict:
-    """Look at jobs of a group; a clip that is too short is used with as many frames as it has."""
-    try:
-        compose(jobs, True)
-    except TooShortError as error:
-        if error.num_frames < SHORTEST:
-            return Verdict("refused", str(error))
-        found = _check(cut(jobs, error.num_frames), compose)
-        return found if found.status == "refused" else Verdict("trimmed", str(error), error.num_frames)
-    except BAD as error:
-        return Verdict("refused", one_line(str(error)))
-    return Verdict("kept")
-
-
-def cut(jobs: Iterable[Job], num_frames: int | None) -> list[Job]:
-    """Return jobs with so many frames; ``None`` is their own number."""
-    if num_frames is None:
-        return list(jobs)
-    return [replace(job, settings={**job.settings, "data.num_frames": num_frames}) for job in jobs]
-
-
-def _cost(cli: TransferCLI) -> int:
-    module, (height, width) = cli.model, cli.datamodule.size
-    times = module.num_steps * (1 if module.guidance_scale == 1 else 2) * (2 if module.baseline else 1)
-    times += module.num_guided_steps * module.num_inner_steps
-    cost: int = cli.datamodule.num_frames * height * width * times
-    return cost
+def cut(job: Job, num_frames: int | None) -> Job:
+    """Return a job with so many frames; ``None`` is its own number."""
+    return job if num_frames is None else replace(job, settings={**job.settings, "data.num_frames": num_frames})

@@ -1,61 +1,25 @@
 """Deal jobs out to any number of processes that share nothing but a folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.locks import InUseError, locked
-from fastvmt_pl.joblists.job_check import Checks, cut
-from fastvmt_pl.joblists.job_list import Job, stamp_of
-from fastvmt_pl.processes.sharing import FAILED, Failures, failure_of, share
-from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.joblists.batches import Batch, batch_of
+from fastvmt_pl.joblists.job import Job, Outcome
+from fastvmt_pl.joblists.job_check import cut
+from fastvmt_pl.joblists.job_runner import JobRunner
+from fastvmt_pl.joblists.verdicts import Verdicts
+from fastvmt_pl.processes.failures import FAILED, Failures, failure_of
 from fastvmt_pl.runs.claims import claimed_folder
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Jobs that run side by side.
-
-    Attributes:
-        jobs: The jobs, of one clip and with the same settings.
-        cost: What they cost, to compare it with others.
-        key: A name that follows from the jobs and their clip alone.
-    """
-
-    jobs: tuple[Job, ...]
-    cost: int
-    key: str
-
-
-def make_batches(jobs: Sequence[Job], costs: Mapping[str, int], batch_size: int) -> list[Batch]:
-    """Return the jobs in batches, the most expensive first, so that all processes end at about the same time.
-
-    Which jobs make a batch follows from the list alone, and so does not depend on the processes that run them.
-
-    Args:
-        jobs: Jobs that can run.
-        costs: What a job of each kind costs; one of another kind is taken for as expensive as the most expensive.
-        batch_size: The most jobs of a batch.
-    """
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.group, []).append(job)
-    highest = max(costs.values(), default=1)
-    stamps = {clip: stamp_of(clip) for clip in {job.clip for job in jobs}}
-    batches = []
-    for members in groups.values():
-        for start in range(0, len(members), batch_size):
-            some = tuple(members[start : start + batch_size])
-            personal = [f"{job.name} {job.prompt} {job.seed}" for job in some]
-            described = [some[0].shared, stamps[some[0].clip], *personal]  # a list may be moved with its clips
-            key = sha256("\0".join(described).encode()).hexdigest()[:16]
-            batches.append(Batch(some, costs.get(some[0].kind, highest) * len(some), key))
-    return sorted(batches, key=lambda batch: -batch.cost)
+WAIT_SECONDS = 0.5
+"""How long a process waits before it looks again at what others have taken."""
 
 
 @dataclass
@@ -66,24 +30,20 @@ class JobQueue:
     process that dies, and what it had not finished is taken over.
 
     Args:
-        folder: The list's folder.
+        runner: Runs batches in this process.
         batches: All batches of the list, in the order in which this process tries them.
-        checks: What is known of the clips.
-        run: Runs a batch.
-        is_begun: Whether a batch has a checkpoint.
-        request: Whether this process was asked to stop.
+        verdicts: What is known of the clips.
+        after: Called after each batch that this process has tried.
     """
 
-    folder: Path
+    runner: JobRunner
     batches: Sequence[Batch]
-    checks: Checks
-    run: Callable[[Batch], None]
-    is_begun: Callable[[Batch], bool]
-    request: StopRequest
+    verdicts: Verdicts
+    after: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         """Note when this process began."""
-        self.jobs = self.folder / "jobs"
+        self.jobs = self.runner.folder / "jobs"
         self.failures = Failures(self.jobs)
 
     def is_done(self, job: Job) -> bool:
@@ -94,6 +54,15 @@ class JobQueue:
         """Return why a job failed, here or elsewhere since this process began."""
         return self.failures.reason(self.jobs / job.name)
 
+    def outcome(self, job: Job) -> Outcome:
+        """Return what became of a job."""
+        found = self.verdicts.outcome(job)
+        if self.is_done(job):
+            detail = found.detail if found.status == "open" else ""
+            return Outcome(job.name, "done", detail, str(self.jobs / job.name / "output.mp4"))
+        reason = self.failure(job)
+        return found if reason is None else Outcome(job.name, "failed", reason)
+
     def work(self, to_the_end: bool) -> None:
         """Run what nobody has taken, until there is nothing left.
 
@@ -103,38 +72,60 @@ class JobQueue:
         Raises:
             Preempted: If this process was asked to stop.
         """
-        share(self.batches, self._attempt, self.request, to_the_end=to_the_end)
+        self.runner.expect([job for batch in self.batches for job in batch.jobs if not self.is_done(job)])
+        batches = list(self.batches)
+        while batches:
+            taken = []
+            for batch in batches:
+                self.runner.request.check()
+                if self._attempt(batch):
+                    taken.append(batch)
+            batches = taken if to_the_end else []
+            if batches:
+                time.sleep(WAIT_SECONDS)
 
     def _attempt(self, batch: Batch) -> bool:
-        """Run a batch that is open, if its clip can be read; return whether another process is at it."""
-        if not self._open(batch):
-            return False
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.folder / "batches" / batch.key))
-            except InUseError:
-                return True
-            if not self._open(batch):  # another process has done it meanwhile
-                return False
-            verdict = self.checks.verdict(batch.jobs)
-            if verdict.status == "refused":
-                print(f"refused: {', '.join(job.name for job in batch.jobs)}: {verdict.detail}", flush=True)
-                return False
-            batch = replace(batch, jobs=tuple(cut(batch.jobs, verdict.num_frames)))
-            if not stack.enter_context(self._claimed(batch)):
-                return True
-            self._run(batch)
-            return False
-
-    def _open(self, batch: Batch) -> bool:
-        """Return whether a batch has a job that is neither finished nor failed, and was not refused."""
+        """Run the jobs of a batch that are open and can run; return whether another process is at some of them."""
         if self._is_settled(batch):
             return False
-        known = self.checks.known(batch.jobs[0])
-        return known is None or known.status != "refused"
+        try:
+            with locked(self.runner.folder_of(batch)):
+                is_taken = any([self._take(part, num_frames) for num_frames, part in self._parts(batch).items()])
+        except InUseError:
+            return True
+        self.after()
+        return is_taken
+
+    def _parts(self, batch: Batch) -> dict[int | None, Batch]:
+        """Return the jobs of a batch that can run side by side, by the number of frames that they are cut to."""
+        parts: dict[int | None, list[Job]] = {}
+        if self._is_settled(batch):  # another process has done it meanwhile
+            return {}
+        for job in batch.jobs:
+            is_new, verdict = self.verdicts.known(job) is None, self.verdicts.of(job)
+            if verdict.status != "refused":
+                parts.setdefault(verdict.num_frames, []).append(job)
+            elif is_new:
+                print(f"refused: {job.name}: {verdict.detail}", flush=True)
+        return {
+            num_frames: batch if len(jobs) == len(batch.jobs) else batch_of(jobs, batch.cost)
+            for num_frames, jobs in parts.items()
+        }
+
+    def _take(self, batch: Batch, num_frames: int | None) -> bool:
+        """Lock the folders of a batch's jobs and run them; return whether another process is using one of them."""
+        batch = replace(batch, jobs=tuple(cut(job, num_frames) for job in batch.jobs))
+        with self._claimed(batch) as is_free:
+            if is_free:
+                self._run(batch)
+        return not is_free
 
     def _is_settled(self, batch: Batch) -> bool:
-        return all(self.is_done(job) or self.failure(job) is not None for job in batch.jobs)
+        """Return whether every job of a batch is finished, failed or was refused."""
+        return not any(map(self._is_open, batch.jobs))
+
+    def _is_open(self, job: Job) -> bool:
+        return not self.is_done(job) and self.failure(job) is None and self.verdicts.outcome(job).status == "open"
 
     @contextmanager
     def _claimed(self, batch: Batch) -> Iterator[bool]:
@@ -157,7 +148,7 @@ class JobQueue:
             return
         reason = None
         if len(batch.jobs) == 1 or self._is_whole(batch):
-            reason = failure_of(partial(self.run, batch))
+            reason = failure_of(partial(self.runner.run, batch))
             if reason is None:
                 return
         if len(batch.jobs) == 1:
@@ -167,12 +158,12 @@ class JobQueue:
                 self._run(Batch((job,), batch.cost, f"{batch.key}-{number}"))
 
     def _is_whole(self, batch: Batch) -> bool:
-        """Return whether a batch is to run side by side: as none of its jobs ever failed, and none or all are to do.
+        """Return whether a batch is to run side by side: none of its jobs ever failed, and none or all are to do.
 
-        One that was killed while it wrote its results is to write the rest of them.
+        A batch that was killed while it wrote its results writes the rest of them.
         """
         failed = any((self.jobs / job.name / FAILED).exists() or self.failure(job) for job in batch.jobs)
-        return not failed and (self.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
+        return not failed and (self.runner.is_begun(batch) or not any(map(self.is_done, batch.jobs)))
 
     def _record(self, job: Job, reason: str) -> None:
         print(f"failed: {job.name}: {reason}", flush=True)

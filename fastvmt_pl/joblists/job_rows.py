@@ -12,6 +12,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.files.names import words
 from fastvmt_pl.files.tables import read_rows, read_text, tidy_row
+from fastvmt_pl.runs.old_spellings import TRANSFER
 from fastvmt_pl.runs.transfer_options import TransferOptions
 
 OWN = ("name", "clip", "prompt", "prompts", "seed")
@@ -26,7 +27,7 @@ def check_names(names: Sequence[str]) -> None:
     Raises:
         UserError: If there is one.
     """
-    unknown = [name for name in names if "." not in name and name not in (*OWN, *OPTIONS)]
+    unknown = [name for name in names if "." not in name and name not in (*OWN, *OPTIONS, *TRANSFER)]
     if unknown:
         raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *OPTIONS))}, or dotted names")
     taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in names]

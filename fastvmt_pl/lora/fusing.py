@@ -10,7 +10,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from fastvmt_pl.lora.names import LayerNames
+from fastvmt_pl.lora.layer_names import LayerNames
 from fastvmt_pl.lora.reading import Shape, Update, read_lora
 from fastvmt_pl.lora.sources import opened, unfit
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from peft.utils.other import get_pattern_key
 
 from fastvmt_pl.lora.keys import Part, other_method, parse_key
-from fastvmt_pl.lora.names import LayerNames, kohya_name
+from fastvmt_pl.lora.layer_names import LayerNames, kohya_name
 from fastvmt_pl.lora.sources import opened, read_settings, unfit
 
 Shape = tuple[int, ...]

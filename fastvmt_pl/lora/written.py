@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.lora.adapters import Adapter, Weights
-from fastvmt_pl.lora.names import LayerNames
+from fastvmt_pl.lora.layer_names import LayerNames
 from fastvmt_pl.lora.sources import DIFFUSERS_FILE
 
 ORIGINAL_FILE = "comfyui_lora.safetensors"

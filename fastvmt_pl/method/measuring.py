@@ -7,29 +7,31 @@ from torch import Tensor
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import flow_picture
-from fastvmt_pl.method.sampling import SHARED_SEED, add_noise, job_noise
-from fastvmt_pl.objectives.motion_target import MotionSettings, MotionTarget
+from fastvmt_pl.method.extraction import read_motion
+from fastvmt_pl.objectives import AttentionFlow, MotionTarget
 
 MEASURED_TIMESTEP = 100.0
 """Noise level times 1000 at which finished videos are measured: low, where attention tracks best."""
 
 
-@torch.no_grad()
-def motion_of(backbone: Backbone, latents: Latents, settings: MotionSettings) -> MotionTarget:
+def motion_of(backbone: Backbone, latents: Latents, motion: AttentionFlow) -> MotionTarget:
     """Return the motion of videos, all noised alike, under the null prompt, on the CPU.
 
     Args:
         backbone: The model whose attention is read.
         latents: Clean latents of the videos.
-        settings: How motion is read.
+        motion: How motion is read.
     """
-    null, found = backbone.embed_prompts([""]), []
-    for clean in latents.to(backbone.device).split(1):  # one at a time, which bounds the memory
-        noise = job_noise(tuple(clean.shape[1:]), [SHARED_SEED]).to(clean.device)
-        noisy = add_noise(clean, noise, MEASURED_TIMESTEP / 1000)
-        query, key = backbone.query_key(noisy, MEASURED_TIMESTEP, null, settings.block, rotary=settings.rotary)
-        found.append(MotionTarget.extract(query, key, backbone.token_grid(latents), settings).to("cpu"))
-    return MotionTarget.stack(found)
+    sigma = torch.full((1,), MEASURED_TIMESTEP / 1000)
+    alone = latents.to(backbone.device).split(1)  # one at a time, which bounds the memory
+    return MotionTarget.stack([read_motion(backbone, clean, sigma, [motion]).to("cpu") for clean in alone])
+
+
+def attention_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[Tensor, "jobs"]:
+    """Return each video's mean end-point error of the flow in token cells."""
+    (_, mine), (_, theirs) = found.of(None), reference.of(None)
+    error: Tensor = (mine["flow"] - theirs["flow"]).norm(dim=-1).mean((1, 2))
+    return error
 
 
 def relative_attention_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[Tensor, "jobs"]:
@@ -38,8 +40,9 @@ def relative_attention_flow_error(found: MotionTarget, reference: MotionTarget) 
     That is the sum of error times length over the sum of squared length, of the reference's flow at each token: 1 for a
     still video. What the reference leaves still, such as a background, does not count.
     """
-    length = reference.flow.norm(dim=-1)
-    error = ((found.flow - reference.flow).norm(dim=-1) * length).sum((1, 2))
+    (_, mine), (_, theirs) = found.of(None), reference.of(None)
+    length = theirs["flow"].norm(dim=-1)
+    error = ((mine["flow"] - theirs["flow"]).norm(dim=-1) * length).sum((1, 2))
     relative: Tensor = error / length.pow(2).sum((1, 2)).clamp(min=1e-6)
     return relative
 
@@ -54,7 +57,9 @@ def motion_picture(
         number: Which of them.
         frames: Its pictures.
     """
-    pairs = motion.pairs
+    feature, measured = motion.of(None)
+    assert isinstance(feature, AttentionFlow)
+    pairs = feature.pairs(motion.num_frames)
     adjacent = pairs.second == pairs.first + 1
     shown = (pairs.first[adjacent] * (len(frames) - 1)) // (motion.num_frames - 1)
-    return flow_picture(motion.flow[number, adjacent], frames[shown], motion.grid)
+    return flow_picture(measured["flow"][number, adjacent], frames[shown], motion.grid)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -21,8 +21,8 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.optimizers import clip_per_job
 from fastvmt_pl.method.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
 from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
-from fastvmt_pl.objectives import MotionFlowLoss, MotionLoss, WindowLoss
-from fastvmt_pl.objectives.motion_target import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import MotionFeature, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
+from fastvmt_pl.objectives.motion_target import joined_request
 
 CHECKPOINT_SECONDS = 60.0
 """Wall time from one checkpoint to the next in the unguided steps; a run that is killed loses no more."""
@@ -61,7 +61,6 @@ class MotionTransfer(LightningModule):
         negative_prompt: What to steer away from; ``None`` is what the model's makers recommend.
         strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
         shift: Shift of the noise schedule towards high noise.
-        centres: Windows lie where the reference's tiles went, or where the sample's own do.
         baseline: Also denoise the same start without guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
 
@@ -94,7 +93,6 @@ class MotionTransfer(LightningModule):
         negative_prompt: str | None = None,
         strength: float = 0.75,
         shift: float = 7.0,
-        centres: Literal["reference", "sample"] = "reference",
         baseline: bool = True,
         keep_trajectory: bool = False,
     ) -> None:
@@ -116,12 +114,10 @@ class MotionTransfer(LightningModule):
         self.optimizer = optimizer
         self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
         self.final_rate = final_rate
+        self.guidance_scale = guidance_scale
         usual = backbone.family.defaults.negative_prompt
-        self.guidance_scale, self.negative_prompt = (
-            guidance_scale,
-            usual if negative_prompt is None else negative_prompt,
-        )
-        self.strength, self.centres, self.baseline = strength, centres, baseline
+        self.negative_prompt = usual if negative_prompt is None else negative_prompt
+        self.strength, self.baseline = strength, baseline
         self.keep_trajectory = keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
         self.restart()
@@ -159,10 +155,28 @@ class MotionTransfer(LightningModule):
             f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; leave it at 1: a batch is an inner step",
         )
 
-    def check_target(self, num_latent_frames: int, settings: MotionSettings) -> None:
-        """Raise ``ValueError`` if a loss cannot be computed on motion that is read so."""
+    def features(self, motion: MotionFeature) -> list[MotionFeature]:
+        """Return what the losses read: the datamodule's feature, and those that losses name themselves."""
+        named = (loss.feature for loss in self.losses if loss.feature is not None)
+        return list(dict.fromkeys([motion, *named]))
+
+    def check_geometry(self, num_frames: int, size: tuple[int, int], motion: MotionFeature) -> None:
+        """Check a video's geometry against the backbone, its blocks and the losses, without any weights.
+
+        Args:
+            num_frames: Frames of each video.
+            size: Height and width in pixels.
+            motion: The datamodule's feature.
+
+        Raises:
+            UserError: If the backbone cannot make such videos or has no such block, or if a loss cannot be computed.
+        """
+        self.backbone.check_geometry(num_frames, *size)
+        for block in joined_request(self.features(motion)).blocks:
+            self.backbone.check_block(block)
+        num_token_frames = self.backbone.num_token_frames(self.backbone.latent_shape(num_frames, *size)[1])
         for loss in self.losses:
-            loss.check_target(num_latent_frames, settings)
+            loss.check(num_token_frames, motion)
 
     def setup(self, stage: str) -> None:
         """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""
@@ -211,18 +225,12 @@ class MotionTransfer(LightningModule):
         fresh = [job for job in range(len(self.latents)) if job not in cached]
         if not fresh:
             return surrogate
-        target, settings = target.of_jobs(fresh), target.settings
-        query, key = self.backbone.query_key(
-            self.latents if len(fresh) == len(self.latents) else self.latents[fresh],
-            self.timestep(self.step),
-            self.condition[fresh],
-            settings.block,
-            rotary=settings.rotary,
-        )
-        if self.centres == "sample":
-            target = target.with_centres_of(query, key)
-        values = {loss.name: loss(query, key, target) for loss in self.losses}
-        total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * query.sum())
+        target = target.of_jobs(fresh)
+        latents = self.latents if len(fresh) == len(self.latents) else self.latents[fresh]
+        capture = self.backbone.capture(latents, self.timestep(self.step), self.condition[fresh], target.request)
+        target = target.following(capture)
+        values = {loss.name: loss(capture, target) for loss in self.losses}
+        total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * self.latents.sum())
         if not total.isfinite():
             raise NonFiniteError(
                 f"the loss is {total.item()} at guided step {self.step + 1}, inner step {self.inner_step + 1}; "

@@ -1,22 +1,9 @@
-"""Objectives: what "the same motion" means, as differentiable functions and as losses."""
+"""Objectives: what "the same motion" means, one file each, as features that are read and losses on them."""
 
-from fastvmt_pl.objectives.attention_flow import global_motion_flow, window_centres, windowed_motion_flow
-from fastvmt_pl.objectives.frame_pairs import FramePairs, frame_pairs
-from fastvmt_pl.objectives.loss_functions import corresponding_window_loss, motion_flow_loss
-from fastvmt_pl.objectives.motion_target import MotionSettings, MotionTarget
-from fastvmt_pl.objectives.objective import MotionFlowLoss, MotionLoss, WindowLoss
+from fastvmt_pl.objectives.attention_flow import AttentionFlow, MotionFlowLoss
+from fastvmt_pl.objectives.feature import MotionFeature
+from fastvmt_pl.objectives.motion_loss import MotionLoss, Places
+from fastvmt_pl.objectives.motion_target import MotionTarget
+from fastvmt_pl.objectives.window import WindowLoss
 
-__all__ = [
-    "FramePairs",
-    "MotionFlowLoss",
-    "MotionLoss",
-    "MotionSettings",
-    "MotionTarget",
-    "WindowLoss",
-    "corresponding_window_loss",
-    "frame_pairs",
-    "global_motion_flow",
-    "motion_flow_loss",
-    "window_centres",
-    "windowed_motion_flow",
-]
+__all__ = ["AttentionFlow", "MotionFeature", "MotionFlowLoss", "MotionLoss", "MotionTarget", "Places", "WindowLoss"]

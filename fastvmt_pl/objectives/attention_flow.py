@@ -1,163 +1,144 @@
-"""Attention motion flow (AMF): where the tokens of one frame look in another.
+"""The attention motion flow (AMF) as an objective: the feature, and the loss on it (FastVMT, section 3.2)."""
 
-Of a block's self-attention between frames i and j, the logits are the mean over heads of ``q_i k_j^T / sqrt(dim)``
-times a temperature; after a softmax over the tokens of frame j alone, the flow of a token is the expected position of
-what it attends to, less its own position, in token cells. DiTFlow (CVPR 2025, section 3.2) takes it over all tokens;
-FastVMT (arXiv 2602.05551, section 3.2) looks, for each tile of tokens, only into a window around where the tile went.
+from dataclasses import dataclass
+from typing import Literal
 
-The mean over heads of products is the product of the joined heads, so everything here is one wide head.
-
-Axes: ``jobs``, ``frames``, ``tokens`` (of a frame), ``heads``, ``dim`` (of a head), ``pairs`` (of frames), ``tiles``.
-"""
-
-import math
-
-import torch
-from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
-from fastvmt_pl.objectives.frame_pairs import FramePairs
-from fastvmt_pl.objectives.grid import Grid, num_tiles, tile_centre_tokens, token_positions, window_tokens
-
-MAX_LOGITS = 2**26
-"""Logits held at a time; pairs of frames beyond that follow in turn, and are computed again for the backward pass."""
-
-Tokens = Float[Tensor, "jobs frames tokens heads dim"]
+from fastvmt_pl.backbones.request import Capture, FrameTokens, Request
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.objectives.feature import Measured, MotionFeature
+from fastvmt_pl.objectives.frame_pairs import FramePairs, frame_pairs
+from fastvmt_pl.objectives.grid import Grid
+from fastvmt_pl.objectives.motion_flow import global_motion_flow, window_centres, windowed_motion_flow
+from fastvmt_pl.objectives.motion_loss import MotionLoss, Places
 
 
-def join_heads(tokens: Tokens) -> Float[Tensor, "jobs frames tokens width"]:
-    """Lay the heads of each token side by side."""
-    return rearrange(tokens, "jobs frames tokens heads dim -> jobs frames tokens (heads dim)")
+@dataclass(frozen=True)
+class AttentionFlow(MotionFeature):
+    """Motion read from a block's self-attention. The defaults are the paper's for Wan 2.1 at 480 x 832.
 
-
-def logit_scale(tokens: Tokens, temperature: float) -> float:
-    """Return the factor that turns products of joined heads into logits."""
-    heads, dim = tokens.shape[-2:]
-    return temperature / (heads * math.sqrt(dim))
-
-
-def global_motion_flow(
-    query: Tokens, key: Tokens, pairs: FramePairs, grid: Grid, *, temperature: float = 1.0
-) -> Float[Tensor, "jobs pairs tokens 2"]:
-    """Return the flow of every token under attention to the whole other frame.
-
-    This is attention whose values are the grid's positions, so no matrix of tokens by tokens is built. The values are
-    padded to the keys' width, without which PyTorch picks the kernel that builds it. It runs in fp32, because in
-    bf16 the expected position alone is off by up to a quarter of a cell.
+    It measures ``flow``, the motion flow in token cells, ``[jobs, pairs, tokens, 2]``, and ``centres``, the middle of
+    each tile's window in the later frame of a pair, (row, column) in token cells, ``[jobs, pairs, tiles, 2]``.
 
     Args:
-        query: Queries of one block; with rotary embedding or without.
-        key: Keys of the same block.
-        pairs: Frames i and j of each pair.
-        grid: Rows and columns of tokens in a frame.
-        temperature: Factor on the logits; 1 in FastVMT, 2 in DiTFlow.
+        block: Transformer block whose self-attention is read, counted from 0.
+        window: Side of the square window in tokens; ``None`` looks at the whole frame (global AMF).
+        tile: Rows and columns of tokens that share a window.
+        span: Pairs of frames are less than this many latent frames apart; ``None`` takes all pairs.
+        temperature: Factor on the attention logits.
+        rotary: Read queries and keys after the rotary embedding, as attention does, or before it.
+        include_same: Also count each frame with itself, as the published code does.
+        centres: The sample is read in windows around where the reference's tiles went, or, as in the published code,
+            around where its own go.
 
-    Returns:
-        Flow (down, right) in token cells, in fp32.
+    Raises:
+        UserError: If a count is out of range, saying which.
     """
-    jobs, width = len(query), query.shape[-2] * query.shape[-1]
-    positions = token_positions(grid, query.device)
-    values = repeat(pad(positions, (0, width - 2)), "t w -> (j p) 1 t w", j=jobs, p=len(pairs.first))
-    attended = scaled_dot_product_attention(
-        rearrange(join_heads(query).float()[:, pairs.first], "j p t w -> (j p) 1 t w"),
-        rearrange(join_heads(key).float()[:, pairs.second], "j p t w -> (j p) 1 t w"),
-        values,
-        scale=logit_scale(query, temperature),
-    )
-    return rearrange(attended[..., :2], "(j p) 1 t xy -> j p t xy", j=jobs) - positions
+
+    block: int = 14
+    window: int | None = 21
+    tile: Grid = (3, 4)
+    span: int | None = 4
+    temperature: float = 1.0
+    rotary: bool = True
+    include_same: bool = False
+    centres: Literal["reference", "sample"] = "reference"
+
+    def __post_init__(self) -> None:
+        """Check what needs no backbone to be checked."""
+        if self.block < 0:
+            raise UserError(f"block is {self.block}; blocks are counted from 0")
+        if self.window is not None and self.window < 1:
+            raise UserError(f"window is {self.window}; use a side of at least 1 token, or null for the whole frame")
+        if min(self.tile) < 1:
+            raise UserError(f"tile is {list(self.tile)}; use at least 1 row and 1 column of tokens")
+        if self.span is not None and self.span < 2:
+            raise UserError(f"span is {self.span}; use 2 or more, or null for all pairs of frames")
+        if self.temperature <= 0:
+            raise UserError(f"temperature is {self.temperature}; use a positive number (the paper's is 1)")
+
+    @property
+    def request(self) -> Request:
+        """Queries and keys of the block."""
+        block = frozenset({self.block})
+        return Request(query_key=block) if self.rotary else Request(unrotated=block)
+
+    def read(self, capture: Capture) -> tuple[FrameTokens, FrameTokens]:
+        """Return the block's queries and keys."""
+        if self.rotary:
+            return capture.query[self.block], capture.key[self.block]
+        return capture.unrotated_query[self.block], capture.unrotated_key[self.block]
+
+    def pairs(self, num_frames: int) -> FramePairs:
+        """Return the pairs of latent frames between which motion is measured."""
+        return frame_pairs(num_frames, self.span, include_same=self.include_same)
+
+    def extract(self, capture: Capture) -> dict[str, Tensor]:
+        """Measure flow, in windows that are chosen here."""
+        centres = self._centres(capture)
+        return {"flow": self.flow(capture, centres), "centres": centres}
+
+    def follow(self, reference: Measured, capture: Capture) -> Measured:
+        """Put the windows where the sample's own tiles go, if these are chosen."""
+        return reference if self.centres == "reference" else {**reference, "centres": self._centres(capture)}
+
+    def flow(
+        self, capture: Capture, centres: Int[Tensor, "#jobs pairs tiles 2"]
+    ) -> Float[Tensor, "jobs pairs tokens 2"]:
+        """Return the motion flow, windowed or global."""
+        query, key = self.read(capture)
+        pairs, grid = self.pairs(query.shape[1]).to(query.device), capture.grid
+        if self.window is None:
+            return global_motion_flow(query, key, pairs, grid, temperature=self.temperature)
+        centres = centres.expand(len(query), -1, -1, -1)
+        return windowed_motion_flow(
+            query, key, pairs, grid, centres, tile=self.tile, window=self.window, temperature=self.temperature
+        )
+
+    def _centres(self, capture: Capture) -> Int[Tensor, "jobs pairs tiles 2"]:
+        query, key = self.read(capture)
+        pairs = self.pairs(query.shape[1]).to(query.device)
+        return window_centres(query, key, pairs, capture.grid, tile=self.tile, temperature=self.temperature)
 
 
-@torch.no_grad()
-def window_centres(
-    query: Tokens, key: Tokens, pairs: FramePairs, grid: Grid, *, tile: Grid = (3, 4), temperature: float = 1.0
-) -> Int[Tensor, "jobs pairs tiles 2"]:
-    """Return where each tile of frame i went in frame j: the cell nearest to what its middle token attends to.
+def squared_flow_difference(
+    flow: Float[Tensor, "jobs pairs tokens 2"],
+    reference: Float[Tensor, "#jobs pairs tokens 2"],
+    weight: Float[Tensor, "pairs"],
+) -> Float[Tensor, "jobs pairs tokens"]:
+    """Return the summands of the motion flow loss: squared differences, weighted and averaged over pairs.
+
+    FastVMT, section 3.2. Being a sum over a frame's tokens, the loss grows with the grid, and its weight means
+    something else on another grid.
 
     Args:
-        query: Queries of one block.
-        key: Keys of the same block.
-        pairs: Frames i and j of each pair.
-        grid: Rows and columns of tokens in a frame.
-        tile: Rows and columns of tokens in a tile, which need not divide the grid.
-        temperature: Factor on the logits.
+        flow: The sample's flow in token cells.
+        reference: The reference's flow in token cells.
+        weight: Weight of each pair of frames.
     """
-    middle = join_heads(query)[:, :, tile_centre_tokens(grid, tile, query.device)]
-    queries = middle.float()[:, pairs.first] * logit_scale(query, temperature)
-    attention = (queries @ join_heads(key).float()[:, pairs.second].mT).softmax(-1)
-    return (attention @ token_positions(grid, query.device)).round().long()
+    return (flow - reference).pow(2).sum(-1) * weight[:, None] / len(weight)
 
 
-def windowed_motion_flow(
-    query: Tokens,
-    key: Tokens,
-    pairs: FramePairs,
-    grid: Grid,
-    centres: Int[Tensor, "jobs pairs tiles 2"],
-    *,
-    tile: Grid = (3, 4),
-    window: int = 21,
-    temperature: float = 1.0,
-) -> Float[Tensor, "jobs pairs tokens 2"]:
-    """Return the flow of every token under attention to the keys in its tile's window.
+class MotionFlowLoss(MotionLoss):
+    """Squared difference between the sample's motion flow and the reference's (FastVMT, section 3.2).
+
+    A sum over a frame's tokens, so that the paper's weight of 5 belongs to the paper's grid of 30 x 52 tokens.
 
     Args:
-        query: Queries of one block; with rotary embedding or without.
-        key: Keys of the same block.
-        pairs: Frames i and j of each pair.
-        grid: Rows and columns of tokens in a frame.
-        centres: Middle of each tile's window in frame j, from :func:`window_centres`.
-        tile: Rows and columns of tokens in a tile, which need not divide the grid.
-        window: Side of the square window in tokens; cut to the grid where it is larger.
-        temperature: Factor on the logits.
-
-    Returns:
-        Flow (down, right) in token cells, in fp32. Equal to :func:`global_motion_flow` when the window covers the grid.
+        weight: Factor on the loss in the total.
+        feature: What it reads; default: the datamodule's ``motion``.
     """
-    queries, keys = join_heads(query)[:, pairs.first], join_heads(key)[:, pairs.second]
-    inside = window_tokens(centres, grid, window)
-    positions, scale = token_positions(grid, query.device), logit_scale(query, temperature)
-    step = max(1, MAX_LOGITS // (len(query) * positions.shape[0] ** 2))
-    parts = zip(queries.split(step, 1), keys.split(step, 1), inside.split(step, 1), strict=True)
-    # One part needs no second computation: its logits are few enough to keep for the backward pass.
-    attend = _attend if queries.shape[1] <= step else _attend_again_backwards
-    tiles = torch.cat([attend(q, k, i, positions, scale, grid, tile) for q, k, i in parts], 1)
-    return _join_tiles(tiles, grid, tile) - positions
 
+    name = "motion_flow"
 
-def _attend(
-    query: Tensor, key: Tensor, inside: Tensor, positions: Tensor, scale: float, grid: Grid, tile: Grid
-) -> Tensor:
-    """Return the expected position over each tile's window, in fp32.
+    def __init__(self, weight: float = 5.0, feature: AttentionFlow | None = None) -> None:
+        super().__init__(weight, feature)
 
-    It takes the logits of the whole frame and then picks each tile's. Picking the keys of each window first needs fewer
-    products, but copies every key for each of the many windows that it is in, which takes longer and far more memory.
-    """
-    logits = _split_tiles((query.float() * scale) @ key.float().mT, grid, tile)
-    windows = logits.gather(-1, repeat(inside, "b p tiles keys -> b p tiles tokens keys", tokens=tile[0] * tile[1]))
-    return windows.softmax(-1) @ positions[inside]
-
-
-def _attend_again_backwards(*args: Tensor | float | Grid) -> Tensor:
-    """Attend without keeping the logits for the backward pass."""
-    attended: Tensor = checkpoint(_attend, *args, use_reentrant=False)
-    return attended
-
-
-def _split_tiles(tokens: Tensor, grid: Grid, tile: Grid) -> Tensor:
-    """Cut each frame's tokens into tiles, filled up with zeros where tiles hang over the grid."""
-    down, across = num_tiles(grid, tile)
-    frames = rearrange(tokens, "jobs frames (h w) c -> jobs frames h w c", h=grid[0])
-    frames = pad(frames, (0, 0, 0, across * tile[1] - grid[1], 0, down * tile[0] - grid[0]))
-    return rearrange(frames, "b f (nh th) (nw tw) c -> b f (nh nw) (th tw) c", th=tile[0], tw=tile[1])
-
-
-def _join_tiles(tiles: Tensor, grid: Grid, tile: Grid) -> Tensor:
-    """Undo :func:`_split_tiles`."""
-    down, across = num_tiles(grid, tile)
-    frames = rearrange(
-        tiles, "b f (nh nw) (th tw) c -> b f (nh th) (nw tw) c", nh=down, nw=across, th=tile[0], tw=tile[1]
-    )
-    return rearrange(frames[:, :, : grid[0], : grid[1]], "b f h w c -> b f (h w) c")
+    def per_place(self, capture: Capture, feature: MotionFeature, reference: Measured) -> Places:
+        """Return the summands of each job's loss, in squared token cells."""
+        assert isinstance(feature, AttentionFlow)
+        flow = feature.flow(capture, reference["centres"])
+        pairs = feature.pairs(feature.read(capture)[0].shape[1]).to(flow.device)
+        return Places(squared_flow_difference(flow, reference["flow"], pairs.weight), pairs.first)

@@ -33,7 +33,7 @@ def frame_pairs(num_frames: int, span: int | None = 4, *, include_same: bool = F
 
     Args:
         num_frames: Latent frames.
-        span: Distance in frames that a pair stays below; ``None`` takes all pairs with equal weight, as DiTFlow does.
+        span: Distance in frames that a pair stays below; ``None`` takes all pairs i < j with equal weight.
         include_same: Also count each frame with itself, as the published code of FastVMT does.
 
     Raises:
@@ -42,7 +42,7 @@ def frame_pairs(num_frames: int, span: int | None = 4, *, include_same: bool = F
     if span is not None and span < 2:
         raise UserError(f"span is {span}; pairs of different frames need a span of 2 or more (the paper's is 4)")
     if num_frames < 2:
-        raise UserError(f"{num_frames} latent frame holds no motion; use a clip of at least 5 frames")
+        raise UserError(f"{num_frames} latent frame has no motion; use a clip of more frames")
     reach = num_frames if span is None else span
     weights = torch.ones(reach) if span is None else torch.linspace(1, 0.8, reach)
     nearest = 0 if include_same else 1

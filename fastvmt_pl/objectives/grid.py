@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 Grid = tuple[int, int]
 """Rows and columns, of tokens in a frame, or of a tile or window in tokens."""
@@ -59,3 +60,37 @@ def window_tokens(centres: Int[Tensor, "*axes 2"], grid: Grid, window: int) -> I
     corners = window_corners(centres, grid, window)
     inside = rearrange(rows, "r -> r 1") * grid[1] + columns
     return (corners[..., 0] * grid[1] + corners[..., 1])[..., None] + inside.flatten()
+
+
+def split_tiles(tokens: Float[Tensor, "jobs frames tokens width"], grid: Grid, tile: Grid) -> Tensor:
+    """Cut each frame's tokens into tiles, ``[jobs, frames, tiles, tokens_of_tile, width]``.
+
+    Tiles that hang over the grid are filled up with zeros.
+    """
+    down, across = num_tiles(grid, tile)
+    frames = rearrange(tokens, "jobs frames (h w) c -> jobs frames h w c", h=grid[0])
+    frames = pad(frames, (0, 0, 0, across * tile[1] - grid[1], 0, down * tile[0] - grid[0]))
+    return rearrange(frames, "b f (nh th) (nw tw) c -> b f (nh nw) (th tw) c", th=tile[0], tw=tile[1])
+
+
+def join_tiles(tiles: Float[Tensor, "jobs frames tiles tokens_of_tile width"], grid: Grid, tile: Grid) -> Tensor:
+    """Undo :func:`split_tiles`."""
+    down, across = num_tiles(grid, tile)
+    frames = rearrange(
+        tiles, "b f (nh nw) (th tw) c -> b f (nh th) (nw tw) c", nh=down, nw=across, th=tile[0], tw=tile[1]
+    )
+    return rearrange(frames[:, :, : grid[0], : grid[1]], "b f h w c -> b f (h w) c")
+
+
+def tile_means(
+    values: Float[Tensor, "jobs frames tokens"], grid: Grid, tile: Grid
+) -> Float[Tensor, "jobs frames tiles"]:
+    """Return the mean over each tile's tokens; over those inside the grid where a tile hangs over.
+
+    >>> tile_means(torch.tensor([[[1.0, 3.0, 5.0]]]), (1, 3), (1, 2)).tolist()
+    [[[2.0, 5.0]]]
+    """
+    inside = torch.stack([values, torch.ones_like(values)], -1)
+    totals = split_tiles(inside, grid, tile).sum(-2)
+    means: Tensor = totals[..., 0] / totals[..., 1]
+    return means

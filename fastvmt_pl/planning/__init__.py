@@ -1,4 +1,4 @@
-"""What a run will cost, found out by the real code on tensors without contents."""
+"""The cost of a run before it starts: the real code runs on tensors without data."""
 
 from fastvmt_pl.planning.advice import Change, advise
 from fastvmt_pl.planning.calibration import Rates, calibrate

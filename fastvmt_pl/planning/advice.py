@@ -1,4 +1,4 @@
-"""What to change for a run to fit, and what it takes then."""
+"""Settings to change until a run fits into memory."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +17,8 @@ class Change(NamedTuple):
     """A setting to change.
 
     Attributes:
-        setting: Its name and the value that it gets.
-        plan: What the run costs with this change and all before it.
+        setting: Its name and its new value.
+        plan: The plan with this change and all earlier ones.
     """
 
     setting: str
@@ -26,15 +26,15 @@ class Change(NamedTuple):
 
 
 def advise(module: MotionTransfer, workload: Workload, planned: Plan, num_bytes: int) -> Iterator[Change]:
-    """Change one setting after the other, those first that cost the least, until a run fits or none is left.
+    """Change one setting after the other, the cheapest first, until the run fits or no setting is left.
 
-    A setting that does not lower the peak is passed over.
+    Settings that do not lower the peak are skipped.
 
     Args:
         module: The module.
-        workload: What it is to do.
-        planned: What the run costs as it is.
-        num_bytes: Memory that there is.
+        workload: The shape of the run.
+        planned: The plan without changes.
+        num_bytes: Available memory in bytes.
     """
     tried: set[str] = set()
     while planned.peak > num_bytes:
@@ -56,7 +56,7 @@ def _name(setting: str) -> str:
 def _changes(
     module: MotionTransfer, workload: Workload, planned: Plan
 ) -> Iterator[tuple[str, MotionTransfer, Workload]]:
-    """Yield what may lower the memory of the largest step."""
+    """Yield changes that may lower the memory of the largest step."""
     largest, set_now, seen = planned.largest, vars(module.backbone), planned.rehearsal
     if largest.work != "autoencoder" and largest.reading is not seen.embedding and set_now.get("offload") is False:
         yield "offload: true", _with(module, offload=True), workload
@@ -78,13 +78,13 @@ def _changes(
         f"size: {[height, width]}": replace(workload, size=(height, width)),
     }
     for setting, less in smaller.items():
-        with suppress(ValueError):  # which says that the model cannot make videos that small
+        with suppress(ValueError):  # the model cannot make videos this small
             less.check(module)
             yield setting, module, less
 
 
 def _with(module: MotionTransfer, **settings: Any) -> MotionTransfer:
-    """Return a module whose backbone, of which nothing is read, has other settings."""
+    """Return a copy of a module whose backbone has other settings; no weights are read."""
     module, module.backbone = copy(module), copy(module.backbone)
     for name, value in settings.items():
         setattr(module.backbone, name, value)

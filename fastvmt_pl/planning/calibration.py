@@ -1,4 +1,4 @@
-"""Find out how fast a device is, by a few seconds of work like that which is planned."""
+"""Measure a device's speed with a few seconds of work that resembles the planned run."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,17 +13,17 @@ from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.planning.meter import TensorMeter
 
 ENOUGH_SECONDS = 0.5
-"""A run of this length says how fast longer ones are."""
+"""Seconds of a measurement that is long enough."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Floating-point operations a second.
+    """Floating-point operations per second.
 
     Attributes:
-        prediction: Of the transformer without gradient.
-        gradient: Of the transformer, forward and backward.
-        autoencoder: Of the autoencoder.
+        prediction: The transformer, without gradient.
+        gradient: The transformer, forward and backward.
+        autoencoder: The autoencoder.
     """
 
     prediction: float
@@ -34,7 +34,7 @@ class Rates:
 def calibrate(backbone: Backbone, condition: Condition, latent_shape: tuple[int, int, int, int]) -> Rates:
     """Time two blocks of the transformer and the autoencoder, with random weights, on the backbone's device.
 
-    Each works on ever more of a video, until it takes half a second or has the whole.
+    Each processes an increasing part of a video, until it takes half a second or has processed the whole.
 
     Args:
         backbone: The model, of which only the configs are used.

@@ -1,4 +1,4 @@
-"""``fastvmt doctor``: is this machine ready?"""
+"""Is this machine ready?"""
 
 import fcntl
 import os
@@ -28,20 +28,20 @@ from fastvmt_pl.toy.toy_world import FPS
 
 Status = Literal["ok", "warning", "failure"]
 KNOWN_BAD = {"lightning": {"2.6.2", "2.6.3"}, "pytorch-lightning": {"2.6.2", "2.6.3"}}
-"""Releases that were malicious."""
+"""Malicious releases."""
 MIN_FREE = {"models": 20, "runs": 2}
 """GiB that should be free: the smallest full-size model is a download of 16 to 18."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found out about one thing.
+    """The result of a check.
 
     Attributes:
-        status: Whether it is as it should be.
-        name: What was looked at.
+        status: Whether it passed.
+        name: The subject of the check.
         detail: What was found.
-        fix: What to do about it, if there is something.
+        fix: What to do, if anything.
     """
 
     status: Status
@@ -53,38 +53,22 @@ class Check:
         return f"{self.status:8} {self.name}: {self.detail}" + (f"; {self.fix}" if self.fix else "")
 
 
-def doctor(folder: Path = Path("runs")) -> list[Check]:
-    """Look at everything that a run needs, and say what is missing and how to mend it.
+def check_machine(folder: Path) -> Iterator[Check]:
+    """Look at everything that a run needs, and yield what was found about one thing after the other.
 
     Args:
-        folder: Where runs are to be written.
-
-    Returns:
-        What was found.
-
-    Raises:
-        RuntimeError: If something fails that a run needs.
+        folder: Where runs are written.
     """
-    found = []
-    for look in (
-        check_packages,
-        check_devices,
-        check_processes,
-        check_video,
-        lambda: check_folders(folder),
-        check_slurm,
-    ):
-        for check in look():
-            print(check, flush=True)
-            found.append(check)
-    failed = [check.name for check in found if check.status == "failure"]
-    if failed:
-        raise RuntimeError(f"{len(failed)} checks failed: {', '.join(failed)}; each line above says how to mend it")
-    return found
+    yield from check_packages()
+    yield from check_devices()
+    yield from check_processes()
+    yield from check_video()
+    yield from check_folders(folder)
+    yield from check_slurm()
 
 
 def check_packages() -> Iterator[Check]:
-    """Compare what is installed with what the package asks for."""
+    """Compare the installed packages with the requirements."""
     yield Check("ok", "python", sys.version.split()[0])
     for text in requires("fastvmt-pl") or []:
         requirement = Requirement(text)
@@ -106,7 +90,7 @@ def check_packages() -> Iterator[Check]:
 
 
 def check_devices() -> Iterator[Check]:
-    """See which devices there are, and which precision is fast on them."""
+    """List the devices, and measure which precision is fast."""
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
@@ -123,36 +107,36 @@ def check_devices() -> Iterator[Check]:
 
 
 def _check_bfloat16(device: torch.device) -> Check:
-    """Multiply matrices in bfloat16 and in float32, and say what ``dtype: auto`` is."""
+    """Time matrix products in bfloat16 and float32, and report the value of ``dtype: auto``."""
     try:
         seconds = {dtype: _time_product(device, dtype) for dtype in (torch.bfloat16, torch.float32)}
     except RuntimeError as error:
         return Check("failure", "bfloat16", str(error), "use --dtype float32")
     share = seconds[torch.bfloat16] / seconds[torch.float32]
     has = "has instructions for it" if has_bfloat16(device) else "has no instructions for it that torch uses"
-    measured = f"a product of matrices takes {share:.2g} times as long as in float32"
+    measured = f"a matrix product takes {share:.2g} times as long as in float32"
     old_gpu = device.type == "cuda" and not has_bfloat16(device)
-    fix = "if the memory is scarce, try --dtype float16, which may overflow" if old_gpu else ""
+    fix = "if memory is short, try --dtype float16, which may overflow" if old_gpu else ""
     return Check("ok", "bfloat16", f"{device} {has}; {measured}; dtype auto is {settled('auto', device)}", fix)
 
 
 def _time_product(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the seconds that a product of matrices takes.
+    """Return the seconds of a matrix product.
 
     Raises:
         RuntimeError: If it cannot be computed or is wrong.
     """
-    from torch.utils.benchmark import Timer  # slow to import, which every command would pay for
+    from torch.utils.benchmark import Timer  # slow to import; other commands do not need it
 
     side = 256 if device.type == "cpu" else 2048
     ones = torch.ones(side, side, dtype=dtype, device=device)
     if float((ones @ ones).float().mean()) != side:
-        raise RuntimeError(f"a product of matrices in {dtype} came out wrong")
+        raise RuntimeError(f"a matrix product in {dtype} is wrong")
     return Timer("ones @ ones", globals={"ones": ones}).blocked_autorange(min_run_time=0.05).median
 
 
 def check_processes() -> Iterator[Check]:
-    """See what several processes can talk by: distillation needs it on several GPUs, transfer never does."""
+    """Check communication between processes, which only distillation on several GPUs needs."""
     if not torch.distributed.is_available():
         yield Check(
             "warning", "processes", "torch was built without torch.distributed", "install another build of torch"
@@ -170,7 +154,7 @@ def check_processes() -> Iterator[Check]:
 
 
 def check_video() -> Iterator[Check]:
-    """Write a small clip, read it again, and compare."""
+    """Write a small clip, read it back and compare."""
     frames = ToyWorld(0)[0].frames
 
     def there_and_back() -> None:
@@ -179,14 +163,14 @@ def check_video() -> Iterator[Check]:
             write_video(path, frames, FPS)
             read = read_clip(path, len(frames)).frames
         if read.shape != frames.shape or (read.float() - frames.float()).abs().mean() > 8:
-            raise RuntimeError("a clip that was written and read again is not the same")
+            raise RuntimeError("a clip that was written and read back differs")
 
     fix = "install av again; it brings its own FFmpeg"
     yield _tried("video", "H.264 is written and read", fix, there_and_back)
 
 
 def check_folders(folder: Path) -> Iterator[Check]:
-    """See that runs, models and motion can be written, and that there is room."""
+    """Check that the folders for runs, models and motion can be written, and have enough space."""
     places = {"runs": folder, "models": Path(HF_HUB_CACHE)}
     try:
         places["motion cache"] = MotionCache().folder
@@ -208,21 +192,21 @@ def check_folders(folder: Path) -> Iterator[Check]:
 
 
 def _check_locks(folder: Path) -> Check:
-    """See that a second process could not take a lock of the file system; it may be on another machine all the same."""
+    """Check that files can be locked on this machine; locks between machines cannot be checked here."""
     fix = "put runs on a file system with locks, or mount it with flock"
     with tempfile.TemporaryFile(dir=folder) as file:
-        try:  # filelock would fall back to a lock that outlives a process that dies
+        try:  # filelock falls back to locks that remain when a process dies
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             return Check("failure", "locks", f"{folder} has none ({error})", fix)
-    return Check("ok", "locks", "work on this machine; several have to share them (flock over the network)")
+    return Check("ok", "locks", "work on this machine; several machines need flock over the network")
 
 
 def check_slurm() -> Iterator[Check]:
-    """See that a SLURM job, if this is one, starts as many processes as it asked for."""
+    """Check that a SLURM job starts as many processes as it requested."""
     job, tasks = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_NTASKS")
     if job is None:
-        yield Check("ok", "SLURM", "this is no SLURM job")
+        yield Check("ok", "SLURM", "this is not a SLURM job")
     elif tasks is not None and int(tasks) > 1 and "SLURM_STEP_ID" not in os.environ:
         yield Check("warning", "SLURM", f"job {job} has {tasks} tasks, but this is not one of them", "start with srun")
     elif tasks is None and "SLURM_NTASKS_PER_NODE" not in os.environ:

@@ -1,4 +1,4 @@
-"""Count the memory and the arithmetic of tensors, real or fake."""
+"""Count the memory and the floating-point operations of tensors, real or fake."""
 
 import math
 import weakref
@@ -22,7 +22,7 @@ FLOPS: dict[Any, Callable[..., int]] = {
         ATEN._scaled_dot_product_flash_attention_backward
     ],
 }
-"""Formulas of PyTorch's own counter, which leaves out the CPU's kernel of attention."""
+"""Formulas of PyTorch's own counter, with the CPU's attention kernel, which it lacks."""
 
 
 def convolution_buffers(
@@ -38,10 +38,10 @@ def convolution_buffers(
     *,
     result: Tensor,
 ) -> int:
-    """Return the bytes that a convolution takes on a CPU beyond what goes in and comes out.
+    """Return the bytes that a convolution needs on a CPU besides its inputs and its result.
 
-    oneDNN copies image and weight into layouts of its own, and the result back; small images have a kernel that writes
-    a column for each output instead.
+    oneDNN copies image and weight into its own layouts, and the result back. For small images, PyTorch uses a kernel
+    that writes a column for each output.
     """
     sizes = None if bias is None else list(bias.shape)
     backend = torch._C._select_conv_backend(
@@ -57,11 +57,11 @@ def convolution_buffers(
 
 @dataclass
 class Reading:
-    """What was counted while something ran.
+    """The counts of a block of code.
 
     Attributes:
-        before: Bytes of tensors when it began.
-        peak: The most bytes of tensors at any time.
+        before: Bytes of tensors at its beginning.
+        peak: Largest number of bytes of tensors.
         flops: Floating-point operations of products, convolutions and attention.
     """
 
@@ -71,16 +71,16 @@ class Reading:
 
     @property
     def growth(self) -> int:
-        """By how many bytes memory grew at most."""
+        """Largest growth of memory in bytes."""
         return self.peak - self.before
 
 
 class TensorMeter(TorchDispatchMode):
-    """Follows every storage from the operation that makes it to the last tensor that uses it.
+    """Tracks every storage from the operation that creates it until the last tensor that uses it is freed.
 
-    It sees forward and backward passes, checkpoints included, on real tensors and on fake ones, which have a shape, a
-    type and a device but no contents. It does not see the buffers inside kernels. Fake tensors know no values, so
-    where code asks for one, the answer is yes: all that ours asks is whether numbers are finite.
+    It counts forward and backward passes, including checkpointing, on real tensors and fake ones, which have a shape,
+    a type and a device but no data. It does not count the buffers inside kernels. Fake tensors have no values. Where
+    code reads one, it gets ``True``: our code only asks whether numbers are finite.
 
     Example:
         .. code-block:: python
@@ -98,7 +98,7 @@ class TensorMeter(TorchDispatchMode):
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Count what happens inside."""
+        """Count within the block."""
         reading = Reading(self.num_bytes, self.num_bytes)
         self._readings.append(reading)
         try:
@@ -109,7 +109,7 @@ class TensorMeter(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation, and count."""
+        """Run an operation and count it."""
         if func is ATEN._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             return True
         result = func(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Take every step of motion transfer once on tensors without contents, and count what it costs."""
+"""Run each kind of step of a transfer once on tensors without data, and count its cost."""
 
 import gc
 import warnings
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.untrained import FAKE
+from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives.motion_target import MotionTarget
@@ -23,17 +24,17 @@ class Rehearsal:
     """A run of the real code, each kind of step once, on fake tensors.
 
     Args:
-        module: The module, of whose backbone only the configs are used.
-        workload: What it is to do.
+        module: The module; only the configs of its backbone are used.
+        workload: The shape of the run.
 
     Attributes:
-        embedding: Embedding all prompts, the text encoder alone in memory. In all that follow, there is the
-            transformer, and the autoencoder too, but for steps in which it is idle and offloaded.
+        embedding: Embedding all prompts, with only the text encoder in memory. In all other steps, the transformer is
+            in memory, and the autoencoder unless it is offloaded and not used.
         encoding: Encoding a clip.
-        extraction: Reading a clip's motion at as many noise levels as are read at a time.
-        gradient: A fresh inner step of a batch, forward, backward and the optimiser's, by whether the transformer
-            checkpoints its activations.
-        motion: The losses alone, forward and backward from queries and keys: AMF for the most part.
+        extraction: Extracting a clip's motion at ``extraction_batch`` noise levels.
+        gradient: A fresh inner step of a batch (forward, backward and optimiser), with and without gradient
+            checkpointing.
+        motion: Only the losses, forward and backward from queries and keys; most of it is AMF.
         denoising: A denoising step of a batch.
         decoding: Decoding a video.
         condition: What stands for the embedded prompts.
@@ -89,15 +90,11 @@ class Rehearsal:
         self.module.latents = nn.Parameter(self.module.initial_latents(jobs))
         return latents
 
-    @torch.no_grad()
     def _extract(self, latents: Tensor) -> MotionTarget:
-        backbone, settings = self.module.backbone, self.workload.motion
+        features = self.module.features(self.workload.motion)
         count = min(self.workload.num_levels, self.workload.extraction_batch)
-        null = backbone.embed_prompts([""]).expand(count)
         with self._read("extraction"):
-            noisy = latents.repeat(count, 1, 1, 1, 1)
-            query, key = backbone.query_key(noisy, 1000.0, null, settings.block, rotary=settings.rotary)
-            target = MotionTarget.extract(query, key, backbone.token_grid(latents), settings)
+            target = read_motion(self.module.backbone, latents.repeat(count, 1, 1, 1, 1), torch.ones(count), features)
         return target.of_jobs([0])
 
     def _guide(self, target: MotionTarget) -> None:
@@ -116,14 +113,12 @@ class Rehearsal:
         self._read_losses(target)
 
     def _read_losses(self, target: MotionTarget) -> None:
-        module, settings = self.module, self.workload.motion
+        module = self.module
         with torch.no_grad():
-            read = module.backbone.query_key(
-                module.latents, 1000.0, module.condition, settings.block, rotary=settings.rotary
-            )
-        query, key = (each.requires_grad_() for each in read)
+            capture = module.backbone.capture(module.latents, 1000.0, module.condition, target.request)
+        capture = capture.mapped(lambda tensor: tensor.requires_grad_())
         with self._read("motion"):
-            losses: Any = sum(loss.weight * loss(query, key, target) for loss in module.losses)
+            losses: Any = sum(loss.weight * loss(capture, target.following(capture)) for loss in module.losses)
             if losses:
                 losses.backward()
         self._clear()

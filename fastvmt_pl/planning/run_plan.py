@@ -1,4 +1,4 @@
-"""What a run will cost: memory by part and by step, arithmetic, and time."""
+"""The cost of a run: memory by part and by step, floating-point operations, and time."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from fastvmt_pl.planning.workload import Workload
 
 
 class Size(NamedTuple):
-    """How large a model is."""
+    """The size of a model."""
 
     num_parameters: int
     num_bytes: int
@@ -24,10 +24,10 @@ class Step:
     """One kind of step of a run.
 
     Attributes:
-        name: What it does.
-        reading: What it costs once.
+        name: Its name.
+        reading: Its cost, once.
         num_times: How often the whole run takes it.
-        work: What its speed depends on, a field of :class:`~fastvmt_pl.planning.calibration.Rates`.
+        work: The rate that gives its speed, a field of :class:`~fastvmt_pl.planning.calibration.Rates`.
     """
 
     name: str
@@ -36,22 +36,22 @@ class Step:
     work: str
 
     def seconds(self, rates: Rates) -> float:
-        """Return the time that it takes in the whole run."""
+        """Return its seconds in the whole run."""
         rate: float = getattr(rates, self.work)
         return self.num_times * self.reading.flops / rate
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will cost.
+    """The cost of a run.
 
     Attributes:
-        workload: What was planned.
+        workload: The shape of the run.
         sizes: Parameters and bytes of the transformer, the autoencoder and the text encoder.
         tokens: Latent frames, and rows and columns of tokens in each.
-        steps: What the run does, in order.
+        steps: The steps of the run, in order.
         checkpointing: Whether the transformer checkpoints its activations.
-        rehearsal: What everything was read from.
+        rehearsal: The rehearsal that was measured.
     """
 
     workload: Workload
@@ -63,12 +63,12 @@ class Plan:
 
     @property
     def largest(self) -> Step:
-        """The step that takes the most memory."""
+        """The step with the highest peak of memory."""
         return max(self.steps, key=lambda step: step.reading.peak)
 
     @property
     def peak(self) -> int:
-        """The most bytes of tensors at any time."""
+        """Largest number of bytes of tensors."""
         return self.largest.reading.peak
 
     @property
@@ -83,7 +83,7 @@ class Plan:
         return self.rehearsal.denoising.flops / (predictions * len(self.workload.prompts))
 
     def forward_equivalents(self, step: Step) -> float:
-        """Return what a step costs a job, in forward passes of the transformer."""
+        """Return a step's cost per job, in forward passes of the transformer."""
         return step.num_times * step.reading.flops / self.prediction_flops / self.num_jobs
 
 
@@ -92,17 +92,17 @@ def _size_of(part: nn.Module) -> Size:
 
 
 def plan(module: MotionTransfer, workload: Workload) -> Plan:
-    """Plan a run from the model's configs: no weights are fetched or read, and nothing is computed.
+    """Plan a run from the model's configs, without downloading or reading weights.
 
-    The real code runs on tensors without contents, so every setting counts as it will. Memory is that of tensors, and
-    of what a CPU's convolutions take inside; what a GPU's driver and kernels take comes on top.
+    The real code runs on tensors without data, so all settings have their real effect. Memory is that of tensors and of
+    the buffers of a CPU's convolutions; a GPU's driver and kernels need more.
 
     Args:
         module: The module, with its backbone.
-        workload: What it is to do.
+        workload: The shape of the run.
 
     Raises:
-        ValueError: If the module or its backbone cannot do this, saying what to change.
+        UserError: If the module or its backbone cannot do this.
     """
     workload.check(module)
     rehearsal = Rehearsal(module, workload)

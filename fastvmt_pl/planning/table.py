@@ -1,4 +1,4 @@
-"""Show a plan as Markdown."""
+"""Plans as Markdown tables."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def gib(num_bytes: int) -> str:
 
 
 def parts_table(plan: Plan) -> str:
-    """Return what each part takes: weights, activations, AMF and the autoencoder."""
+    """Return the memory of each part: weights, activations, AMF and the autoencoder."""
     gradient, motion = plan.rehearsal.gradient, plan.rehearsal.motion
     rows = [
         [f"weights of the {name}", f"{size.num_parameters / 1e6:,.1f} M", gib(size.num_bytes)]
@@ -37,7 +37,7 @@ def parts_table(plan: Plan) -> str:
 
 
 def steps_table(plan: Plan, rates: Rates | None) -> str:
-    """Return what each step takes, and how often the run takes it."""
+    """Return the cost of each step, and how often the run takes it."""
     rows = []
     for step in plan.steps:
         seconds = [] if rates is None else [duration(step.seconds(rates))]
@@ -46,12 +46,12 @@ def steps_table(plan: Plan, rates: Rates | None) -> str:
     total = f"{sum(plan.forward_equivalents(step) for step in plan.steps):.1f}"
     end = [] if rates is None else [duration(sum(step.seconds(rates) for step in plan.steps))]
     rows.append(["all", gib(plan.peak), "", total, *end])
-    header = ["step", "peak GiB", "times", "forward passes a job", *([] if rates is None else ["time, estimated"])]
+    header = ["step", "peak GiB", "times", "forward passes per job", *([] if rates is None else ["time, estimated"])]
     return _markdown(header, rows)
 
 
 def duration(seconds: float) -> str:
-    """Return a time to two digits or so.
+    """Return a duration with about two digits.
 
     >>> duration(0.25), duration(75.0), duration(7500.0)
     ('0.25 s', '75 s', '2.1 h')
@@ -62,7 +62,7 @@ def duration(seconds: float) -> str:
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column is text and whose others are numbers, aligned to be read as it is."""
+    """Return an aligned table; the first column is text, the others are numbers."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []

@@ -1,21 +1,21 @@
-"""What is to be planned: the shape of a run, and how often it does what."""
+"""The shape of a run that is planned, and how often it takes each step."""
 
 from dataclasses import dataclass
 
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives.motion_target import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Transfers of equal geometry, some of them side by side in a batch.
+    """Transfers of equal geometry, in batches.
 
     Attributes:
         num_frames: Frames of each video.
         size: Its height and width in pixels.
         motion: How motion is read.
         prompts: Prompts of one batch, as many as it has jobs.
-        num_batches: Batches that follow each other.
+        num_batches: Batches, one after the other.
         num_clips: Clips that are encoded and whose motion is read, in the whole run.
         num_levels: Noise levels at which it is read.
         extraction_batch: How many of them at a time.
@@ -24,7 +24,7 @@ class Workload:
 
     num_frames: int
     size: tuple[int, int]
-    motion: MotionSettings
+    motion: AttentionFlow
     prompts: tuple[str, ...]
     num_batches: int
     num_clips: int
@@ -33,10 +33,8 @@ class Workload:
     num_gradients: int
 
     def check(self, module: MotionTransfer) -> None:
-        """Raise ``ValueError`` if the module or its backbone cannot do this, as the datamodule would."""
-        module.backbone.check_geometry(self.num_frames, *self.size)
-        module.backbone.check_block(self.motion.block)
-        module.check_target(module.backbone.num_token_frames(self.latent_shape(module)[1]), self.motion)
+        """Raise ``UserError`` if the module or its backbone cannot do this, as the datamodule would."""
+        module.check_geometry(self.num_frames, self.size, self.motion)
 
     def latent_shape(self, module: MotionTransfer) -> tuple[int, int, int, int]:
         """Return channels, frames, height and width of the latents of one video."""

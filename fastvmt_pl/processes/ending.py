@@ -1,4 +1,4 @@
-"""End a process that may not end as usual."""
+"""End a process whose interpreter may not shut down cleanly."""
 
 import atexit
 import logging
@@ -7,10 +7,10 @@ import sys
 
 
 class EndAtOnce:
-    """An exit handler that ends the process by itself, after all handlers that are registered later, as by loggers.
+    """An exit handler that ends the process itself, after the exit handlers that are registered later, as by loggers.
 
-    The threads of gloo now and then abort the shutdown of the interpreter. Destroying the process group ends them under
-    DDP, but not under FSDP, whose group PyTorch keeps with its device meshes.
+    The threads of gloo sometimes abort the shutdown of the interpreter. Destroying the process group ends them under
+    DDP, but not under FSDP, where PyTorch keeps the group with its device meshes.
 
     Attributes:
         code: The exit code; ``None`` lets the process end as usual.

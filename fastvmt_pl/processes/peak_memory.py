@@ -1,4 +1,4 @@
-"""How much memory tensors take, on a GPU and on a CPU."""
+"""Peak memory of tensors, on a GPU or a CPU."""
 
 import gc
 from typing import Any
@@ -8,17 +8,17 @@ from torch.profiler import ProfilerActivity, profile
 
 
 class PeakMemory:
-    """Measures by how much the memory of tensors grows at most while something runs, forward and backward.
+    """Measures the largest growth of the tensors' memory while a block runs, forward and backward.
 
-    CUDA counts this itself. On the CPU it is the highest running sum of what PyTorch's allocator reports to the
-    profiler, which sees the backward pass and the buffers inside kernels; resident memory would also count what
-    the C library keeps after tensors are gone.
+    CUDA counts this itself. On the CPU it is the largest running sum of the allocations and releases that PyTorch
+    reports to its profiler. That includes the backward pass and the buffers inside kernels. Resident memory would also
+    count memory that the C library keeps after tensors are freed.
 
     Args:
-        device: Where it runs.
+        device: The device that the block runs on.
 
     Attributes:
-        num_bytes: The peak, once it has run.
+        num_bytes: The growth in bytes, known after the block.
 
     Example:
         .. code-block:: python
@@ -33,7 +33,7 @@ class PeakMemory:
         self.num_bytes = 0
 
     def __enter__(self) -> "PeakMemory":
-        gc.collect()  # what was left lying about must not be taken off when it goes
+        gc.collect()  # garbage that is freed inside the block would count as negative growth
         if self.device.type == "cuda":
             self.before = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)

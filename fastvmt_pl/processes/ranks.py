@@ -1,4 +1,4 @@
-"""Which of several processes this one is, whoever started them, and how to start some."""
+"""The rank of this process under any launcher, and how to start more processes."""
 
 import os
 import subprocess
@@ -16,18 +16,18 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.processes.stop_request import REQUEUE_CODE, SIGNALS, StopRequest
 
 LAUNCHERS = {"RANK": "LOCAL_RANK", "SLURM_PROCID": "SLURM_LOCALID"}
-"""Variables with a process's number: of torchrun and fabric run, and of srun; and with its number on its machine."""
+"""Variables with a process's number (torchrun and fabric run; srun), and those with its number on its machine."""
 GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
-"""Variables by which Lightning sees a process group."""
+"""Variables from which Lightning recognises a process group."""
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among those that work on the same thing.
+    """The rank of a process among those that share the work.
 
     Attributes:
-        number: Its number; the first, 0, stays to the end.
-        local: Its number on its machine, and that of its GPU.
+        number: Its number; number 0 waits until all work is done.
+        local: Its number on its machine, which is also the number of its GPU.
         launched: Whether a launcher started it.
     """
 
@@ -37,13 +37,13 @@ class Rank:
 
 
 def read_rank(environment: Mapping[str, str] = os.environ) -> Rank:
-    """Return which process this is; the tasks of a SLURM job array count too.
+    """Return this process's rank; the tasks of a SLURM job array count too.
 
     >>> read_rank({"RANK": "9", "LOCAL_RANK": "1"})
     Rank(number=9, local=1, launched=True)
     """
     tasks = int(environment.get("SLURM_NTASKS", 1)) if "SLURM_STEP_ID" in environment else 1
-    names = [name for name in LAUNCHERS if tasks > 1 or not name.startswith("SLURM")]  # a batch script is number 0 too
+    names = [name for name in LAUNCHERS if tasks > 1 or not name.startswith("SLURM")]  # a batch script has number 0
     found = next((name for name in names if name in environment), None)
     number = 0 if found is None else int(environment[found])
     if environment.get("SLURM_ARRAY_TASK_ID") != environment.get("SLURM_ARRAY_TASK_MIN"):
@@ -53,15 +53,15 @@ def read_rank(environment: Mapping[str, str] = os.environ) -> Rank:
 
 
 def num_to_start(rank: Rank, devices: int | None, config: Mapping[str, Any]) -> int:
-    """Return how many processes are to work side by side on this machine, a device each; 1 is this one.
+    """Return how many processes share the work on this machine, one per device; 1 means this process alone.
 
     Args:
-        rank: Which process this is; one that a launcher has started starts no others.
-        devices: How many the user asks for; as many devices as the config's trainer has if left out.
+        rank: This process's rank; a process that a launcher started starts no others.
+        devices: How many the user asks for; default: the number of the config's trainer.
         config: A transfer's settings.
 
     Raises:
-        ValueError: If they are fewer than one, or a launcher has started others.
+        UserError: If they are fewer than one, or a launcher has already started several.
     """
     if devices is not None and devices < 1:
         raise UserError(f"devices is {devices}; use at least 1")
@@ -74,7 +74,7 @@ def num_to_start(rank: Rank, devices: int | None, config: Mapping[str, Any]) -> 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within the block, Lightning sees a single process, which logs and writes as the first of a group would."""
+    """Within the block, Lightning sees a single process of rank 0, which logs and writes."""
     hidden = {name: os.environ.pop(name) for name in GROUP if name in os.environ}
     first: Any = rank_zero_only
     rank, first.rank = getattr(first, "rank", 0), 0
@@ -86,7 +86,7 @@ def alone() -> Iterator[None]:
 
 
 def take_own_gpu(rank: Rank) -> None:
-    """Leave this process the GPU of its number on its machine, of those that it sees."""
+    """Make only one GPU visible to this process: the one with the process's number on its machine."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = [str(number) for number in range(torch.cuda.device_count())] if seen is None else seen.split(",")
     if rank.launched and len(devices) > 1:
@@ -94,19 +94,19 @@ def take_own_gpu(rank: Rank) -> None:
 
 
 def start_ranks(words: Sequence[str], num_ranks: int, request: StopRequest) -> None:
-    """Run a command of this package in several processes, ranks 1 and up, and wait for their end; this one is rank 0.
+    """Run a command of this package in more processes, as ranks 1 and up, and wait for them; this process is rank 0.
 
-    A signal that asks this process to stop is handed on. A CPU's cores are shared out among the processes, which would
-    otherwise take them from each other. A process that ends badly is named in a warning.
+    A signal that asks this process to stop is passed on. The CPU's cores are divided among the processes. A warning
+    names each process that fails.
 
     Args:
         words: The command and its options.
         num_ranks: How many processes.
-        request: Whether this process was asked to stop.
+        request: The request to stop this process.
 
     Raises:
-        Preempted: If it was, or one of them was.
-        RuntimeError: If all of them failed.
+        Preempted: If this process or one of the others was asked to stop.
+        RuntimeError: If all others failed.
     """
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // num_ranks))}
     processes = [
@@ -127,8 +127,8 @@ def start_ranks(words: Sequence[str], num_ranks: int, request: StopRequest) -> N
     if REQUEUE_CODE in codes:
         request.received = request.received or SIGNALS[0]
     request.check()
-    if all(code > 0 for code in codes):  # below are those that were killed, whose work this one can do
-        raise RuntimeError(f"all {num_ranks} processes failed; what they printed says why")
+    if all(code > 0 for code in codes):  # negative codes: killed; this process can do their work
+        raise RuntimeError(f"all {num_ranks} processes failed; see their output above")
     for number, code in enumerate(codes, 1):
         if code:
-            rank_zero_warn(f"process {number} of {num_ranks} ended with code {code}; going on without it")
+            rank_zero_warn(f"process {number} of {num_ranks} ended with code {code}; the others continue")

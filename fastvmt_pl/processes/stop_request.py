@@ -1,4 +1,4 @@
-"""Leave in good order when a scheduler takes the machine away."""
+"""Stop cleanly when a scheduler asks for it."""
 
 import signal
 import threading
@@ -8,27 +8,27 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What is sent some time before a process is killed: by SLURM as ``--signal`` says, by torchrun, by clouds."""
+"""Signals that announce the end of a process: from SLURM (``--signal``), torchrun and clouds."""
 REQUEUE_CODE = 75
-"""Exit code of a run that is to be started again: EX_TEMPFAIL of sysexits.h."""
+"""Exit code of a run that can be started again and continued: EX_TEMPFAIL of sysexits.h."""
 
 
-class Preempted(RuntimeError):  # it is no error: the run goes on when it is started again
-    """The run was asked to stop, and has, after a checkpoint."""
+class Preempted(RuntimeError):  # not named an error: the run continues when it is started again
+    """The run was asked to stop and has written a checkpoint."""
 
 
 class StopRequest:
-    """Whether this process was asked to stop.
+    """A request to stop this process.
 
     Attributes:
-        received: The signal that asked, once one has come.
+        received: The signal that was received, or ``None``.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     def listen(self) -> None:
-        """Note the signals from now on, instead of ending; a thread other than the main one cannot."""
+        """Record the signals from now on instead of ending the process; only the main thread can do this."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
@@ -39,13 +39,13 @@ class StopRequest:
     def check(self) -> None:
         """Raise :class:`Preempted` if this process was asked to stop."""
         if self.received is not None:
-            again = "start the same command again to go on (fit and train: with --ckpt_path)"
+            again = "start the same command again to continue (fit and train: with --ckpt_path)"
             raise Preempted(f"stopped by {self.received.name}; {again}")
 
 
 @contextmanager
 def listening(request: StopRequest) -> Iterator[None]:
-    """Within the block, note SIGTERM and SIGUSR1; after it they do what they did before."""
+    """Within the block, record SIGTERM and SIGUSR1; then restore their handlers."""
     before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     request.listen()
     try:

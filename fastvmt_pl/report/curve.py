@@ -1,4 +1,4 @@
-"""Curves as SVG, which need no script to be seen."""
+"""Curves as SVG, which need no script."""
 
 from collections.abc import Sequence
 from html import escape

@@ -1,4 +1,4 @@
-"""What moves in a video, small enough to be drawn over it in a web page."""
+"""The motion in a video, compact enough to draw over it on a web page."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from fastvmt_pl.evaluation import LucasKanade, dense_flow
 from fastvmt_pl.evaluation.tracks import Frames
 
 NUM_TRACKS = 80
-"""Tracks to draw: those that go farthest."""
+"""Number of tracks to draw, those with the largest extent."""
 NUM_ARROWS = 12
-"""Rows of arrows over the shorter side."""
+"""Arrows along the shorter side."""
 
 
 def motion_overlay(frames: Frames) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def motion_overlay(frames: Frames) -> dict[str, Any]:
 
     Returns:
         ``tracks``: for each track, a position [x, y] for each frame, or ``None`` where it is not visible. ``flow``: for
-        each step, rows of arrows [x, y]; ``rows`` and ``columns`` say how many.
+        each step, rows of arrows [x, y]; ``rows`` and ``columns``: their numbers.
     """
     height, width = frames.shape[1:3]
     found = LucasKanade(num_points=200).track(frames)

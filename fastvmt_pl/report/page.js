@@ -1,7 +1,7 @@
 "use strict";
 const jobs = JSON.parse(document.getElementById("data").textContent);
 
-// The table: a heading sorts by its column, upwards first, and the other way when it is chosen again.
+// The table: a click on a heading sorts by its column, ascending; a second click, descending.
 const table = document.getElementById("results");
 const headings = [...table.tHead.rows[0].cells];
 const valueOf = (row, column) => {
@@ -9,7 +9,7 @@ const valueOf = (row, column) => {
   return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent.trim();
 };
 const compare = (a, b) => {
-  if (a === "" || b === "") return (a === "") - (b === ""); // what is missing comes last
+  if (a === "" || b === "") return (a === "") - (b === ""); // missing values come last
   return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
 };
 headings.forEach((heading, column) => {
@@ -24,8 +24,8 @@ headings.forEach((heading, column) => {
   });
 });
 
-// The players: the videos of a job run in step with the first of them, and stop together at the end.
-const TAIL = 8; // frames of a track that are drawn behind its head
+// The players: the videos of a job follow the first one, and stop together at the end.
+const TAIL = 8; // frames of a track that are drawn before the current one
 
 for (const article of document.querySelectorAll(".job")) {
   const job = jobs[Number(article.dataset.job)];
@@ -130,7 +130,7 @@ function drawFlow(context, motion, frame, canvas, scale, ratio) {
   const [cellHeight, cellWidth] = [canvas.height / motion.rows, canvas.width / motion.columns];
   context.lineWidth = 1.5 * ratio;
   motion.flow[frame].forEach((row, down) => row.forEach(([x, y], right) => {
-    if (Math.hypot(x, y) < 3) return; // as good as still
+    if (Math.hypot(x, y) < 3) return; // almost still
     const from = [(right + 0.5) * cellWidth, (down + 0.5) * cellHeight];
     const to = [from[0] + x * scale * 2, from[1] + y * scale * 2];
     const angle = Math.atan2(y, x);

@@ -1,4 +1,4 @@
-"""Write the page of a report: everything in one file, without a network."""
+"""The page of a report, in one file that needs no network."""
 
 import json
 import math
@@ -30,7 +30,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the table; a number sorts by its value."""
+    """A cell of the table; numbers are sorted by value."""
 
     text: str
     number: float | None = None

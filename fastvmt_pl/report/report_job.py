@@ -1,4 +1,4 @@
-"""What a report shows of a video."""
+"""The data of a video on the page."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +9,15 @@ class Job:
     """A video of a report.
 
     Attributes:
-        name: Its folder, below the one that holds all runs of the report.
-        prompt: What it is to show.
+        name: Its folder, relative to the folder that holds all runs of the report.
+        prompt: Its prompt.
         clip: File name of its reference.
         settings: Settings in which the runs of the report differ, by their dotted names.
-        scores: Its scores, and what it cost.
+        scores: Its scores and costs.
         videos: Each video as a data URL.
-        overlays: What moves in each, see :func:`~fastvmt_pl.report.motion_overlay.motion_overlay`.
-        curves: Logged values by name, means of the run's jobs: pairs of inner step and value, finite, by step.
-        fps: Frames a second.
+        overlays: The motion in each video, see :func:`~fastvmt_pl.report.motion_overlay.motion_overlay`.
+        curves: Logged values by name, averaged over the run's jobs: inner step and value, ordered by step.
+        fps: Frames per second.
     """
 
     name: str

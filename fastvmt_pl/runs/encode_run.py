@@ -1,22 +1,39 @@
-"""``fastvmt encode``: from tar files of videos and captions to a data folder for training."""
+"""From tar files of videos and captions to a data folder for training."""
 
 import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning import Trainer
 
 from fastvmt_pl.backbones import Backbone, load_backbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
-from fastvmt_pl.files.locks import locked
-from fastvmt_pl.runs.identity import model_content
-from fastvmt_pl.runs.options import default_config, parse_device, parse_size, read_config
 from fastvmt_pl.clips import Clip, ClipError, read_clip
 from fastvmt_pl.distillation import Sample, read_videos, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
+from fastvmt_pl.files.locks import locked
+from fastvmt_pl.runs.identity import model_content
+from fastvmt_pl.runs.options import default_config, parse_device, parse_size
+from fastvmt_pl.runs.settings import read_config
+
+
+@dataclass(frozen=True)
+class EncodedTar:
+    """What came of a tar file.
+
+    Attributes:
+        tar: The file.
+        num_samples: Its videos that were encoded.
+        problems: What was skipped, and why.
+    """
+
+    tar: Path
+    num_samples: int
+    problems: list[str]
 
 
 def encode(
@@ -25,33 +42,33 @@ def encode(
     model: str = "wan-tiny",
     num_frames: int | None = None,
     size: str | None = None,
-    fps: float | None = None,
+    rate: float | None = None,
     device: str = "auto",
     dtype: PrecisionOption | None = None,
-) -> Path:
+) -> Iterator[EncodedTar]:
     """Encode videos and captions, for fastvmt train.
 
     Args:
         tars: Tar files with pairs of files, NAME.mp4 and NAME.txt.
         output: The data folder; what it has already of the same content and settings is not encoded again.
         model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
-        num_frames: Frames to read of each video, 4 n + 1; by default those of the model's config.
-        size: Height x width in pixels, such as 480x832, multiples of 16; by default that of the model's config.
-        fps: Frames a second to read, from each video's beginning. By default the frames are spread over the whole of
+        num_frames: Frames to read of each video, 4 n + 1. Default: those of the model's config.
+        size: Height x width in pixels, such as 480x832, multiples of 16. Default: that of the model's config.
+        rate: Frames a second to read, from each video's beginning. Default: the frames are spread over the whole of
             it, so that videos of different lengths are learned at different frame rates.
         device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: Precision of the text encoder; auto is bfloat16 where the device has instructions for it, or float32. The
-            default is that of the model's config.
+        dtype: Precision of the text encoder; auto is bfloat16 where the device has instructions for it, or float32.
+            Default: that of the model's config.
 
-    Returns:
-        The data folder.
+    Yields:
+        What came of each tar file that was not encoded before, once it is.
 
     Raises:
         ValueError: If a setting cannot be used, or no video can.
         InUseError: If another process is using the data folder.
     """
-    if fps is not None and fps <= 0:
-        raise UserError(f"fps is {fps}; use a positive number")
+    if rate is not None and rate <= 0:
+        raise UserError(f"rate is {rate}; use a positive number")
     if not tars:
         raise UserError("there are no tar files; give one or more")
     for tar in tars:
@@ -75,40 +92,38 @@ def encode(
     with locked(output):  # the index is one file
         shards = read_index(output) if (output / INDEX).exists() else []
         done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
-        how = f"model {model_content(model)}, {_described(frames, shape, fps)}, {precision}"
+        how = f"model {model_content(model)}, {_described(frames, shape, rate)}, {precision}"
         origins = [f"tar sha256 {file_sha256(tar)}, {how}" for tar in tars]
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if done.get(name, origin) != origin:
-                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", each) for each in (done[name], origin))
+                was, now = (re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", str(each)) for each in (done[name], origin))
                 raise UserError(f"{output / name} was made of {was}; choose another output for {tar}: {now}")
         for tar, name, origin in zip(tars, names, origins, strict=True):
             if name in done:
                 continue
-            before = len(problems)
-            samples = list(_samples(tar, backbone, frames, shape, fps, problems))
+            skipped: list[str] = []
+            samples = list(_samples(tar, backbone, frames, shape, rate, skipped))
             write_shard(output / name, samples)
-            shards.append(Shard(name, "samples", len(samples), len(problems) - before, origin=origin))
+            shards.append(Shard(name, "samples", len(samples), len(skipped), origin=origin))
             write_index(output, shards)
-            print(f"{tar}: {len(samples)} videos encoded, {len(problems) - before} skipped")
-    for problem in problems:
-        print(f"skipped: {problem}")
+            problems += skipped
+            yield EncodedTar(tar, len(samples), skipped)
     if not any(shard.num_samples for shard in shards):
         raise UserError(f"no video can be used: {'; '.join(problems)}")
-    return output
 
 
-def _described(num_frames: int, size: tuple[int, ...], fps: float | None) -> str:
-    rate = "" if fps is None else f" at {fps:g} a second"
-    return f"{num_frames} frames of {size[0]} x {size[1]}{rate}"
+def _described(num_frames: int, size: tuple[int, ...], rate: float | None) -> str:
+    when = "" if rate is None else f" at {rate:g} a second"
+    return f"{num_frames} frames of {size[0]} x {size[1]}{when}"
 
 
 def _samples(
-    tar: Path, backbone: Backbone, num_frames: int, size: tuple[int, int], fps: float | None, problems: list[str]
+    tar: Path, backbone: Backbone, num_frames: int, size: tuple[int, int], rate: float | None, problems: list[str]
 ) -> Iterator[Sample]:
     """Yield the encoded videos of a tar file, and add to the problems what is skipped."""
     for where, video, caption in read_videos([tar], problems.append):
         try:
-            clip = _read(video, num_frames, fps)
+            clip = _read(video, num_frames, rate)
         except ClipError as error:
             problems.append(f"{where}: {error}")
             continue
@@ -116,8 +131,8 @@ def _samples(
         yield Sample(backbone.encode(clip.to_video(size))[0], condition, caption)
 
 
-def _read(video: bytes, num_frames: int, fps: float | None) -> Clip:
+def _read(video: bytes, num_frames: int, rate: float | None) -> Clip:
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(video)
         file.flush()
-        return read_clip(file.name, num_frames, rate=fps)
+        return read_clip(file.name, num_frames, rate=rate)

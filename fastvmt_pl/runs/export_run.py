@@ -1,19 +1,18 @@
-"""``fastvmt export``: the LoRA of a checkpoint."""
+"""Write the LoRA of a checkpoint."""
 
-from argparse import ArgumentError
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-import yaml
-from jsonargparse import ArgumentParser
 
 from fastvmt_pl.datamodules import DistillationDataModule
-from fastvmt_pl.distillation.shard_index import INDEX, read_index
-from fastvmt_pl.errors import UserError, blaming_settings
-from fastvmt_pl.lora import read_adapter
 from fastvmt_pl.distillation.lora_card import Training, export_lora
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.distillation.shard_index import INDEX, read_index
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.lora import read_adapter
+from fastvmt_pl.runs.composition import compose_training
+from fastvmt_pl.runs.settings import read_config
 
 
 def export(checkpoint: Path, config: Path, output: Path) -> Path:
@@ -74,19 +73,14 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         preview=Path(video) if video is not None and Path(video).exists() else None,
     )
     export_lora(adapter, module, output, training)
-    print(f"the LoRA is in {output}")
     return output
 
 
 def _read_config(config: Path) -> tuple[MotionDistillation, DistillationDataModule]:
     """Return the module and the datamodule of a config, whatever trainer it was for."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(MotionDistillation, "model")
-    parser.add_class_arguments(DistillationDataModule, "data")
     try:
-        settings = yaml.safe_load(config.read_text())
-        with blaming_settings():
-            made = parser.instantiate_classes(parser.parse_object({name: settings[name] for name in ("model", "data")}))
-    except (OSError, KeyError, TypeError, yaml.YAMLError, ArgumentError) as error:
+        settings = read_config(config)
+        made = compose_training({name: settings[name] for name in ("model", "data")}, with_trainer=False)
+    except (UserError, KeyError) as error:
         raise UserError(f"config {config} cannot be read ({error}); give that of the training") from error
-    return made.model, made.data
+    return made.model, made.datamodule

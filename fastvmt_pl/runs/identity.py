@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ from fastvmt_pl.clips import ClipError, content_hash
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import find_lora, lora_files
+from fastvmt_pl.runs.settings import merged
 
 Settings = dict[str, Any]
 """Values by dotted names."""
 ROUNDING = {"gradient_checkpointing", "offload", "attention_backend", "compile"}
 """Settings of a backbone that change no more than rounding."""
-OUTSIDE = {"cache_dir", "extraction_batch", "folder", "num_workers"}
+OUTSIDE = {"cache_dir", "extraction_batch", "folder", "keep_motion", "num_workers"}
 """Settings of datamodules that say where and how fast, not what."""
 TRAINER = {
     "accumulate_grad_batches",
@@ -95,18 +95,10 @@ def identity_of_overridden(config: Mapping[str, Any], overrides: Mapping[str, An
         config: Settings in groups, as read from YAML.
         overrides: Settings by dotted names; a text is read as YAML.
     """
-    merged = deepcopy(dict(config))
-    for name, value in overrides.items():
-        *groups, last = name.split(".")
-        inner = merged
-        for group in groups:
-            found = inner.get(group)
-            inner[group] = found if isinstance(found, dict) else {}
-            inner = inner[group]
-        inner[last] = _read(value) if isinstance(value, str) else value
+    changed = merged(config, {name: _read(each) if isinstance(each, str) else each for name, each in overrides.items()})
     told = {None: "null", False: "false"}
     return {
-        name: told[value] if value is None or value is False else value for name, value in identity_of(merged).items()
+        name: told[value] if value is None or value is False else value for name, value in identity_of(changed).items()
     }
 
 

@@ -6,15 +6,15 @@ from itertools import islice
 from typing import Any
 
 from fastvmt_pl.backbones import Backbone
-from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.runs.lightning_cli import TransferCLI
 
 NUM_AHEAD = 64
 """Prompts of later runs that are embedded at a time, while the text encoder is in memory."""
 
 
 class KeptBackbone:
-    """The backbone of the last run, which the next one takes over if it is to have the same.
+    """The backbone of the last run, which the next run takes over if it has the same.
 
     Args:
         request: Whether this process was asked to stop.
@@ -27,38 +27,28 @@ class KeptBackbone:
         self._embedded: set[str] = set()
 
     def lend(self, cli: TransferCLI, prompts: Sequence[str]) -> None:
-        """Give a run the backbone that is kept, if it is the run's, or keep the run's from now on.
+        """Give a run the kept backbone if it is the run's; otherwise keep the run's from now on.
 
         Args:
             cli: The run.
-            prompts: Prompts of all runs with this backbone in their order, of which the next ones are embedded too.
+            prompts: Prompts of all runs with this backbone in their order; the next ones are embedded too.
 
         Raises:
             Preempted: If this process was asked to stop.
         """
         config = cli.config["model"]["backbone"]
         if self.backbone is None or config != self.config:
-            self.release()
+            self.backbone = None
+            self._embedded.clear()
+            gc.collect()  # before another one is read: the last run's module and trainer refer to each other, and to it
             self.backbone, self.config = cli.model.backbone, config
             self.backbone.to(cli.trainer.strategy.root_device)
         cli.model.backbone = self.backbone
         needed = ["", *cli.datamodule.prompts, cli.model.negative_prompt]
         if not self._embedded.issuperset(needed):
             begin = prompts.index(needed[1]) if needed[1] in prompts else 0
-            ahead = dict.fromkeys(prompt for prompt in prompts[begin:] if prompt not in self._embedded)
-            self._embed([*needed, *islice(ahead, NUM_AHEAD)])
-
-    def release(self) -> None:
-        """Give back the memory of the backbone, before another one is read."""
-        if self.backbone is None:
-            return
-        self.backbone = None
-        self._embedded.clear()
-        gc.collect()  # the last run's module and trainer refer to each other, and to the backbone
-
-    def _embed(self, prompts: Sequence[str]) -> None:
-        assert self.backbone is not None
-        for prompt in dict.fromkeys(prompts):
-            self.request.check()
-            self.backbone.embed_prompts([prompt])
-            self._embedded.add(prompt)
+            ahead = (prompt for prompt in dict.fromkeys(prompts[begin:]) if prompt not in self._embedded)
+            for prompt in dict.fromkeys([*needed, *islice(ahead, NUM_AHEAD)]):
+                self.request.check()
+                self.backbone.embed_prompts([prompt])
+                self._embedded.add(prompt)

@@ -1,24 +1,38 @@
-"""The LightningCLIs of motion transfer and of distillation."""
+"""The LightningCLIs of motion transfer and of distillation: jsonargparse makes the objects that settings name."""
 
 from abc import abstractmethod
-from typing import Any
+from argparse import ArgumentError
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from jsonargparse import Namespace
+import yaml
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.backbones.precision import settle_config
 from fastvmt_pl.callbacks import Costs, LastCheckpoint, LoraExport, Preemption, RunFolder, TransferProgress
 from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
-from fastvmt_pl.errors import blaming_settings
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
+from fastvmt_pl.errors import UserError, blaming_settings, one_line
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.runs.old_spellings import with_new_classes
+
+Check = Literal["clips", "settings", "nothing"]
+"""What is looked at while a transfer is composed: its clips and settings, its settings alone, or nothing."""
+MODE = "yaml with old spellings"
+read_yaml = get_loader("yaml")
+set_loader(MODE, lambda text: with_new_classes(read_yaml(text)), (yaml.YAMLError,))
 
 
-class BlamingParser(LightningArgumentParser):
-    """A parser that raises :class:`~fastvmt_pl.errors.UserError` if a class refuses its settings."""
+class SettingsParser(LightningArgumentParser):
+    """A parser that knows old class paths, and raises ``UserError`` if a class refuses its settings."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "parser_mode": MODE})
 
     def instantiate_classes(self, *args: Any, **options: Any) -> Namespace:
         """Make the classes that settings name."""
@@ -27,13 +41,27 @@ class BlamingParser(LightningArgumentParser):
         return made
 
 
-class JobCLI(LightningCLI):
-    """LightningCLI with one sub-command, ``fit``, of a module and a datamodule that draw their noise from own seeds."""
+class SettingsCLI(LightningCLI):
+    """LightningCLI of a module and a datamodule that draw their noise from seeds of their own.
+
+    Args:
+        args: Settings as YAML gives them, or words of a command line, whose sub-command is ``fit``.
+        trainer_defaults: The trainer's settings where these leave them open, and callbacks that it has besides.
+        with_trainer: Make the trainer too, for whose device the precision is settled.
+        options: Lightning's.
+    """
 
     module: type[LightningModule]
     data: type[LightningDataModule]
 
-    def __init__(self, args: list[str], trainer_defaults: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        args: dict[str, Any] | list[str],
+        trainer_defaults: Mapping[str, Any] | None = None,
+        with_trainer: bool = True,
+        **options: Any,
+    ) -> None:
+        self.with_trainer = with_trainer
         super().__init__(
             self.module,
             self.data,
@@ -44,22 +72,32 @@ class JobCLI(LightningCLI):
                 **(trainer_defaults or {}),
             },
             seed_everything_default=False,
-            parser_class=BlamingParser,
+            parser_class=SettingsParser,
             auto_configure_optimizers=False,  # the optimiser is the module's
             parser_kwargs={"prog": "fastvmt", "exit_on_error": False, "fit": {"exit_on_error": False}},
             **options,
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, without Lightning's warning that the process has arguments of its own."""
+        try:
+            self.config = parser.parse_args(args) if isinstance(args, list) else parser.parse_object(args)
+        except ArgumentError as error:
+            raise UserError(one_line(str(error))) from error
+
     def instantiate_classes(self) -> None:
         """Make trainer, module and datamodule, and settle the precision, as the device is known now."""
         super().instantiate_classes()
-        model = self._get(self.config, "model")
-        settle_config(model["backbone"], self.trainer.strategy.root_device)
-        if "negative_prompt" in model:  # None is what the model's makers recommend
-            model["negative_prompt"] = self.model.negative_prompt
+        settings = self._get(self.config, "model")
+        if self.with_trainer and not isinstance(settings["backbone"], Backbone):
+            settle_config(settings["backbone"], self.trainer.strategy.root_device)
+        if "negative_prompt" in settings:  # None is what the model's makers recommend
+            settings["negative_prompt"] = self.model.negative_prompt
 
-    def instantiate_trainer(self, **options: Any) -> Trainer:
+    def instantiate_trainer(self, **options: Any) -> Any:
         """Log to a CSV file whatever the config logs to, unless it logs to nothing."""
+        if not self.with_trainer:
+            return None
         with blaming_settings():
             trainer = super().instantiate_trainer(**options)
         if trainer.loggers and not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
@@ -73,59 +111,68 @@ class JobCLI(LightningCLI):
         """Leave out validate, test and predict, which these modules do not have."""
         return {"fit": LightningCLI.subcommands()["fit"]}
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse, without Lightning's warning that the process has arguments of its own."""
-        assert isinstance(args, list)
-        self.config = parser.parse_args(args)
+    def config_text(self) -> str:
+        """Return all settings as YAML, those that follow from others too."""
+        text: str = self.parser.dump(self.config, skip_link_targets=False)
+        return text
 
 
-class TransferCLI(JobCLI):
+class TransferCLI(SettingsCLI):
     """LightningCLI for motion transfer; the trainer's epochs follow from the guided steps.
 
     Jobs on several devices share nothing but files, so a trainer has one device unless the config says otherwise.
 
     Args:
-        args: Words of the command line.
-        trainer_defaults: The trainer's settings where the words leave them open.
-        read_clips: Read the clips at once; without them, only the settings are checked.
-        options: Lightning's.
+        args: Settings, or words of a command line.
+        trainer_defaults: The trainer's settings where these leave them open, and callbacks that it has besides.
+        check: What to look at before the trainer is made.
+        options: As of :class:`SettingsCLI`.
     """
 
     module, data = MotionTransfer, MotionDataModule
+    model: MotionTransfer
+    datamodule: MotionDataModule
+    trainer: Trainer
 
     def __init__(
         self,
-        args: list[str],
-        trainer_defaults: dict[str, Any] | None = None,
-        read_clips: bool = True,
+        args: dict[str, Any] | list[str],
+        trainer_defaults: Mapping[str, Any] | None = None,
+        check: Check = "clips",
         **options: Any,
     ) -> None:
-        self.read_clips = read_clips
+        self.check = check
         super().__init__(args, trainer_defaults={"devices": 1, **(trainer_defaults or {})}, **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what would otherwise have to be said twice."""
         parser.link_arguments("model.num_guided_steps", "trainer.max_epochs")
 
-    def instantiate_trainer(self, **options: Any) -> Trainer:
+    def instantiate_trainer(self, **options: Any) -> Any:
         """Refuse clips and settings that do not go with the model before anything is loaded or written."""
-        if self.read_clips:
+        if self.check == "clips":
             self.datamodule.read_clips(self.model)
-        else:
+        elif self.check == "settings":
             self.datamodule.check_settings(self.model)
-        return super().instantiate_trainer(**options)
+        trainer = super().instantiate_trainer(**options)
+        if self.check != "nothing":
+            self.model.check_trainer(trainer)
+        return trainer
 
 
-class DistillCLI(JobCLI):
+class DistillCLI(SettingsCLI):
     """LightningCLI for distillation from a data folder."""
 
     module, data = MotionDistillation, DistillationDataModule
+    model: MotionDistillation
+    datamodule: DistillationDataModule
+    trainer: Trainer
 
 
-class _WithDefaults(JobCLI):
+class _WithDefaults(SettingsCLI):
     """Adds callbacks and loggers that the config does not bring itself."""
 
-    def instantiate_trainer(self, **options: Any) -> Trainer:
+    def instantiate_trainer(self, **options: Any) -> Any:
         """Add what the config leaves out."""
         given = self.config_init["fit"]["trainer"]
         defaults = self.default_callbacks(given["enable_progress_bar"] is not False)

@@ -3,20 +3,19 @@
 import json
 import math
 import re
-from copy import deepcopy
-from functools import lru_cache, partial
-from hashlib import sha256
+from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from fastvmt_pl.backbones.families.finding import family_of
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.tables import lines_of, read_text
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
+Loras = str | list[str] | dict[str, float]
+"""LoRAs as they are given: ``PATH`` or ``PATH:WEIGHT``, a list of these, or a weight for each path."""
 
 
 def default_config(model: str) -> Path:
@@ -32,28 +31,6 @@ def default_config(model: str) -> Path:
             f"in {CONFIGS}"
         )
     return CONFIGS / family.defaults.config
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the settings of a YAML file.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    try:
-        content = deepcopy(_parsed(path.read_text(encoding="utf-8"))) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {path} cannot be read ({error}); give a YAML file of settings") from error
-    groups = [content.get(name) or {} for name in ("model", "data", "trainer")] if isinstance(content, dict) else [None]
-    if not all(isinstance(group, dict) for group in groups):
-        raise UserError(f"config {path} is no mapping of settings; give a YAML file with model, data and trainer")
-    return content
-
-
-@lru_cache(maxsize=16)
-def _parsed(text: str) -> Any:
-    """Return what YAML says; a list of jobs has the same config again and again."""
-    return yaml.safe_load(text)
 
 
 def default_lora_config(model: str) -> Path:
@@ -126,15 +103,18 @@ def parse_device(device: str) -> dict[str, Any]:
     return {"trainer.accelerator": match[1] or "cuda", "trainer.devices": 1 if match[2] is None else [int(match[2])]}
 
 
-def parse_loras(loras: str | list[str] | None) -> dict[str, float]:
+def parse_loras(loras: Loras | None) -> dict[str, float]:
     """Return the weight of each LoRA file or folder; the weights of one that is given twice add up.
 
     Args:
-        loras: ``PATH`` or ``PATH:WEIGHT``. A path that exists is a path, whatever follows its last colon.
+        loras: ``PATH`` or ``PATH:WEIGHT``, or the weight of each path. A path that exists is a path, whatever follows
+            its last colon.
 
     Raises:
         UserError: If there is no such path, or the weight is no finite number.
     """
+    if isinstance(loras, Mapping):
+        return dict(loras)
     found: dict[str, float] = {}
     for lora in [loras] if isinstance(loras, str) else loras or []:
         path, weight = _parse_lora(lora)
@@ -154,23 +134,12 @@ def _parse_lora(lora: str) -> tuple[str, float]:
     return path, number
 
 
-def as_arguments(config: Path, options: dict[str, Any]) -> list[str]:
-    """Return a LightningCLI's arguments for a config file and the options that override it; ``None`` is none."""
-    return [f"--config={config}", *as_words(options)]
-
-
 def as_words(options: dict[str, Any]) -> list[str]:
-    """Return options as words of a command line; ``None`` is none.
+    """Return options as words of a command line, to start processes with; ``None`` is none.
 
-    >>> as_words({"steps": 3, "size": [48, 48], "device": None, "config": Path("my.yaml")})
-    ['--steps=3', '--size=[48, 48]', '--config=my.yaml']
+    >>> as_words({"num_steps": 3, "size": [48, 48], "device": None, "config": Path("my.yaml")})
+    ['--num_steps=3', '--size=[48, 48]', '--config=my.yaml']
     """
     given = {name: value for name, value in options.items() if value is not None}
     written = partial(json.dumps, ensure_ascii=False)  # YAML refuses the halves of an escaped emoji
     return [f"--{name}={value if isinstance(value, str | Path) else written(value)}" for name, value in given.items()]
-
-
-
-
-
-

@@ -7,13 +7,12 @@ from typing import Any
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from fastvmt_pl.callbacks import TransferProgress
-from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.clips import content_hash
+from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.runs.lightning_cli import TransferCLI
 
 CLIP_SHARD = "clip.tar"
 
@@ -38,7 +37,7 @@ def make_samples(
         folder: The data folder.
         batch_size: Prompts at a time.
         max_flow_error: Samples whose relative attention flow error is above this are dropped.
-        callbacks: What each trainer has beside its config's and a progress bar.
+        callbacks: What each trainer has beside its config's.
     """
     module, data = cli.model, cli.datamodule
     shards = read_index(folder) if (folder / INDEX).exists() else []
@@ -73,7 +72,7 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequ
     data = cli.datamodule.with_prompts(prompts, seed)
     trainer: Any = cli.instantiate_trainer()
     # As defaults of the CLI, each trainer would get them once more.
-    trainer.callbacks += [TransferProgress(), *callbacks]
+    trainer.callbacks += callbacks
     trainer.fit(module, data)
     result = module.result
     assert result is not None

@@ -1,48 +1,30 @@
 """The options of ``fastvmt transfer``, which are also the columns of a job list, and the configs they stand for."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypedDict
 
 import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.precision import PrecisionOption
-from fastvmt_pl.callbacks import Costs, LastCheckpoint, Preemption, RunFolder, TransferProgress
-from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import as_arguments, default_config, parse_device, parse_loras, parse_size, read_config, run_loggers
+from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import Loras, default_config, parse_device, parse_loras, parse_size, run_loggers
+from fastvmt_pl.runs.settings import Config, merged, read_config
 
 
-class TransferOptions(TypedDict, total=False):
-    """How to transfer; what is left out is the config's.
+class Options(TypedDict, total=False):
+    """What :class:`TransferOptions` has but for the model and the config."""
 
-    Args:
-        model: wan-tiny (bundled, and taken if neither this nor a config names one), a local diffusers folder, or a hub
-            id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
-        steps: Denoising steps.
-        guided_steps: How many of them, from the first, are guided. By default the config's share of the steps, and at
-            least one if the config guides any.
-        guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
-        negative_prompt: What to steer away from.
-        strength: Where to start: 1 is pure noise, less keeps some of the clip's layout.
-        num_frames: Frames to read and to make, 4 n + 1.
-        size: Height x width in pixels, such as 480x832, multiples of 16.
-        start: Start of the interval of the clip in seconds.
-        end: End of the interval in seconds.
-        fps: Pictures a second of a clip that is a folder of numbered pictures.
-        device: auto, cpu, cuda, cuda:1 or mps.
-        dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
-        lora: Folder of fastvmt distill or a .safetensors file to start from, as PATH or PATH:WEIGHT; a list for
-            several.
-        baseline: Also make the video without guidance, to compare.
-        config: YAML file of settings, all of which the other options override; one that fits the model if left out.
-    """
-
-    model: str | None
-    steps: int | None
-    guided_steps: int | None
+    num_steps: int | None
+    num_guided_steps: int | None
     guidance_scale: float | None
     negative_prompt: str | None
     strength: float | None
@@ -53,15 +35,43 @@ class TransferOptions(TypedDict, total=False):
     fps: float | None
     device: str | None
     dtype: PrecisionOption | None
-    lora: str | list[str] | None
+    loras: Loras | None
     baseline: bool | None
+
+
+class TransferOptions(Options, total=False):
+    """How to transfer. Default: what the config says.
+
+    Args:
+        model: wan-tiny (bundled; the default without a config), a local diffusers folder, or a hub id such as
+            Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        num_steps: Denoising steps.
+        num_guided_steps: How many of them, from the first, are guided. Default: the config's share of num_steps, and
+            at least one if the config guides any.
+        guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
+        negative_prompt: What to steer away from.
+        strength: Where to start: 1 is pure noise, less keeps some of the clip's layout.
+        num_frames: Frames to read and to make, 4 n + 1.
+        size: Height x width in pixels, such as 480x832, multiples of 16.
+        start: Start of the interval of the clip in seconds.
+        end: End of the interval in seconds.
+        fps: Pictures a second of a clip that is a folder of numbered pictures.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
+        loras: Folder of fastvmt distill or a .safetensors file to start from, as PATH or PATH:WEIGHT; a list for
+            several.
+        baseline: Also make the video without guidance, to compare.
+        config: YAML file of settings, which the other options override. Default: a shipped one that fits the model.
+    """
+
+    model: str | None
     config: Path | None
 
 
 SETTINGS = {
     "model": "model.backbone.init_args.model",
-    "steps": "model.num_steps",
-    "guided_steps": "model.num_guided_steps",
+    "num_steps": "model.num_steps",
+    "num_guided_steps": "model.num_guided_steps",
     "guidance_scale": "model.guidance_scale",
     "negative_prompt": "model.negative_prompt",
     "strength": "model.strength",
@@ -80,26 +90,30 @@ def config_of(options: TransferOptions) -> Path:
     return options.get("config") or default_config(options.get("model") or "wan-tiny")
 
 
-def settings_of(options: TransferOptions) -> dict[str, Any]:
+def settings_of(options: TransferOptions, config: Config | None = None) -> dict[str, Any]:
     """Return what options override of the config, by dotted names; ``None`` is the config's own.
 
-    >>> settings_of({"steps": 4, "guided_steps": 2, "size": "48x48", "config": Path("a.yaml")})
+    >>> settings_of({"num_steps": 4, "num_guided_steps": 2, "size": "48x48", "config": Path("a.yaml")})
     {'model.num_steps': 4, 'model.num_guided_steps': 2, 'data.size': [48, 48]}
 
+    Args:
+        options: The options.
+        config: The config. Default: what the options name.
+
     Raises:
-        ValueError: If one cannot be read.
+        UserError: If one cannot be read.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if not {"model", "config"} & given.keys():
+    if not {"model", "config"} & given.keys() and config is None:
         given["model"] = "wan-tiny"
-    if "steps" in given and "guided_steps" not in given:
-        share = _guided_share(config_of(options), given["steps"])
-        given |= {} if share is None else {"guided_steps": share}
+    if "num_steps" in given and "num_guided_steps" not in given:
+        share = _guided_share(read_config(config_of(options)) if config is None else config, given["num_steps"])
+        given |= {} if share is None else {"num_guided_steps": share}
     settings = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS}
     if "size" in given:
         settings["data.size"] = parse_size(given["size"])
-    if "lora" in given:
-        settings["model.backbone.init_args.loras"] = parse_loras(given["lora"])
+    if "loras" in given:
+        settings["model.backbone.init_args.loras"] = parse_loras(given["loras"])
     return settings | (parse_device(given["device"]) if "device" in given else {})
 
 
@@ -107,7 +121,7 @@ def compose_transfer(
     options: TransferOptions,
     settings: dict[str, Any],
     folder: Path,
-    results: RunFolder,
+    results: Sequence[Callback],
     request: StopRequest,
     progress: bool = True,
     read_clips: bool = True,
@@ -118,33 +132,37 @@ def compose_transfer(
         options: How to transfer.
         settings: What is to be transferred, and what else differs from the config, by dotted names.
         folder: For checkpoints and logs.
-        results: Writes the results.
+        results: Callbacks that measure the transfer and write its results.
         request: Told when the process is to stop.
         progress: Show how far it is.
         read_clips: Read the clips, and do not only check the settings.
 
     Raises:
-        ValueError: If a setting, the clip or the model cannot be used; the message says what to change.
+        UserError: If a setting, the clip or the model cannot be used; the message says what to change.
     """
-    callbacks = [
-        Costs(),
-        results,
-        *([TransferProgress()] if progress else []),
-        LastCheckpoint(folder / "checkpoints"),
-        Preemption(request),
-    ]
-    trainer = {"callbacks": callbacks, "logger": run_loggers(folder), "enable_model_summary": False}
-    cli = TransferCLI(
-        args=as_arguments(config_of(options), settings_of(options) | settings),
-        trainer_defaults={**trainer, "enable_progress_bar": progress},
-        read_clips=read_clips,
-        run=False,
-        save_config_callback=None,
-    )
-    cli.model.check_trainer(cli.trainer)
-    if not cli.model.num_guided_steps and options.get("guided_steps") != 0 and "model.num_guided_steps" not in settings:
-        rank_zero_warn("num_guided_steps is 0: no video will move as its clip does; set --guided-steps")
+    config = merged(read_config(config_of(options)), settings_of(options) | settings)
+    trainer = in_folder(folder, [*results, *([TransferProgress()] if progress else []), Preemption(request)])
+    cli = compose_transfer_of(config, trainer, check="clips" if read_clips else "settings")
+    warn_if_unguided(cli, {**options, **settings})
     return cli
+
+
+def in_folder(folder: Path, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Return a trainer's settings for a run that keeps its checkpoint, logs and results in a folder."""
+    progress = any(isinstance(each, ProgressBar) for each in callbacks)
+    return {
+        "callbacks": [*callbacks, LastCheckpoint(folder / "checkpoints")],
+        "logger": run_loggers(folder),
+        "enable_model_summary": False,
+        "enable_progress_bar": progress,
+    }
+
+
+def warn_if_unguided(cli: TransferCLI, given: Mapping[str, Any]) -> None:
+    """Warn of a transfer that guides no step, unless what was given asks for that."""
+    asked = given.get("num_guided_steps") == 0 or "model.num_guided_steps" in given
+    if not cli.model.num_guided_steps and not asked:
+        rank_zero_warn("num_guided_steps is 0: no video will move as its clip does; set --num-guided-steps")
 
 
 def checkpoint_of(folder: Path) -> Path:
@@ -175,12 +193,12 @@ def _is_readable(checkpoint: Path) -> bool:
     return True
 
 
-def _guided_share(config: Path, num_steps: int) -> int | None:
-    """Return as large a share of the steps as the config guides, and one at least if it guides any.
+def _guided_share(config: Config, num_steps: int) -> int | None:
+    """Return as large a share of the steps as a config guides, and one at least if it guides any.
 
     ``None`` if the config's own numbers are none, which its parser refuses.
     """
-    model = read_config(config).get("model") or {}
+    model = config.get("model") or {}
     guided, steps = model.get("num_guided_steps", 10), model.get("num_steps", 50)
     if not isinstance(guided, int) or not isinstance(steps, int) or steps < 1:
         return None

@@ -1,50 +1,189 @@
-"""``fastvmt transfer``: from a clip and a prompt to a video."""
+"""Transfer a clip's motion to prompts: the Python function, and the run that the command line shares with it."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
-from fastvmt_pl.callbacks import RunFolder
+from jaxtyping import Float, UInt8
+from lightning import Callback
+from torch import Tensor
+
+from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.callbacks import Costs, RunFolder
+from fastvmt_pl.clips import Clip, align
+from fastvmt_pl.evaluation import LucasKanade
+from fastvmt_pl.evaluation.scores import score_video
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.identity import identity_of
-from fastvmt_pl.files.names import slug
-from fastvmt_pl.runs.transfer_options import TransferOptions, compose_transfer, fit
-from fastvmt_pl.clips import check_file
-from fastvmt_pl.method.transfer_jobs import TransferResult
-from fastvmt_pl.processes.stop_request import StopRequest, listening
+from fastvmt_pl.runs.composition import SILENT, compose_transfer_of
+from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, settings_of_backbone
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.options import default_config
+from fastvmt_pl.runs.quiet import quiet
+from fastvmt_pl.runs.settings import merged, read_config
+from fastvmt_pl.runs.transfer_options import Options, TransferOptions, fit, in_folder, settings_of, warn_if_unguided
 
 
+@dataclass(frozen=True)
+class Transfer:
+    """Videos that move as a clip moves.
+
+    Attributes:
+        prompts: What each shows.
+        seeds: Seed of each one's noise.
+        frames: Their pictures, 0 to 255.
+        latents: Their latents.
+        baseline: Pictures of the same starts without guidance; ``None`` if they were not asked for.
+        reference: The clip as it was read.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    frames: UInt8[Tensor, "prompts frames height width 3"]
+    latents: Float[Tensor, "prompts channels latent_frames latent_height latent_width"]
+    baseline: UInt8[Tensor, "prompts frames height width 3"] | None
+    reference: Clip
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the videos, which is that of the clip as it was read."""
+        return self.reference.fps
+
+    @cached_property
+    def scores(self) -> list[dict[str, float]]:
+        """Scores of each video against the clip, by the names in docs/evaluation.md; measured when first asked for."""
+        return [self._score(number) for number in range(len(self.prompts))]
+
+    def _score(self, number: int) -> dict[str, float]:
+        pair = align(self.reference, Clip(self.frames[number], self.fps, "output"))
+        plain = None if self.baseline is None else Clip(self.baseline[number], self.fps, "baseline")
+        baseline = None if plain is None else align(self.reference, plain).output
+        return score_video(pair.reference, pair.output, LucasKanade(), baseline)
+
+
+@quiet()
 def transfer(
-    clip: str, prompt: str, output: Path | None = None, seed: int = 0, **options: Unpack[TransferOptions]
-) -> TransferResult:
-    """Make a video that shows a prompt and moves as a clip moves.
+    clip: str | Path | Clip | Tensor,
+    prompt: str | Sequence[str],
+    *,
+    output: Path | str | None = None,
+    cache_dir: Path | str | None = None,
+    seed: int = 0,
+    model: str | Path | Backbone | None = None,
+    config: Path | str | Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **options: Unpack[Options],
+) -> Transfer:
+    """Make videos that show prompts and move as a clip moves.
 
-    Writes a folder with the video, the same video without guidance, both beside the clip, pictures of the motion, and
-    measures. A run that was stopped goes on where it was when it is started again with the same clip, model and
-    settings; see :mod:`fastvmt_pl.runs.identity`. The device and the spelling of paths may differ.
+    Prints nothing, and writes nothing unless told where.
 
     Args:
-        clip: Video file, or folder of numbered pictures, whose motion is wanted.
-        prompt: What the new video is to show: its content and look, not its motion.
-        output: Folder for the results; by default one under runs/ that is named after clip, prompt and seed.
-        seed: Seed of the noise.
-        options: How; see :class:`~fastvmt_pl.runs.transfer_options.TransferOptions`.
+        clip: The clip whose motion is wanted: a video file, a folder of numbered pictures (with ``fps``), a
+            :class:`~fastvmt_pl.clips.Clip`, or its frames, 0 to 255 (with ``fps``).
+        prompt: What the new video shows: its content and look, not its motion. Several prompts make a video each.
+        output: Folder for videos, measures, settings and a checkpoint. A run that was stopped continues from there
+            when it is started again with the same settings.
+        cache_dir: Folder that keeps the clip's motion for other prompts and seeds.
+        seed: Seed of the first video's noise, to which each further one adds 1.
+        model: A name, folder or hub id, or a backbone that is in memory already.
+        config: YAML file of settings, or its content. Default: a shipped one that fits the model.
+        settings: Other settings by their dotted names in YAML, such as ``{"data.motion.window": 5}``.
+        options: See :class:`~fastvmt_pl.runs.transfer_options.TransferOptions`.
 
     Returns:
-        The video's latents and pictures, and the baseline's pictures.
+        The videos, their latents and their scores.
 
     Raises:
-        ValueError: If a setting, the clip, the model or the folder cannot be used; the message says what to change.
-        Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
+        UserError: If a setting, the clip, the model or the folder cannot be used; the message says what to change.
+
+    Example:
+        .. code-block:: python
+
+            from fastvmt_pl import transfer
+
+            made = transfer("clip.mp4", "a panda riding a bicycle", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+            made.frames  # uint8, [prompts, frames, height, width, 3]
+            made.scores[0]["motion_fidelity"]
     """
-    check_file(clip)
-    folder = output or Path("runs") / slug(Path(clip).stem, prompt, str(seed))
-    job = {"data.clips": [clip], "data.prompts": [prompt], "data.seed": seed}
-    request = StopRequest()
-    with listening(request):
-        cli = compose_transfer(options, job, folder, RunFolder(folder), request)
-        config = cli.parser.dump(cli.config, skip_link_targets=False)
-        with claimed_folder(folder, lambda files: identity_of(files["config"]), config=config):
+    kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}
+    return run_transfer(clip, prompt, output, seed, model, config, kept | dict(settings or {}), **options)
+
+
+def run_transfer(
+    clip: Any,
+    prompt: str | Sequence[str],
+    output: Path | str | None = None,
+    seed: int = 0,
+    model: str | Path | Backbone | None = None,
+    config: Path | str | Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Unpack[Options],
+) -> Transfer:
+    """Do as :func:`transfer` does, keep motion as the config says, and let Lightning speak.
+
+    Args:
+        clip: The clip.
+        prompt: One prompt, or several.
+        output: Folder for the results.
+        seed: Seed of the first video's noise.
+        model: The model, or a backbone.
+        config: The config.
+        settings: Other settings by dotted names.
+        callbacks: What the trainer has besides, such as a progress bar.
+        options: How to transfer.
+
+    Raises:
+        UserError: If something cannot be used.
+        Preempted: If a callback stops the run; the same call continues it.
+    """
+    base = _base(model, config)
+    source = clip_of(clip, options.get("fps"))
+    backbone = settings_of_backbone(model, options) if isinstance(model, Backbone) else {}
+    asked: TransferOptions = {**options, "model": None if backbone or model is None else str(model)}
+    given = {
+        **settings_of(asked, base),
+        **backbone,
+        "data.clips": [source],
+        "data.prompts": [prompt] if isinstance(prompt, str) else list(prompt),
+        "data.seed": seed,
+        **(settings or {}),
+    }
+    if isinstance(source, Clip):
+        given.setdefault("data.num_frames", len(source.frames))
+    folder = None if output is None else Path(output)
+    if folder is None:
+        trainer = {**SILENT, "callbacks": list(callbacks)}
+    else:
+        trainer = in_folder(folder, [Costs(), RunFolder(folder), *callbacks])
+    cli = compose_transfer_of(merged(base, given), trainer)
+    warn_if_unguided(cli, {**options, **(settings or {})})
+    if folder is None:
+        cli.trainer.fit(cli.model, cli.datamodule)
+    else:
+        with claimed_folder(folder, lambda files: identity_with(files["config"], cli), config=described(cli)):
             fit(cli, folder)
-    result: TransferResult = cli.model.result
-    print(f"the result is in {folder}")
-    return result
+    return _made(cli)
+
+
+def _base(model: str | Path | Backbone | None, config: Path | str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the config that everything else overrides."""
+    if isinstance(config, Mapping):
+        return dict(config)
+    name = model.source if isinstance(model, Backbone) else model
+    return read_config(default_config(str(name or "wan-tiny")) if config is None else Path(config))
+
+
+def _made(cli: TransferCLI) -> Transfer:
+    result, data = cli.model.result, cli.datamodule
+    assert result is not None
+    return Transfer(
+        prompts=data.prompts,
+        seeds=tuple(data.seeds),
+        frames=result.frames,
+        latents=result.latents,
+        baseline=result.baseline,
+        reference=data.clips[0],
+    )

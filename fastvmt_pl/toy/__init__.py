@@ -1,4 +1,4 @@
-"""The toy world, whose true paths are known: clips, jobs and the tracker that judges them."""
+"""The toy world with known trajectories: clips, jobs and scores."""
 
 from fastvmt_pl.toy.toy_world import ToyClip, ToyWorld
 

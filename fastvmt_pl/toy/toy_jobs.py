@@ -1,4 +1,4 @@
-"""Jobs of the toy world: clips, prompts for something else in all three words, and how to judge what comes of them."""
+"""Jobs of the toy world: clips, prompts that differ in all three words, and their scores."""
 
 import random
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from fastvmt_pl.toy.toy_tracker import Frames, ToyScore, score
 from fastvmt_pl.toy.toy_world import Appearance, Path, ToyClip, ToyWorld, combinations, prompt_for
 
 MOVING: tuple[Path, ...] = ("linear", "arc", "sine", "bounce")
-"""Paths on which something moves."""
+"""Paths with motion."""
 Split = Literal["tuning", "test"]
 SEEDS: dict[Split, int] = {"tuning": 100, "test": 101}
-"""Seeds of the worlds: settings are chosen on the first, and nothing on the second."""
+"""Seeds of the worlds: settings are chosen on the first only, never on the second."""
 
 
 @dataclass(frozen=True)
 class ToyJob:
-    """A reference clip, and what the prompt asks for."""
+    """A reference clip, and the object and background of the prompt."""
 
     clip: ToyClip
     item: Appearance
@@ -29,7 +29,7 @@ class ToyJob:
         return prompt_for([self.item], self.background)
 
     def judge(self, frames: Frames) -> ToyScore:
-        """Score a video of this job, of toy size, against the prompt and the true path of the clip's first object."""
+        """Score a video of toy size against the prompt and the true path of the clip's first object."""
         return score(frames, self.item, self.background, self.clip.trajectories[0], self.clip.objects[0].colour)
 
 
@@ -38,7 +38,7 @@ def other_looks(clip: ToyClip, *, held_out: bool) -> list[tuple[Appearance, str]
 
     Args:
         clip: The clip.
-        held_out: Those that wan-tiny never saw in training, or those that it did.
+        held_out: Return combinations that wan-tiny never saw in training, else those that it saw.
     """
     return [
         (item, background)
@@ -55,12 +55,12 @@ def toy_jobs(
     camera: bool = False,
     paths: Sequence[Path] = MOVING,
 ) -> list[ToyJob]:
-    """Return jobs whose prompts training never saw.
+    """Return jobs whose prompts were not in the training data.
 
     Args:
-        num_jobs: How many.
-        split: Jobs for choosing settings, or those that nothing was chosen on.
-        num_objects: Objects a clip; the first is judged.
+        num_jobs: Number of jobs.
+        split: ``tuning`` to choose settings, ``test`` to measure.
+        num_objects: Objects per clip; the first is scored.
         camera: Whether the camera moves.
         paths: Kinds of path.
     """

@@ -8,13 +8,13 @@ from fastvmt_pl.toy.toy_tracker import Frames, centroids, colour_mask, relative_
 
 
 class ToyPathError(VideoMetric):
-    """Relative path error of the object of a colour, see ``toy_tracker.relative_path_error``.
+    """Relative path error of the object with a given colour, see ``toy_tracker.relative_path_error``.
 
-    1 is what an object that stands still gets, 0 the true motion wherever it takes place.
+    1 for an object that does not move, 0 for the true motion anywhere in the picture.
     """
 
     higher_is_better = False
 
     def update(self, output: Frames, colour: str, truth: Float[Tensor, "frames 2"]) -> None:
-        """Add a video of toy size, with the colour of its object and the true path in pixels."""
+        """Add a video of toy size, the colour of its object and the true path in pixels."""
         self.add(relative_path_error(centroids(colour_mask(output, colour)), truth))

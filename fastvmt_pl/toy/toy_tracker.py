@@ -1,7 +1,7 @@
 """Find the objects of toy clips by colour, and score videos against the prompt and the true path.
 
-A pixel has a colour of the toy world if it is nearer than :data:`MAX_DISTANCE` to it in RGB, and nearer than to any
-other of the eight. The thresholds leave out anti-aliased edges and the brightest texture of every background.
+A pixel has a colour of the toy world if its distance in RGB is below :data:`MAX_DISTANCE` and smaller than to the other
+seven colours. The threshold excludes anti-aliased edges and the brightest texture of every background.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from torch.nn.functional import max_pool2d
 from fastvmt_pl.toy.toy_world import BACKGROUNDS, COLOURS, Appearance
 
 MAX_DISTANCE = 80.0
-"""Distance in RGB (0 to 255) up to which a pixel counts as a colour; two colours are at least 90 apart."""
+"""Largest distance in RGB (0 to 255) between a pixel and its colour; two colours are at least 90 apart."""
 MIN_AREA = 40
-"""Pixels of its colour that an object has at least; the smallest drawn has over 100."""
+"""Smallest area of an object in pixels; the smallest object drawn has over 100."""
 LEAK_SIDE = 3
-"""Side in pixels of the smallest solid square of the reference's colour that counts as a leak. Every object drawn holds
-one; the edges of yellow on a dark background look orange, in true clips too, but they are thinner."""
+"""Side in pixels of the smallest solid square of the reference's colour that counts as a leak. Every object drawn
+contains one. Edges of yellow on a dark background look orange, in true clips too, but they are thinner."""
 MAIN_PIECE = 0.9
-"""Share of an object's pixels that its largest connected piece holds when it is in one piece."""
+"""Smallest share of an object's pixels in its largest connected piece for it to count as one piece."""
 SHARES = ("present", "one_piece", "background", "leak_free", "appearance")
 """Scores that are shares of a video's frames."""
 
@@ -31,15 +31,15 @@ Frames = UInt8[Tensor, "frames height width 3"]
 
 @dataclass(frozen=True)
 class ToyScore:
-    """How a video fares against its prompt, as shares of its frames, and against a true path.
+    """Scores of a video: shares of frames in which it shows its prompt, and its path error.
 
     Attributes:
-        present: An object of the prompted colour is there.
-        one_piece: It is there, in one piece.
-        background: The background is the prompted one.
-        leak_free: Nothing has the reference's colour; 1 if there is no reference.
-        appearance: An object of the prompted colour is there, on the prompted background, and nothing leaked.
-        path_error: Relative path error; not a number if there is no reference.
+        present: Share of frames with an object of the prompted colour.
+        one_piece: Share of frames in which that object is in one piece.
+        background: Share of frames with the prompted background.
+        leak_free: Share of frames without the reference's colour; 1 without a reference.
+        appearance: Share of frames with the prompted colour, the prompted background and no leak.
+        path_error: Relative path error; not a number without a reference.
     """
 
     present: float
@@ -60,9 +60,9 @@ def colour_mask(frames: Frames, colour: str) -> Bool[Tensor, "frames height widt
 
 
 def largest_piece(mask: Bool[Tensor, "frames height width"]) -> Float[Tensor, "frames"]:
-    """Return the share of each mask that its largest connected piece (by edges and corners) holds; 0 if it is empty."""
+    """Return the share of each mask's pixels in its largest 8-connected piece; 0 if it is empty."""
     labels = torch.arange(1.0, mask[0].numel() + 1).view(mask.shape[1:]) * mask
-    while True:  # a label spreads through its whole piece
+    while True:  # the largest label spreads through each piece
         spread = max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0] * mask
         if torch.equal(spread, labels):
             break
@@ -72,13 +72,13 @@ def largest_piece(mask: Bool[Tensor, "frames height width"]) -> Float[Tensor, "f
 
 
 def holds_square(mask: Bool[Tensor, "frames height width"], side: int) -> Bool[Tensor, "frames"]:
-    """Return which masks hold a solid square of pixels."""
+    """Return which masks contain a solid square of pixels."""
     eroded = -max_pool2d(-mask[:, None].float(), side, stride=1)
     return eroded.flatten(1).any(1)
 
 
 def centroids(mask: Bool[Tensor, "frames height width"]) -> Float[Tensor, "frames 2"]:
-    """Return the mean position (x, y) of each mask in pixels; not a number where there is no object."""
+    """Return the mean position (x, y) of each mask in pixels; not a number without an object."""
     area = mask.flatten(1).sum(1).float()
     y, x = (torch.arange(n, dtype=torch.float32) for n in mask.shape[1:])
     centre = torch.stack([(mask.sum(1) * x).sum(1) / area, (mask.sum(2) * y).sum(1) / area], 1)
@@ -86,10 +86,10 @@ def centroids(mask: Bool[Tensor, "frames height width"]) -> Float[Tensor, "frame
 
 
 def relative_path_error(path: Float[Tensor, "frames 2"], truth: Float[Tensor, "frames 2"]) -> float:
-    """Return the mean distance of two paths, each less its mean, over the mean distance of the truth from its mean.
+    """Return ``mean |(p - mean p) - (t - mean t)| / mean |t - mean t|`` of a path p and the truth t.
 
-    1 is what an object that stands still gets, 0 the true motion wherever it takes place. A frame without an object
-    counts as one in which it stands at its mean.
+    1 for an object that does not move, 0 for the true motion anywhere in the picture. In a frame without an object, the
+    path is at its mean.
     """
     moved = (path - path.nanmean(0)).nan_to_num(0.0)
     true = truth - truth.mean(0)
@@ -97,7 +97,7 @@ def relative_path_error(path: Float[Tensor, "frames 2"], truth: Float[Tensor, "f
 
 
 def background_of(frames: Frames) -> list[str]:
-    """Return the name of the background that is nearest to the median of the pixels of no colour, frame by frame."""
+    """Return the background of each frame: the nearest to the median of the pixels without a colour."""
     palette = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
     distance = torch.cdist(rearrange(frames, "f h w c -> (f h w) c").float(), palette).amin(1).view(frames.shape[:3])
     names, values = list(BACKGROUNDS), torch.tensor(list(BACKGROUNDS.values()), dtype=torch.float32)
@@ -119,8 +119,8 @@ def score(
 
     Args:
         frames: The video.
-        item: What the prompt asks for.
-        background: The background that the prompt asks for.
+        item: The object of the prompt.
+        background: The background of the prompt.
         truth: The reference object's path in pixels.
         reference_colour: The reference object's colour.
     """
@@ -133,4 +133,5 @@ def score(
         leaked = holds_square(colour_mask(frames, reference_colour), LEAK_SIDE)
     error = float("nan") if truth is None else relative_path_error(centroids(mask), truth)
     shares = (present, whole, right, ~leaked, present & right & ~leaked)
-    return ToyScore(*(float(share.float().mean()) for share in shares), error)
+    present_share, whole_share, right_share, clean_share, appearance = (float(each.float().mean()) for each in shares)
+    return ToyScore(present_share, whole_share, right_share, clean_share, appearance, error)

@@ -1,6 +1,6 @@
 """The toy world: clips of coloured shapes that move over textured backgrounds, with their true trajectories.
 
-It trains the bundled backbone, and because every trajectory is known, it measures motion transfer to the pixel.
+The bundled backbone is trained on it. The known trajectories measure motion transfer in pixels.
 
 Axes: ``objects``, ``frames``, ``height``, ``width``, ``rgb``, and ``xy`` for a position in pixels (x to the right,
 y downwards, the centre of the top left pixel at 0, 0).
@@ -46,12 +46,12 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "brown": (89, 51, 26),
 }
 MARGIN = 0.15
-"""Paths stay this share of the frame away from its border."""
+"""Distance of paths from the border, as a share of the frame."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a prompt can name of one object: its colour and its shape."""
+    """The colour and shape of an object."""
 
     colour: str
     shape: Shape
@@ -59,16 +59,16 @@ class Appearance:
 
 @dataclass(frozen=True)
 class ToyClip:
-    """One clip of the toy world and all that is true of it.
+    """A clip of the toy world, with its ground truth.
 
     Attributes:
         frames: The pictures, ``[frames, height, width, rgb]``.
-        prompt: Names appearance and never motion.
+        prompt: Describes appearance, never motion.
         objects: The appearance of each object, back to front.
         background: Name of the background's colour.
         paths: Kind of path of each object.
         trajectories: Centre of each object in each frame, in pixels, ``[objects, frames, xy]``.
-        camera: How far the background has moved since the first frame, in pixels, ``[frames, xy]``.
+        camera: Displacement of the background since the first frame, in pixels, ``[frames, xy]``.
     """
 
     frames: UInt8[Tensor, "frames height width 3"]
@@ -93,15 +93,14 @@ def prompt_for(objects: Sequence[Appearance], background: str) -> str:
 def is_held_out(item: Appearance, background: str) -> bool:
     """Whether training never sees this combination of shape, colour and background.
 
-    Half of the 128 combinations are held out, in a checkerboard, so that training sees every pair of two of the
-    three words but never these three together.
+    Half of the 128 combinations are held out, in a checkerboard. Training sees every pair of two of the three words.
     """
     indices = SHAPES.index(item.shape), list(COLOURS).index(item.colour), list(BACKGROUNDS).index(background)
     return sum(indices) % 2 == 1
 
 
 def combinations(*, held_out: bool) -> list[tuple[Appearance, str]]:
-    """Return all combinations of one object and a background that are, or are not, held out from training."""
+    """Return all combinations of an object and a background that are held out from training, or all others."""
     return [
         (item, background)
         for background in BACKGROUNDS
@@ -112,17 +111,17 @@ def combinations(*, held_out: bool) -> list[tuple[Appearance, str]]:
 
 
 class ToyWorld:
-    """An endless, indexable list of clips, the same for the same seed.
+    """An endless, indexable sequence of clips that depends only on its seed.
 
     Args:
-        seed: Clips of different seeds have nothing in common.
-        held_out: Draw the appearances that training never sees instead of those that it does.
-        num_objects: Objects a clip; ``None`` draws two in a quarter of the clips and one in the others.
-        camera: Whether the camera moves; ``None`` lets it move in a third of the clips.
+        seed: Seed of the clips.
+        held_out: Draw appearances that are held out from training, else those that are not.
+        num_objects: Objects per clip; ``None`` draws two in a quarter of the clips and one in the others.
+        camera: Whether the camera moves; ``None`` moves it in a third of the clips.
         paths: Kinds of path to draw from.
 
     Raises:
-        ValueError: If ``num_objects`` is not 1 or 2, or ``paths`` is empty or names an unknown kind.
+        UserError: If ``num_objects`` is not 1 or 2, or ``paths`` is empty or names an unknown kind.
     """
 
     def __init__(
@@ -155,7 +154,7 @@ class ToyWorld:
         pan = _motion(draw, draw.choice(("linear", "arc", "sine"))) / 2 if moving_camera else torch.zeros(NUM_FRAMES, 2)
         kinds = tuple(draw.choice(self.paths) for _ in objects)
         trajectories: list[Tensor] = []
-        for kind in kinds:  # what is still in the world moves on the screen as the background does
+        for kind in kinds:  # a still object moves in the picture as the background does
             trajectories.append(place(draw, pan if kind == "still" else _motion(draw, kind), trajectories))
         stacked = torch.stack(trajectories)
         frames = render(draw, objects, background, stacked, pan)
@@ -163,11 +162,11 @@ class ToyWorld:
 
 
 def _motion(draw: random.Random, kind: Path) -> Float[Tensor, "frames 2"]:
-    """Draw a path's displacement since the first frame, in pixels; its bounding box fits the allowed field."""
+    """Draw a path's displacement since the first frame, in pixels; its bounding box fits inside the margins."""
     t = torch.linspace(0, 1, NUM_FRAMES)
     if kind == "arc":
-        angle = draw.uniform(0, 2 * math.pi) + draw.choice((-1, 1)) * draw.uniform(math.pi / 2, 3 * math.pi / 2) * t
-        track = draw.uniform(8, 15) * torch.stack([angle.cos(), angle.sin()], -1)
+        angles = draw.uniform(0, 2 * math.pi) + draw.choice((-1, 1)) * draw.uniform(math.pi / 2, 3 * math.pi / 2) * t
+        track = draw.uniform(8, 15) * torch.stack([angles.cos(), angles.sin()], -1)
     elif kind == "bounce":
         height = draw.uniform(14, 26) * (draw.uniform(1.0, 2.5) * math.pi * t + draw.uniform(0, math.pi)).sin().abs()
         track = torch.stack([draw.choice((-1, 1)) * draw.uniform(8, 30) * t, -height], -1)
@@ -184,7 +183,7 @@ def _motion(draw: random.Random, kind: Path) -> Float[Tensor, "frames 2"]:
 
 
 def place(draw: random.Random, motion: Float[Tensor, "frames 2"], others: list[Tensor]) -> Float[Tensor, "frames 2"]:
-    """Put a motion somewhere in the allowed field, away from other objects: the best of four draws."""
+    """Place a motion inside the margins, away from other objects: the best of four draws."""
     low = MARGIN * (SIZE - 1) - motion.amin(0)
     room = ((1 - 2 * MARGIN) * (SIZE - 1) - (motion.amax(0) - motion.amin(0))).clamp(min=0.0)
     places = [motion + low + room * torch.tensor([draw.random(), draw.random()]) for _ in range(4)]
@@ -197,7 +196,8 @@ def _signed_distance(shape: Shape, radius: float, offset: Float[Tensor, "*axes 2
     """Distance in pixels from the outline of a shape, negative inside; all four shapes have a similar area."""
     x, y = offset.unbind(-1)
     if shape == "circle":
-        return offset.norm(dim=-1) - radius
+        from_centre: Tensor = offset.norm(dim=-1)
+        return from_centre - radius
     if shape == "square":
         return torch.maximum(x.abs(), y.abs()) - 0.9 * radius
     if shape == "triangle":  # equilateral, pointing up, its centroid at the origin
@@ -214,7 +214,7 @@ def render(
     trajectories: Float[Tensor, "objects frames 2"],
     camera: Float[Tensor, "frames 2"],
 ) -> UInt8[Tensor, "frames height width 3"]:
-    """Paint the objects, later ones in front, with anti-aliased edges over a texture that moves with the camera."""
+    """Draw the objects, later ones in front, with anti-aliased edges over a texture that moves with the camera."""
     axis = torch.arange(SIZE, dtype=torch.float32)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
     ground = pixels - rearrange(camera, "frames xy -> frames 1 1 xy")

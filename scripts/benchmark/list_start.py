@@ -14,7 +14,7 @@ from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.toy import ToyWorld
 
 NUM_ROWS, NUM_CLIPS = 10_000, 200
-SETTINGS = ["--batch-size=1", "--steps=10", "--guided-steps=2", "--baseline=false", "--device=cpu"]
+SETTINGS = ["--batch-size=1", "--num-steps=10", "--num-guided-steps=2", "--baseline=false", "--device=cpu"]
 PATTERNS = {"first job begins": "batches/*/config.yaml", "first job ends": "jobs/*/metrics.json"}
 
 

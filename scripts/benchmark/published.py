@@ -3,10 +3,11 @@
 Its forward passes run 20 blocks and the head though block 14 is read. Each block is checkpointed, and its
 self-attention once more inside it, so both run again in the backward pass. Pairs of frames follow in a Python loop, and
 keys are gathered from a view that repeats them for every place in a window. The reference is measured again at every
-guided step. What it computes is what this package computes; the published
-code's faults in that are left out, and so is its emptying of the CUDA cache at every inner step.
+guided step. It computes the same values as this package: the published code's faults are not reproduced, nor its
+emptying of the CUDA cache at every inner step.
 """
 
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.backbones.request import Latents
-from fastvmt_pl.objectives import MotionSettings, MotionTarget, frame_pairs, window_centres
-from fastvmt_pl.objectives.attention_flow import join_heads, logit_scale
+from fastvmt_pl.objectives import AttentionFlow
 from fastvmt_pl.objectives.grid import Grid, num_tiles, token_positions, window_tokens
+from fastvmt_pl.objectives.motion_flow import join_heads, logit_scale, window_centres
 
 NUM_BLOCKS_RUN = 20
 
@@ -69,7 +70,7 @@ def apply_rotary(tokens: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(tokens)
 
 
-def flow_and_window_means(query: Tensor, key: Tensor, grid: Grid, centres: Tensor, settings: MotionSettings) -> tuple:
+def flow_and_window_means(query: Tensor, key: Tensor, grid: Grid, centres: Tensor, settings: AttentionFlow) -> tuple:
     """Return one job's windowed flow from one frame to another and the mean key of each window.
 
     Args:
@@ -90,9 +91,26 @@ def flow_and_window_means(query: Tensor, key: Tensor, grid: Grid, centres: Tenso
     return flow, keys.float().mean(-1)
 
 
-def looped(query: Tensor, key: Tensor, target: MotionTarget) -> tuple[Tensor, Tensor]:
-    """Return one job's flow, ``[1, pairs, tokens, 2]``, and its window loss, a pair of frames after the other."""
-    pairs, scale = target.pairs, logit_scale(query, target.settings.temperature)
+@dataclass(frozen=True)
+class PublishedTarget:
+    """The reference's motion.
+
+    Attributes:
+        flow: In token cells, ``[1, pairs, tokens, 2]``.
+        centres: Middle of each tile's window, ``[1, pairs, tiles, 2]``.
+        grid: Rows and columns of tokens.
+        settings: How it was read.
+    """
+
+    flow: Tensor
+    centres: Tensor
+    grid: Grid
+    settings: AttentionFlow
+
+
+def looped(query: Tensor, key: Tensor, target: PublishedTarget) -> tuple[Tensor, Tensor]:
+    """Return one job's flow, ``[1, pairs, tokens, 2]``, and its window loss, one pair of frames after the other."""
+    pairs, scale = target.settings.pairs(query.shape[1]), logit_scale(query, target.settings.temperature)
     queries, keys = join_heads(query)[0] * scale, join_heads(key)[0]
     flows, means = [], {}
     for number, (i, j) in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
@@ -104,17 +122,18 @@ def looped(query: Tensor, key: Tensor, target: MotionTarget) -> tuple[Tensor, Te
     return torch.stack(flows)[None], torch.stack(distances).mean()
 
 
-def loss(query: Tensor, key: Tensor, target: MotionTarget) -> Tensor:
+def loss(query: Tensor, key: Tensor, target: PublishedTarget) -> Tensor:
     """Return five times the motion flow loss and once the window loss of one job."""
     flow, window_loss = looped(query, key, target)
     per_pair = (target.flow - flow).pow(2).sum((-2, -1))
-    return 5 * (per_pair * target.pairs.weight).mean() + window_loss
+    weight = target.settings.pairs(query.shape[1]).weight.to(flow.device)
+    return 5 * (per_pair * weight).mean() + window_loss
 
 
 @torch.no_grad()
-def measure(query: Tensor, key: Tensor, grid: Grid, settings: MotionSettings) -> MotionTarget:
-    """Return the reference's target, measured a pair of frames after the other."""
-    pairs = frame_pairs(query.shape[1], settings.span).to(query.device)
+def measure(query: Tensor, key: Tensor, grid: Grid, settings: AttentionFlow) -> PublishedTarget:
+    """Return the reference's motion, measured one pair of frames after the other."""
+    pairs = settings.pairs(query.shape[1]).to(query.device)
     centres = window_centres(query, key, pairs, grid, tile=settings.tile, temperature=settings.temperature)
-    target = MotionTarget(torch.empty(0, device=query.device), centres, grid, query.shape[1], settings)
-    return MotionTarget(looped(query, key, target)[0], centres, grid, query.shape[1], settings)
+    target = PublishedTarget(torch.empty(0, device=query.device), centres, grid, settings)
+    return replace(target, flow=looped(query, key, target)[0])

@@ -13,7 +13,7 @@ from measure import table
 from subject import PROMPT
 
 NUM_JOBS = 8
-SETTINGS = ["--batch-size=1", "--steps=10", "--baseline=false"]
+SETTINGS = ["--batch-size=1", "--num-steps=10", "--baseline=false"]
 
 
 def run_list(jobs: Path, output: Path, num_processes: int, *options: str) -> float:

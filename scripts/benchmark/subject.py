@@ -16,13 +16,13 @@ from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import add_noise, job_noise
-from fastvmt_pl.objectives import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import AttentionFlow, MotionTarget
 
 NUM_LAYERS = 30
 FFN_FACTOR = 8960 / 1536
 """Width of the feed-forward layers as a multiple of the transformer's, in Wan 2.1 1.3B."""
 PATCH = (1, 2, 2)
-SETTINGS = MotionSettings()
+SETTINGS = AttentionFlow()
 PROMPT = "a red circle on a gray background"
 
 
@@ -110,6 +110,6 @@ def load_subject(folder: Path, sizes: Sizes, **levers: Any) -> Subject:
     module.latents = nn.Parameter(add_noise(clean, own_noise, sigma))
     noisy_reference = add_noise(clean, noise, sigma)
     with torch.no_grad():
-        query, key = backbone.query_key(noisy_reference, module.timestep(0), null, SETTINGS.block)
-        target = MotionTarget.extract(query, key, sizes.grid, SETTINGS)
+        capture = backbone.capture(noisy_reference, module.timestep(0), null, SETTINGS.request)
+    target = MotionTarget.extract(capture, [SETTINGS])
     return Subject(module, target, noisy_reference, null)

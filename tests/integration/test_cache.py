@@ -9,7 +9,7 @@ import pytest
 from fastvmt_pl.method.motion_cache import MotionCache
 
 PROMPT = "a red circle on a gray background"
-SMALL = ["--num-frames", "5", "--steps", "2", "--guided-steps", "1", "--baseline", "false"]
+SMALL = ["--num-frames", "5", "--num-steps", "2", "--num-guided-steps", "1", "--no-baseline"]
 HOMELESS = """
 import os, pwd, sys
 
@@ -17,7 +17,7 @@ def nobody(uid):
     raise KeyError(uid)
 
 pwd.getpwuid = nobody  # as for a user id that the machine does not know
-from fastvmt_pl.cli import main
+from fastvmt_pl.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -11,7 +11,6 @@ import torch
 import yaml
 from filelock import FileLock
 from lightning import Trainer
-from lightning.pytorch.cli import LightningCLI
 
 from fastvmt_pl import configs
 from fastvmt_pl.backbones import WanBackbone
@@ -23,12 +22,13 @@ from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import MotionFlowLoss
-from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.composition import compose_transfer_of
 from fastvmt_pl.runs.options import CONFIGS, default_config, default_lora_config, default_prompts
+from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
-SMALL = ["--num-frames", "5", "--size", "48x48", "--steps", "3", "--guided-steps", "1"]
+SMALL = ["--num-frames", "5", "--size", "48x48", "--num-steps", "3", "--num-guided-steps", "1"]
 RESULTS = {
     "output.mp4",
     "baseline.mp4",
@@ -119,11 +119,11 @@ class TestBadClips:
         (["--num-frames", "1"], "example 5"),
         (["--num-frames", "-3"], "example 5"),
         (["--num-frames", "21"], "--num-frames 17"),
-        (["--steps", "0"], "at least 1"),
-        (["--steps", "-1"], "at least 1"),
-        (["--steps", "many"], "int"),
-        (["--guided-steps", "-1"], "0 to num_steps"),
-        (["--guided-steps", "31"], "0 to num_steps"),
+        (["--num-steps", "0"], "at least 1"),
+        (["--num-steps", "-1"], "at least 1"),
+        (["--num-steps", "many"], "int"),
+        (["--num-guided-steps", "-1"], "0 to num_steps"),
+        (["--num-guided-steps", "31"], "0 to num_steps"),
         (["--strength", "0"], "above 0"),
         (["--strength", "1.5"], "above 0"),
         (["--guidance-scale", "-1"], "1 (off) or more"),
@@ -232,7 +232,7 @@ class TestOtherBadInput:
 
     def test_debug_shows_the_traceback(self, clip):
         with pytest.raises(ValueError, match="num_steps"):
-            main(["transfer", clip, PROMPT, "--steps", "0", "--debug"])
+            main(["transfer", clip, PROMPT, "--num-steps", "0", "--debug"])
 
 
 def test_a_failure_at_run_time_is_told_apart(refused, clip, monkeypatch):
@@ -263,8 +263,8 @@ def test_help_names_every_command_and_option(capsys):
         main(["transfer", "--help"])
     assert end.value.code == 0
     said = capsys.readouterr().out
-    names = "model output seed steps guided-steps guidance-scale negative-prompt strength num-frames size device dtype"
-    for name in [*names.split(), "baseline", "config"]:
+    names = "model output seed num-steps num-guided-steps guidance-scale negative-prompt strength num-frames size"
+    for name in [*names.split(), "device", "dtype", "loras", "no-baseline", "config"]:
         assert f"--{name} " in said
     assert "_frames" not in said.replace("NUM_FRAMES", "")
     with pytest.raises(SystemExit) as end:
@@ -280,11 +280,9 @@ TRANSFER_CONFIGS = sorted(path for path in SHIPPED if not path.stem.endswith("lo
 
 
 @pytest.mark.parametrize("path", TRANSFER_CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_config_makes_a_run(path, clip, monkeypatch, no_weights):
-    monkeypatch.setattr(TransferCLI, "instantiate_trainer", LightningCLI.instantiate_trainer)  # wan-tiny has 6 blocks
-    args = [f"--config={path}", "--model.backbone.init_args.model=wan-tiny"]
-    args += [f"--data.clips={json.dumps([clip])}", f"--data.prompts={json.dumps([PROMPT])}"]
-    cli = TransferCLI(args, run=False, save_config_callback=None)
+def test_every_shipped_config_makes_a_run(path, clip, no_weights):
+    settings = {"model.backbone.init_args.model": "wan-tiny", "data.clips": [clip], "data.prompts": [PROMPT]}
+    cli = compose_transfer_of(merged(read_config(path), settings), check="nothing")  # wan-tiny has fewer blocks
     assert isinstance(cli.model, MotionTransfer)
     assert cli.trainer.max_epochs == cli.model.num_guided_steps
     assert cli.trainer.num_devices == 1
@@ -356,7 +354,7 @@ def test_what_the_command_line_leaves_out_is_the_configs(clip, tmp_path, monkeyp
         raise RuntimeError("enough")
 
     monkeypatch.setattr(Trainer, "fit", fit)
-    assert main(["transfer", clip, PROMPT, "--config", "config.yaml", "--steps", "20", "--output", "out"]) == 1
+    assert main(["transfer", clip, PROMPT, "--config", "config.yaml", "--num-steps", "20", "--output", "out"]) == 1
     trainer, model = made
     assert (model.baseline, model.strength, model.num_steps) == (False, 0.5, 20)
     assert model.backbone.dtype == torch.bfloat16
@@ -394,10 +392,10 @@ def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, 
     assert (config["data"]["num_frames"], config["trainer"]["max_epochs"]) == (5, 1)
 
     assert "finished run" in refused(*args)
-    assert "finished run" in refused(*args, "--steps", "4")
+    assert "finished run" in refused(*args, "--num-steps", "4")
 
     (folder / "metrics.json").unlink()
-    assert "other settings" in refused(*args, "--steps", "4")
+    assert "other settings" in refused(*args, "--num-steps", "4")
     latents_before = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["latents"]
     resumed = succeed(*args)
     assert "guided step" not in resumed.err  # nothing is guided twice
@@ -408,7 +406,7 @@ def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, 
 
 
 def test_the_folder_is_named_after_clip_prompt_and_seed(succeed, clip, tmp_path):
-    succeed("transfer", clip, "ein roter Kreis über 赤い円", *SMALL, "--baseline", "false")
+    succeed("transfer", clip, "ein roter Kreis über 赤い円", *SMALL, "--no-baseline")
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch("clip-ein-roter-kreis-über-赤い円-0-[0-9a-f]{6}", folder.name)  # it lost the capital
     assert not (folder / "baseline.mp4").exists()
@@ -434,13 +432,13 @@ def test_a_config_asks_for_previews(succeed, clip, tmp_path, num_decoded):
         {"class_path": "fastvmt_pl.callbacks.TransferPreviews", "init_args": {"every_n_steps": 1}},
     ]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    succeed("transfer", clip, PROMPT, *SMALL, "--config", "config.yaml", "--baseline", "false", "--output", "out")
+    succeed("transfer", clip, PROMPT, *SMALL, "--config", "config.yaml", "--no-baseline", "--output", "out")
     assert num_decoded() == 2  # the output, and what the one guided step predicts
 
 
 def test_fit_writes_results_and_a_checkpoint_by_itself(succeed, clip):
     config = default_config("wan-tiny")
-    sizes = ["--data.num_frames", "5", "--model.num_steps", "2", "--model.num_guided_steps", "1"]
+    sizes = ["--data.num-frames", "5", "--model.num_steps", "2", "--model.num-guided-steps=1"]
     data = ["--data.clips", json.dumps([clip]), "--data.prompts", json.dumps([PROMPT])]
     succeed("fit", "--config", config, *data, *sizes, "--model.num_inner_steps", "1")
     folder = Path("lightning_logs/version_0")
@@ -464,10 +462,10 @@ def test_there_is_a_csv_file_beside_a_logger_of_ones_own(succeed, clip, tmp_path
 @pytest.mark.parametrize(
     ("config", "options", "guided"),
     [
-        ("wan_tiny.yaml", ["--steps", "2"], 1),
-        ("wan_tiny.yaml", ["--steps", "3", "--guided-steps", "3"], 3),
-        ("few.yaml", ["--steps", "2"], 1),  # a fifth of the steps is less than one
-        ("few.yaml", ["--steps", "2", "--guided-steps", "0"], 0),
+        ("wan_tiny.yaml", ["--num-steps", "2"], 1),
+        ("wan_tiny.yaml", ["--num-steps", "3", "--num-guided-steps", "3"], 3),
+        ("few.yaml", ["--num-steps", "2"], 1),  # a fifth of the steps is less than one
+        ("few.yaml", ["--num-steps", "2", "--num-guided-steps", "0"], 0),
     ],
 )
 def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, tmp_path, config, options, guided):
@@ -475,7 +473,7 @@ def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, tmp_path, conf
     few["model"] |= {"num_steps": 50, "num_guided_steps": 10}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(few))
     path = tmp_path / config if config == "few.yaml" else CONFIGS / config
-    quick = ["--num-frames", "5", "--baseline", "false", "--config", path]
+    quick = ["--num-frames", "5", "--no-baseline", "--config", path]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "num_guided_steps")
         succeed("transfer", clip, PROMPT, *quick, "--output", "out", *options)
@@ -486,7 +484,7 @@ def test_a_config_that_guides_nothing_is_warned_of(succeed, clip, tmp_path):
     unguided = yaml.safe_load(default_config("wan-tiny").read_text())
     unguided["model"] |= {"num_steps": 3, "num_guided_steps": 0}
     (tmp_path / "unguided.yaml").write_text(yaml.safe_dump(unguided))
-    args = ["--num-frames", "5", "--baseline", "false", "--config", "unguided.yaml", "--steps", "2", "--output", "out"]
+    args = ["--num-frames", "5", "--no-baseline", "--config", "unguided.yaml", "--num-steps", "2", "--output", "out"]
     with pytest.warns(UserWarning, match="num_guided_steps is 0"):
         succeed("transfer", clip, PROMPT, *args)
 
@@ -499,12 +497,17 @@ def test_fit_takes_a_config(succeed, refused, clip, tmp_path):
     folder = {"class_path": "fastvmt_pl.callbacks.RunFolder", "init_args": {"folder": str(tmp_path / "out")}}
     config["trainer"] |= {"callbacks": [folder], "enable_progress_bar": False, "enable_model_summary": False}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    succeed("fit", "--config", "config.yaml")
+    for loss in config["model"]["losses"]:  # as earlier versions called them
+        loss["class_path"] = loss["class_path"].replace("objectives", "metrics")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.warns(FutureWarning, match="MotionFlowLoss"):
+        succeed("fit", "--config", "config.yaml")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"000", "001", "metrics.json"}
     assert {path.name for path in (tmp_path / "out" / "001").iterdir()} == RESULTS - {"metrics.json", "config.yaml"}
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
-    assert "finished run" in refused("fit", "--config", "config.yaml")
+    with pytest.raises(UserError, match="finished run"), pytest.warns(FutureWarning, match="WindowLoss"):
+        main(["fit", "--config", "config.yaml", "--debug"])
 
 
 def test_a_folder_has_room_for_one_process_at_a_time(refused, clip, tmp_path):

@@ -19,8 +19,9 @@ from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import read_index
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE
 from fastvmt_pl.runs import teacher
-from fastvmt_pl.runs.lightning_cli import DistillCLI
+from fastvmt_pl.runs.composition import compose_training
 from fastvmt_pl.runs.options import CONFIGS, default_prompts, read_prompts
+from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy.toy_world import combinations, prompt_for
 
 CAPTION = "a red circle on a gray background"
@@ -76,17 +77,17 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
     plain = pipeline(CAPTION, **{**draw, "generator": torch.Generator().manual_seed(0)}).frames
     assert not torch.equal(torch.as_tensor(adapted), torch.as_tensor(plain))
 
-    quick = [*SIZE, "--steps", "2"]
-    made = succeed("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
+    quick = [*SIZE, "--num-steps", "2"]
+    made = succeed("sample", CAPTION, "--loras", lora, "--output", "sampled", *quick)
     assert "sampled" in made.out
     assert {path.name for path in Path("sampled").iterdir()} == {".lock", "output.mp4", "config.yaml", "identity.json"}
-    assert "finished run" in refused("sample", CAPTION, "--lora", lora, "--output", "sampled", *quick)
+    assert "finished run" in refused("sample", CAPTION, "--loras", lora, "--output", "sampled", *quick)
     weights = json.dumps([f"{lora}:0.5", f"{lora / ORIGINAL_FILE}:0.5"])
-    succeed("sample", CAPTION, "--lora", weights, "--output", "twice", *quick)
+    succeed("sample", CAPTION, "--loras", weights, "--output", "twice", *quick)
     once, twice = (read_clip(f"{folder}/output.mp4", 5).frames.float() for folder in ("sampled", "twice"))
     assert (once - twice).abs().mean() < 1
-    guided = [*SIZE, "--steps", "2", "--guided-steps", "1", "--baseline", "false"]
-    succeed("transfer", clip, CAPTION, "--lora", lora, "--output", "guided", *guided)
+    guided = [*SIZE, "--num-steps", "2", "--num-guided-steps", "1", "--no-baseline"]
+    succeed("transfer", clip, CAPTION, "--loras", lora, "--output", "guided", *guided)
     assert f"{lora}" in Path("guided/config.yaml").read_text()
 
 
@@ -101,16 +102,16 @@ def test_a_stopped_distillation_goes_on_with_what_is_missing(distil, refused, cl
 
     monkeypatch.setattr(Trainer, "fit", counted)
     with pytest.raises(AssertionError):
-        distil("--teacher-batch", "1")
+        distil("--teacher-batch-size", "1")
     before = (tmp_path / "out" / "data" / "samples-00000.tar").read_bytes()
-    distil("--teacher-batch", "1")
+    distil("--teacher-batch-size", "1")
     assert fits == ["MotionTransfer"] * 3 + ["MotionDistillation"]
     assert (tmp_path / "out" / "data" / "samples-00000.tar").read_bytes() == before
     first = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
     assert "finished run" in refused("distill", clip, CAPTION, *SMALL, "--output", "out")
     unverified = tmp_path / "out" / "lora" / "UNVERIFIED.md"
     (tmp_path / "out" / "lora" / "README.md").rename(unverified)
-    distil("--teacher-batch", "1")  # nothing but the export is left to do
+    distil("--teacher-batch-size", "1")  # nothing but the export is left to do
     assert not unverified.exists()
     assert fits.count("MotionTransfer") == 3
     again = load_file(tmp_path / "out" / "lora" / DIFFUSERS_FILE)
@@ -202,8 +203,8 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     assert "two: its caption is empty" in said
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
     assert "choose another output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
-    assert "3 frames" in refused("encode", "b.tar", "slow", *size, "--fps", "1")
-    succeed("encode", "b.tar", "begun", *size, "--fps", "8")  # the first frames, at the clip's own rate
+    assert "3 frames" in refused("encode", "b.tar", "slow", *size, "--rate", "1")
+    succeed("encode", "b.tar", "begun", *size, "--rate", "8")  # the first frames, at the clip's own rate
     (sample,) = read_shards([Path("begun/videos-b.tar")], pytest.fail)
     first = Clip(read_clip(clip, 17).frames[:5], 8.0, "first")
     torch.testing.assert_close(sample.latents[None], WanBackbone().encode(first.to_video((48, 48))))
@@ -270,7 +271,7 @@ def test_a_setting_that_cannot_be_is_refused(refused, clip, tmp_path, options, s
     [
         (["distill", "missing.mp4", CAPTION], "does not exist"),
         (["sample", " "], "say what the video is to show"),
-        (["sample", CAPTION, "--lora", "missing"], "missing"),
+        (["sample", CAPTION, "--loras", "missing"], "missing"),
         (["sample", CAPTION, "--size", "48x50"], "example 48"),
         (["sample", CAPTION, "--num-frames", "4"], "example 5"),
         (["train", "--config", "no.yaml"], "no.yaml"),
@@ -297,9 +298,8 @@ def test_an_empty_caption_is_refused(refused, clip):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*lora.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_makes_a_training(path, no_weights):
-    args = [f"--config={path}", "--model.backbone.init_args.model=wan-tiny", "--data.folder=anywhere"]
-    cli = DistillCLI(args, run=False, save_config_callback=None)
-    assert isinstance(cli.model, MotionDistillation)
+    settings = {"model.backbone.init_args.model": "wan-tiny", "data.folder": "anywhere"}
+    assert isinstance(compose_training(merged(read_config(path), settings)).model, MotionDistillation)
     assert len(path.read_text().splitlines()) <= 30
 
 
@@ -316,5 +316,5 @@ def test_help_names_the_commands(capsys):
         with pytest.raises(SystemExit):
             main([command, "--help"])
     said = capsys.readouterr().out
-    for option in ("--num-prompts", "--max-leak", "--lora", "--model.rank", "--data.folder"):
+    for option in ("--num-prompts", "--max-leak", "--loras", "--model.rank", "--data.folder"):
         assert f"{option} " in said

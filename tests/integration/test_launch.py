@@ -20,7 +20,7 @@ pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 NUM_JOBS = 8
-FAST = ["--batch-size=1", "--steps=2", "--guided-steps=1", "--baseline=false", "--num-frames=5"]
+FAST = ["--batch-size=1", "--num-steps=2", "--num-guided-steps=1", "--baseline=false", "--num-frames=5"]
 SRUN = """#!/usr/bin/env bash
 # Stands for SLURM's, of which it knows what a task sees.
 shift 2
@@ -126,9 +126,8 @@ def test_a_run_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 75, said[-3000:]
-    assert "stopped by SIGUSR1; start the same command again to go on" in said
-    assert "processes failed" not in said
-    assert "going on without it" not in said
+    assert "SIGUSR1" in said
+    assert "Warning: process" not in said  # one that was asked to stop has not failed
     assert len(latents_of(tmp_path / "run")) < len(rows)
     assert run_here("jobs.jsonl", "run") == 0
     found = latents_of(tmp_path / "run")

@@ -10,7 +10,7 @@ LAYER = "diffusion_model.blocks.0.self_attn.q"
 @pytest.mark.usefixtures("no_weights")
 def test_a_lora_of_another_model_is_refused_before_any_weights_are_read(command, refused, clip, write_lora):
     words = [clip if word == "CLIP" else word for word in command]
-    said = refused(*words, "--lora", f"{write_lora('other.safetensors', inputs=96)}:0.5", "--output", "out")
+    said = refused(*words, "--loras", f"{write_lora('other.safetensors', inputs=96)}:0.5", "--output", "out")
     assert all(named in said for named in ("other.safetensors", LAYER, "(2, 96)", "(144, 144)"))
 
 

@@ -41,7 +41,7 @@ def test_a_run_that_fits_is_shown_with_its_time(succeed, config):
 
 
 def test_a_run_that_does_not_fit_elsewhere_is_told_what_to_change(capsys, config):
-    options = ["--num-jobs", "6", "--batch-size", "6", "--memory", "0.0465", "--calibrated", "false"]
+    options = ["--num-jobs", "6", "--batch-size", "6", "--memory", "0.0465", "--no-calibrated"]
     assert main(["plan", "--config", str(config), *options]) == 1
     said = capsys.readouterr()
     first, second = (line for line in said.out.splitlines() if line.startswith("set "))
@@ -55,7 +55,7 @@ def test_a_list_is_planned_by_its_settings(succeed, config, tmp_path):
     rows = [{"name": str(n), "clip": f"{n % 2}.mp4", "prompt": "a red cross"} for n in range(6)]
     rows += [{"name": "long", "clip": "0.mp4", "prompt": "a red cross", "num_frames": 9}, {"prompt": "no clip"}]
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--config", config, "--device", "cpu", "--batch-size", "2", "--calibrated", "false"]
+    options = ["--config", config, "--device", "cpu", "--batch-size", "2", "--no-calibrated"]
     said = succeed("plan", "--jobs", tmp_path / "jobs.jsonl", *options).out
     assert "1 entries are left out" in said
     assert "6 jobs on 2 clips" in said
@@ -85,7 +85,7 @@ def test_gradients_are_counted_as_the_cache_computes_them(cache, expected):
         (["--num-jobs", "0"], "num_jobs is 0"),
         (["--num-frames", "6"], "num_frames is 6"),
         (["--size", "40x40"], "height is 40"),
-        (["--device", "cuda:99"], "--calibrated false"),
+        (["--device", "cuda:99"], "--no-calibrated"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(refused, options, says):

@@ -77,7 +77,14 @@ def test_a_job_is_not_continued_in_another_precision(seem, succeed, refused, cli
         raise RuntimeError("killed")
 
     Path("jobs.jsonl").write_text(json.dumps({"name": "job", "clip": clip, "prompt": PROMPT}))
-    small = ["--num-frames=5", "--steps=2", "--guided-steps=1", "--baseline=false", "--dtype=auto", "--output=out"]
+    small = [
+        "--num-frames=5",
+        "--num-steps=2",
+        "--num-guided-steps=1",
+        "--baseline=false",
+        "--dtype=auto",
+        "--output=out",
+    ]
     seem("float32")
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "teardown", killed)
@@ -99,6 +106,6 @@ def test_a_job_is_not_continued_in_another_precision(seem, succeed, refused, cli
     ids=str,
 )
 def test_a_plan_is_for_the_device_or_for_a_gpu_elsewhere(fast, capsys, options, expected):
-    options = [*options, "--calibrated", "false", "--dtype", "auto", "--size", "40x40"]  # refused before it takes long
+    options = [*options, "--no-calibrated", "--dtype", "auto", "--size", "40x40"]  # refused before it takes long
     assert main(["plan", *options]) == 2
     assert f"dtype auto is planned as {expected or fast}" in capsys.readouterr().out

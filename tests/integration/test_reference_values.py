@@ -36,7 +36,7 @@ def projections(*tensors):
 
 
 def test_a_transfer_gives_the_latents_of_earlier_versions(pictures, succeed):
-    small = ["--fps", "8", "--num-frames", "9", "--steps", "6", "--guided-steps", "3", "--output", "out"]
+    small = ["--fps", "8", "--num-frames", "9", "--num-steps", "6", "--num-guided-steps", "3", "--output", "out"]
     succeed("transfer", pictures, PROMPT, *small)
     latents = load_file("out/latents.safetensors")["latents"]
     assert projections(latents) == pytest.approx(TRANSFERRED, abs=1e-4)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-SHORT = ["--num-frames", "5", "--size", "48x48", "--steps", "2"]
+SHORT = ["--num-frames", "5", "--size", "48x48", "--num-steps", "2"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 
@@ -16,7 +16,7 @@ def page(tmp_path_factory, clip):
 
     folder = tmp_path_factory.mktemp("reported")
     for guided, prompt in ((1, "a red cross on a navy background"), (2, "a green circle on a gray background")):
-        options = ["--guided-steps", str(guided), "--output", str(folder / "runs" / str(guided))]
+        options = ["--num-guided-steps", str(guided), "--output", str(folder / "runs" / str(guided))]
         assert main(["transfer", clip, prompt, *SHORT, *options]) == 0
     assert main(["report", str(folder / "runs"), "--output", str(folder / "report.html"), "--title", "Two runs"]) == 0
     return folder / "report.html"

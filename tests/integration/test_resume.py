@@ -17,7 +17,7 @@ from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
-SMALL = ["--num-frames=5", "--steps=3", "--guided-steps=1", "--baseline=false"]
+SMALL = ["--num-frames=5", "--num-steps=3", "--num-guided-steps=1", "--baseline=false"]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def begin(clip, tmp_path, monkeypatch, capsys, write_lora):
     monkeypatch.setattr(Trainer, "fit", killed)
 
     def begun(*options, clip="clip.mp4", model="model", lora="lora.safetensors", config="my.yaml", output="out"):
-        given = [f"--model={model}", f"--lora={lora}", f"--config={config}", f"--output={output}"]
+        given = [f"--model={model}", f"--loras={lora}", f"--config={config}", f"--output={output}"]
         code = main(["transfer", str(clip), PROMPT, *SMALL, *given, *options])
         said = capsys.readouterr().err.splitlines()[-1]
         assert code == (1 if "killed" in said else 2)
@@ -57,10 +57,10 @@ def test_another_device_and_another_spelling_of_paths_are_the_same_run(begin, tm
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("--steps=4", "num_steps: 3 there, 4 now"),
+        ("--num-steps=4", "num_steps: 3 there, 4 now"),
         ("--dtype=bfloat16", "dtype: float32 there, bfloat16 now"),
         ("--seed=5", "seed: 0 there, 5 now"),
-        ("--lora=lora.safetensors:0.5", "loras"),
+        ("--loras=lora.safetensors:0.5", "loras"),
         ("--model=wan-tiny", None),  # of which the folder is a copy
     ],
 )
@@ -86,7 +86,7 @@ def test_a_folder_of_an_older_version_goes_on_if_its_settings_are_the_same(begin
     (tmp_path / "out" / "identity.json").unlink()
     assert begin() is None
     (tmp_path / "out" / "identity.json").write_text("damaged")
-    assert "num_steps: 3 there, 4 now" in begin("--steps=4")
+    assert "num_steps: 3 there, 4 now" in begin("--num-steps=4")
 
 
 def test_a_folder_with_a_config_of_something_else_is_left_alone(begin, tmp_path):
@@ -176,7 +176,7 @@ def test_a_distillation_goes_on_by_what_changes_its_lora(killed, clip, tmp_path)
     assert killed(*args) is None
     (tmp_path / "words.txt").rename(tmp_path / "moved.txt")
     same = ["distill", clip, PROMPT, *own, f"--prompts={tmp_path / 'moved.txt'}", "--device=cpu", "--model=wan-tiny"]
-    assert killed(*same, "--teacher-batch=8", "--rank=16") is None  # as they are by default
+    assert killed(*same, "--teacher-batch-size=8", "--rank=16") is None  # as they are by default
     assert "max_flow_error: 0.7 there, 0.5 now" in killed(*same, "--max-flow-error=0.5")
     assert "model.rank: 16 there, 4 now" in killed(*same, "--rank=4")
     assert "teacher.data.seed: 0 there, 2 now" in killed(*same, "--seed=2")
@@ -201,7 +201,7 @@ def test_a_sweep_goes_on_by_what_changes_its_results(killed, tmp_path):
 
 
 def test_a_sample_is_made_again_only_as_it_was(succeed, refused):
-    args = ["sample", PROMPT, "--steps=1", "--num-frames=5", "--output=out"]
+    args = ["sample", PROMPT, "--num-steps=1", "--num-frames=5", "--output=out"]
     succeed(*args)
     Path("out/output.mp4").unlink()
     assert "seed: 0 there, 1 now" in refused(*args, "--seed=1")

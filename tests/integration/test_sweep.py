@@ -1,26 +1,22 @@
+"""Sweeps: every job under every setting once, whatever stops or fails in between."""
+
 import csv
 import json
 import os
 import re
-import shutil
 import signal
-from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips.video_reader import ClipReader
 from fastvmt_pl.clips.video_writing import write_video
-from fastvmt_pl.experiments import sweep_runs as command
-from fastvmt_pl.experiments.experiment import Experiment, ToyJobs, config_of, make_jobs, read_experiment
-from fastvmt_pl.files.locks import InUseError, locked_file
-from fastvmt_pl.method.motion_transfer import NonFiniteError
-from fastvmt_pl.processes import sharing
-from fastvmt_pl.processes.sharing import Failures
-from fastvmt_pl.runs.options import CONFIGS
+from fastvmt_pl.evaluation.finished_runs import find_runs
+from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.toy import ToyWorld
 
 SHORT = {"model.num_steps": 2, "model.num_inner_steps": 2}
@@ -35,6 +31,7 @@ PLAN = {
         "adaptive": {"model.num_guided_steps": 1, "data.motion.window": None, "trainer.callbacks": [CACHE]},
     },
 }
+TWO = {"jobs": {"num_jobs": 1}, "settings": {name: PLAN["settings"][name] for name in ("guided", "unguided")}}
 
 
 def written(path, **changes):
@@ -47,6 +44,19 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+def untimed(rows):
+    return [{**row, "seconds": ""} for row in rows]
+
+
+def folder_of(setting, job=0):
+    (found,) = Path("out/jobs").glob(f"{setting}-*-{job:03d}")
+    return found
+
+
+def write_times():
+    return {path.parent.name: path.stat().st_mtime_ns for path in Path("out/jobs").glob("*/metrics.json")}
+
+
 def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     """On files, of which five frames are read."""
     for name, number in (("a", 0), ("b", 1)):
@@ -56,7 +66,7 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     common = {**SHORT, "data.num_frames": 5}
     plan = written("plan.yaml", jobs=jobs, common=common)
     said = succeed("sweep", plan, "out").out
-    assert "local_motion_fidelity less that of guided" in said
+    assert all(name in said for name in PLAN["settings"])
     rows = rows_of("out/results.csv")
     assert [(row["setting"], row["job"]) for row in rows] == [
         (setting, str(job)) for setting in PLAN["settings"] for job in range(3)
@@ -66,141 +76,87 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     assert {row["gradients_computed"] for row in rows[3:6]} == {"0"}
     assert {row["gradients_computed"] for row in rows[6:]} == {"2"}
     assert all(float(row["gradient_peak_mib"]) > 1 for row in rows[:3])
+    assert all(row["local_motion_fidelity"] and row["appearance_leak"] for row in rows)
     assert Path("out/summary.md").read_text() in said
-    guided, unguided = (next(Path("out/runs").glob(f"{name}-*")) for name in ("guided", "unguided"))
-    assert (guided / "000-2" / "001" / "output.mp4").exists()
-    assert (guided / "002-1" / "logs" / "version_0" / "metrics.csv").exists()
-    (unguided / "002-1" / "scores.json").unlink()  # as if it had been stopped there
-    ran = []
-    run_folder = command.RunFolder
-    monkeypatch.setattr(command, "RunFolder", lambda folder: (ran.append(folder), run_folder(folder))[1])
+    assert len(list(Path("out/batches").iterdir())) == 6  # jobs of different clips run side by side
+
+    runs, problems = find_runs([Path("out")])  # as fastvmt report does
+    assert problems == []
+    assert len(runs) == 9
+    assert all(list(run.logs.glob("logs/**/metrics.csv")) for run in runs if "unguided" not in run.folder.name)
+    assert runs[0].scores == json.loads((runs[0].folder / "scores.json").read_text())
+
+    before = write_times()
+    (folder_of("unguided", 2) / "metrics.json").unlink()  # as if it had been stopped there
     fewer = {name: PLAN["settings"][name] for name in ("unguided", "guided")}
     written("plan.yaml", jobs=jobs, common=common, settings=fewer)  # what has run counts, whatever else is compared
     succeed("sweep", plan, "out")
-    assert ran == [unguided / "002-1"]
-    again = [{**row, "seconds": ""} for row in rows_of("out/results.csv")]
-    assert again == [{**row, "seconds": ""} for row in rows[3:6] + rows[:3]]
+    after = write_times()
+    assert [name for name in before if before[name] != after[name]] == [folder_of("unguided", 2).name]
+    assert untimed(rows_of("out/results.csv")) == untimed(rows[3:6] + rows[:3])
+
     decoded, read = [], ClipReader.read
     monkeypatch.setattr(ClipReader, "read", lambda self, indices: (decoded.append(self.path), read(self, indices))[1])
     succeed("sweep", plan, "out")
     assert sorted(path.name for path in decoded) == ["a.mp4", "b.mp4"]  # once for all settings and jobs
-    written("plan.yaml", jobs=jobs[:2], common=common)
-    assert "other settings" in refused("sweep", plan, "out")
+    with monkeypatch.context() as patch:
+        Path("out/summary.md").unlink()
+        patch.setenv("RANK", "1")
+        succeed("sweep", plan, "out")
+        assert not Path("out/summary.md").exists()  # which the first process writes
+
+    written("plan.yaml", jobs=[{**jobs[0], "prompt": "a blue cross"}, *jobs[1:]], common=common)
+    assert "prompt" in refused("sweep", plan, "out")
+    written("plan.yaml", jobs=jobs, common={**common, "model.shift": 2.0})
+    assert "model.shift" in refused("sweep", plan, "out")
+    Path("out2").mkdir()
+    Path("out2/thesis.tex").touch()
+    assert "out2" in refused("sweep", plan, "out2")
 
 
 def test_toy_jobs_are_judged_by_their_true_paths(succeed):
     plan = written("toy.yaml", jobs={"num_jobs": 1}, settings={"guided": {"model.num_guided_steps": 1}})
-    assert "| guided | " in succeed("sweep", plan, "out").out
+    assert "path_error" in succeed("sweep", plan, "out").out
     (row,) = rows_of("out/results.csv")
     assert float(row["path_error"]) > 0
     assert 0 <= float(row["appearance"]) <= 1
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_done(refused, monkeypatch):
-    original = command.score_run
-
-    def failing(folder, *args):
-        if folder.parent.name.startswith("guided"):
-            raise NonFiniteError("the loss is nan")
-        original(folder, *args)
-
-    monkeypatch.setattr(command, "score_run", failing)
-    settings = {"guided": {"model.num_guided_steps": 1}, "unguided": {"model.num_guided_steps": 0}}
-    plan = written("plan.yaml", jobs={"num_jobs": 1}, settings=settings)
-    line = refused("sweep", plan, "out", code=1)
-    assert "guided, jobs from 0: the loss is nan" in line
-    assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
-
-
-TWO = {"jobs": {"num_jobs": 1}, "settings": {name: PLAN["settings"][name] for name in ("guided", "unguided")}}
-
-
-def test_runs_go_on_while_others_write_the_table_and_backbones_are_not_read_in_turn(succeed, monkeypatch):
-    monkeypatch.setattr(command, "UPDATE_SECONDS", 0.0)
-    monkeypatch.setattr(command, "PATIENCE", 0.1)
-    tiled = {"model.backbone.init_args.vae_tiling": True}
-    settings = {"one": tiled, "two": {}, "three": {**tiled, "model.shift": 2.0}}
-    common = {**SHORT, "model.num_guided_steps": 0}
-    plan = written("plan.yaml", jobs={"num_jobs": 1}, common=common, settings=settings)
-    halted, original = ExitStack(), command.score_run
-
-    def beside_a_halted_process(*args):
-        with suppress(InUseError):
-            halted.enter_context(locked_file(Path("out/results.csv")))
-        original(*args)
-
-    monkeypatch.setattr(command, "score_run", beside_a_halted_process)
-    with halted:
-        said = succeed("sweep", plan, "out").err
-    begun = re.findall(r"(\w+): jobs 0 to 0$", said, re.MULTILINE)
-    assert begun == ["one", "three", "two"]
-    assert [row["setting"] for row in rows_of("out/results.csv")] == ["one", "two", "three"]
-
-
 @pytest.mark.processes
-def test_processes_share_the_runs_and_what_they_know_of_failures(monkeypatch, capfd):
-    monkeypatch.setattr(command, "score_run", lambda *args: pytest.fail("nobody else has run it"))
+def test_processes_share_the_jobs_and_what_fails_is_named_and_done_once(monkeypatch, capfd):
     hot = {"hot": {**TWO["settings"]["guided"], "model.optimizer.init_args.lr": 1e38}}
     plan = written("plan.yaml", **{**TWO, "settings": {**hot, **TWO["settings"]}})
+    monkeypatch.setattr(JobRunner, "run", lambda *args: pytest.fail("nobody else has run it"))
     assert main(["sweep", plan, "out", "--devices", "2"]) == 1
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
-    assert "| unguided | " in Path("out/summary.md").read_text()
-    said = capfd.readouterr().err
-    begun = sorted(re.findall(r"(\w+): jobs 0 to 0$", said, re.MULTILINE))  # after a bar of another process, perhaps
-    assert begun == ["guided", "hot", "unguided"]  # each once
-    assert said.splitlines()[-1].startswith("fastvmt: error: 1 runs failed: hot, jobs from 0: ")
+    assert "unguided" in Path("out/summary.md").read_text()
+    said = capfd.readouterr()
+    done = re.findall(r"process [12]: (\w+)-\w+-000 done", said.out)
+    assert sorted(done) == ["guided", "unguided"]  # each once
+    assert folder_of("hot").name in said.err.splitlines()[-1]
 
 
-def test_a_run_that_failed_elsewhere_and_was_done_since_has_not_failed(succeed, monkeypatch):
-    plan = written("plan.yaml", **TWO)
-    folder = Path("out/runs") / command.folder_of("guided", TWO["settings"]["guided"]) / "000-1"
-    work = command.Runs.work
-
-    def after_others(self, to_the_end):
-        Failures(self.output).record(folder, "no memory")
-        assert [row["setting"] for row in self.collect()] == []
-        work(self, to_the_end)
-        assert self.failed() == ["guided, jobs from 0: no memory"]
-        self.failures = Failures(self.output)  # as another process that begins later
-        work(self, to_the_end)
-
-    monkeypatch.setattr(command.Runs, "work", after_others)
+def test_a_sweep_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on_to_the_same_results(
+    succeed, monkeypatch
+):
+    plan, original = written("plan.yaml", **TWO), JobRunner.run
     succeed("sweep", plan, "out")
-    assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
+    whole, latents = rows_of("out/results.csv"), load_file(folder_of("guided") / "latents.safetensors")["latents"]
+    Path("out").rename("whole")
 
-
-def test_what_another_process_is_at_is_left_to_it_unless_it_dies(succeed, monkeypatch):
-    unguided = {"unguided": TWO["settings"]["unguided"]}
-    succeed("sweep", written("plan.yaml", **{**TWO, "settings": unguided}), "out")
-    shutil.rmtree("out/runs")
-    plan = written("plan.yaml", **TWO)
-    other = ExitStack()
-    folder = Path("out/runs") / command.folder_of("guided", TWO["settings"]["guided"]) / "000-1"
-    other.enter_context(locked_file(folder))
-    Path("out/summary.md").unlink()
-    with monkeypatch.context() as patch:
-        patch.setenv("RANK", "1")
-        succeed("sweep", plan, "out")
-    assert [row["setting"] for row in rows_of("out/results.csv")] == ["unguided"]
-    assert not Path("out/summary.md").exists()  # which the first process writes
-    monkeypatch.setattr(sharing, "time", SimpleNamespace(sleep=lambda seconds: other.close()))
-    assert "| guided | " in succeed("sweep", plan, "out").out
-    assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
-
-
-def test_a_sweep_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on(succeed, monkeypatch):
-    plan, original = written("plan.yaml", **TWO), command.score_run
-
-    def preempted(*args):
+    def preempted(self, batch):
         os.kill(os.getpid(), signal.SIGUSR1)
-        original(*args)
+        original(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "score_run", preempted)
+        patch.setattr(JobRunner, "run", preempted)
         assert main(["sweep", plan, "out"]) == 75
-    assert not list(Path("out").rglob("scores.json"))
+    assert not list(Path("out").rglob("metrics.json"))
+    assert len(list(Path("out").rglob("last.ckpt"))) == 1  # in the middle of the first job
     succeed("sweep", plan, "out")
-    assert len(rows_of("out/results.csv")) == 2
+    ignored = {"seconds": "", "gradient_peak_mib": ""}
+    assert [{**row, **ignored} for row in rows_of("out/results.csv")] == [{**row, **ignored} for row in whole]
+    assert torch.equal(load_file(folder_of("guided") / "latents.safetensors")["latents"], latents)
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -208,27 +164,27 @@ class TestBadExperiments:
     @pytest.mark.parametrize(
         ("changes", "says"),
         [
-            ({"settings": {}}, "has no settings"),
-            ({"settings": {"a": 3}}, "how it is written"),
-            ({"settings": ["a"]}, "how it is written"),
-            ({"grid": {"model.num_guided_steps": 3}}, "how it is written"),
+            ({"settings": {}}, "settings"),
+            ({"settings": {"a": 3}}, "settings"),
+            ({"settings": ["a"]}, "settings"),
+            ({"grid": {"model.num_guided_steps": 3}}, "grid"),
             ({"settings": {"a": {"model.nothing": 1}}}, "nothing"),
-            ({"settings": {"a": {"model.num_guided_steps": -1}}}, "0 to num_steps"),
+            ({"settings": {"a": {"model.num_guided_steps": -1}}}, "-1"),
             ({"settings": {"a": {"model.num_guided_steps": 1, "data.motion.block": 99}}}, "block"),
-            ({"jobs": []}, "has no jobs"),
-            ({"jobs": {"num_jobs": 0}}, "has no jobs"),
-            ({"jobs": {"num_jobs": -3}}, "has no jobs"),
-            ({"jobs": [{"clip": "missing.mp4", "prompt": "a dog"}]}, "does not exist"),
+            ({"jobs": []}, "jobs"),
+            ({"jobs": {"num_jobs": 0}}, "jobs"),
+            ({"jobs": {"num_jobs": -3}}, "jobs"),
+            ({"jobs": [{"clip": "missing.mp4", "prompt": "a dog"}]}, "missing.mp4"),
             ({"jobs": {"split": "training"}}, "jobs"),
-            ({"compare_with": "nothing"}, "use one of guided, unguided, adaptive"),
-            ({"config": "missing.yaml"}, "wan_tiny.yaml"),
-            ({"batch_size": 0}, "at least 1"),
-            ({"common": {**SHORT, "data.num_frames": 5}}, "leave data.num_frames and data.size alone"),
-            ({"common": {"data.seed": 5}}, "which are its jobs'"),
-            ({"common": {**SHORT, "trainer.precision": "bf16-mixed"}}, "leave it at 32-true"),
-            ({"config": "broken.yaml"}, "config broken.yaml cannot be read"),
-            ({"config": "list.yaml"}, "config list.yaml is no mapping"),
-            ({"settings": {0: {}}}, "put it in quotes"),
+            ({"compare_with": "nothing"}, "nothing"),
+            ({"config": "missing.yaml"}, "missing.yaml"),
+            ({"batch_size": 0}, "batch_size"),
+            ({"common": {**SHORT, "data.num_frames": 5}}, "data.num_frames"),
+            ({"common": {"data.seed": 5}}, "seed"),
+            ({"common": {**SHORT, "trainer.precision": "bf16-mixed"}}, "bf16-mixed"),
+            ({"config": "broken.yaml"}, "broken.yaml"),
+            ({"config": "list.yaml"}, "list.yaml"),
+            ({"settings": {0: {}}}, "0"),
             ({"unknown": 1}, "unknown"),
         ],
     )
@@ -237,32 +193,3 @@ class TestBadExperiments:
         Path("list.yaml").write_text("- 1")
         assert says in refused("sweep", written("plan.yaml", **changes), "out")
         assert not Path("out").exists()
-
-    def test_what_is_no_experiment_is_refused(self, refused, tmp_path):
-        assert "is no file" in refused("sweep", "missing.yaml", "out")
-        (tmp_path / "list.yaml").write_text("[1, 2]")
-        assert "is no mapping" in refused("sweep", "list.yaml", "out")
-        (tmp_path / "broken.yaml").write_text("a: [")
-        assert "cannot be read" in refused("sweep", "broken.yaml", "out")
-
-
-@pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_experiment_can_be_composed(path, tmp_path):
-    plan = read_experiment(path)
-    assert isinstance(plan.jobs, ToyJobs)
-    assert plan.jobs.num_jobs >= 32
-    plan.jobs.num_jobs = 1
-    jobs = make_jobs(plan, path, tmp_path)
-    for overrides in plan.all_settings.values():
-        command.compose_run(plan, config_of(plan, path), jobs, overrides, range(1), read_clips=False)
-
-
-def test_a_grid_is_every_combination():
-    plan = Experiment(ToyJobs(1), grid={"a.b": [1, None], "c": ["x"]}, settings={"plain": {}})
-    assert plan.all_settings == {
-        "plain": {},
-        'b 1, c "x"': {"a.b": 1, "c": "x"},
-        'b null, c "x"': {"a.b": None, "c": "x"},
-    }
-    assert plan.reference == "plain"
-    assert json.dumps(plan.all_settings)

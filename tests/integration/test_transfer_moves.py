@@ -1,11 +1,10 @@
-import json
-
 import pytest
 import torch
 
 from fastvmt_pl.clips.video_writing import write_video
-from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.composition import compose_transfer_of
 from fastvmt_pl.runs.options import default_config
+from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy import ToyWorld
 from fastvmt_pl.toy.toy_tracker import score
 from fastvmt_pl.toy.toy_world import FPS, Appearance, prompt_for
@@ -19,18 +18,13 @@ def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path
     asked = [(Appearance("white", "cross"), "black"), (Appearance("orange", "circle"), "black")][:num_jobs]
     for number, clip in enumerate(clips):
         write_video(tmp_path / f"{number}.mp4", clip.frames, FPS)
-    cli = TransferCLI(
-        args=[
-            f"--config={default_config('wan-tiny')}",
-            f"--data.clips={json.dumps([str(tmp_path / f'{number}.mp4') for number in range(num_jobs)])}",
-            f"--data.prompts={json.dumps([prompt_for([item], background) for item, background in asked])}",
-            f"--data.cache_dir={tmp_path}",
-            "--data.seed=3",
-        ],
-        run=False,
-        save_config_callback=None,
-        trainer_defaults={"logger": False, "enable_checkpointing": False, "enable_progress_bar": False},
-    )
+    settings = {
+        "data.clips": [str(tmp_path / f"{number}.mp4") for number in range(num_jobs)],
+        "data.prompts": [prompt_for([item], background) for item, background in asked],
+        "data.keep_motion": False,
+        "data.seed": 3,
+    }
+    cli = compose_transfer_of(merged(read_config(default_config("wan-tiny")), settings))
     cli.trainer.fit(cli.model, cli.datamodule)
     result = cli.model.result
     guided, plain = (

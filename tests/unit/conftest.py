@@ -1,3 +1,5 @@
+import resource
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -8,9 +10,28 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow
 
+MOTION = AttentionFlow(block=2, window=5)
+FULL_BYTES = 4096
+"""How large a file can get on what stands for a full disk."""
 PROMPTS = ("a red cross on a navy background",)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file grows beyond a few kilobytes; keep it short, pytest's own log may be such a file."""
+
+    @contextmanager
+    def limited():
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_BYTES, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return limited
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +43,17 @@ def backbone():
 def fit(backbone, toy_clips, tmp_path):
     """Run a short transfer; keyword arguments go to the module."""
 
-    def run(callbacks=(), clips=1, prompts=PROMPTS, seed=0, ckpt_path=None, trainer=None, again=None, **options):
+    def run(
+        callbacks=(),
+        clips=1,
+        prompts=PROMPTS,
+        seed=0,
+        ckpt_path=None,
+        trainer=None,
+        again=None,
+        motion=MOTION,
+        **options,
+    ):
         settings = {
             "optimizer": partial(torch.optim.AdamW, lr=0.01),
             "num_steps": 4,
@@ -41,7 +72,7 @@ def fit(backbone, toy_clips, tmp_path):
             seed=seed,
             num_frames=5,
             size=(32, 32),
-            motion=MotionSettings(block=2, window=5),
+            motion=motion,
             cache_dir=tmp_path / "cache",
         )
         trainer_settings = {

@@ -30,7 +30,7 @@ from fastvmt_pl.backbones.geometry import Geometry
 from fastvmt_pl.backbones.model_folder import read_json
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora.names import LayerNames
+from fastvmt_pl.lora.layer_names import LayerNames
 
 CONFIGS = {(30, 1920, False): "2b.yaml", (42, 3072, False): "5b.yaml", (42, 3072, True): "1.5-5b.yaml"}
 """Shipped configs by layers, width and whether a token spans two latent frames (1.5)."""

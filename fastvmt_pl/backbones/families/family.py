@@ -18,7 +18,7 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.geometry import Geometry
 from fastvmt_pl.backbones.model_folder import check_classes, read_json
 from fastvmt_pl.backbones.request import Latents
-from fastvmt_pl.lora.names import LayerNames
+from fastvmt_pl.lora.layer_names import LayerNames
 
 Encoded = Float[Tensor, "jobs channels encoded_frames latent_height latent_width"]
 """The autoencoder's latents as it makes them."""
@@ -34,7 +34,7 @@ class Defaults:
         prompts: Name of the shipped file of prompts that the model understands.
         negative_prompt: What to steer away from.
         fps: Frame rate of the videos that the model was trained on, in frames a second.
-        teacher_batch: Guided samples that are made at a time for a LoRA to learn from.
+        teacher_batch_size: Guided samples that are made at a time for a LoRA to learn from.
     """
 
     config: str | None
@@ -42,7 +42,7 @@ class Defaults:
     prompts: str
     negative_prompt: str
     fps: float
-    teacher_batch: int = 1
+    teacher_batch_size: int = 1
 
 
 class Family(ABC):

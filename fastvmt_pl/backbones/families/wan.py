@@ -16,7 +16,7 @@ from fastvmt_pl.backbones.geometry import Geometry
 from fastvmt_pl.backbones.model_folder import BUNDLED, architecture, read_json
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora.names import LayerNames
+from fastvmt_pl.lora.layer_names import LayerNames
 
 NEGATIVE_PROMPT = (
     "vivid colors, overexposed, static, blurry details, subtitles, stylized, artwork, painting, still image, overall "
@@ -31,7 +31,9 @@ SIZE_MULTIPLE = 16
 """``WanPipeline`` asks for heights and widths that divide by this."""
 CONFIGS = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
 """Shipped configs by layers, width and latent channels of the transformers that they were made for."""
-BUNDLED_DEFAULTS = Defaults("wan_tiny.yaml", "wan_tiny_lora.yaml", "wan_tiny_prompts.txt", "", 8.0, teacher_batch=8)
+BUNDLED_DEFAULTS = Defaults(
+    "wan_tiny.yaml", "wan_tiny_lora.yaml", "wan_tiny_prompts.txt", "", 8.0, teacher_batch_size=8
+)
 
 LAYER_NAMES = LayerNames(
     blocks="blocks",

@@ -1,1 +1,1 @@
-"""Decode video files in a process of its own, which imports nothing but this folder, numpy and FFmpeg."""
+"""The decoding process. It only imports this folder, numpy, PyAV and decord."""

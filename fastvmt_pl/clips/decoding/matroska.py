@@ -1,4 +1,4 @@
-"""How large a Matroska or WebM file says it is; it does not say how many frames it has."""
+"""The size that a Matroska or WebM file states; such files do not state their number of frames."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -8,24 +8,27 @@ SEGMENT = b"\x18\x53\x80\x67"
 
 
 def stated_size(path: Path) -> int:
-    """Return the bytes up to the end of the segment that holds all frames; 0 if the file does not say.
+    """Return the stated end of the segment that holds all frames, in bytes; 0 if it is not stated.
 
     Source: RFC 8794, sections 4 to 6.
     """
     with path.open("rb") as file:
-        for name in (HEADER, SEGMENT):
-            if file.read(4) != name:
-                return 0
-            length = _read_length(file)
-            if length is None:  # a recording that was written as it went on
-                return 0
-            if name == HEADER:
-                file.seek(length, 1)
-        return file.tell() + length
+        header = _read_length(file, HEADER)
+        if header is None:
+            return 0
+        file.seek(header, 1)
+        segment = _read_length(file, SEGMENT)  # unknown for a recording that was written while it was made
+        return 0 if segment is None else file.tell() + segment
 
 
-def _read_length(file: BinaryIO) -> int | None:
-    """Return a number of variable width, whose leading zeros count its further bytes; all ones stand for unknown."""
+def _read_length(file: BinaryIO, name: bytes) -> int | None:
+    """Return the length of the element that starts here; ``None`` if it has another name or an unknown length.
+
+    A length has a variable width: the leading zeros of its first byte count the bytes that follow. All ones stand for
+    an unknown length.
+    """
+    if file.read(len(name)) != name:
+        return None
     first = file.read(1)
     if not first or not first[0]:
         return None

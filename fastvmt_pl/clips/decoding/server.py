@@ -1,4 +1,4 @@
-"""Answer requests for frames, one line of JSON each."""
+"""Answer requests for frames; a request is a line of JSON."""
 
 import json
 import mmap
@@ -18,20 +18,20 @@ from threading import Timer
 
 import numpy as np
 
-from fastvmt_pl.clips.decoding.video_file import DecodingError, VideoFile
+from .video_file import DecodingError, VideoFile
 
 IDLE_SECONDS = 30.0
-"""How long the process waits for another request before it ends."""
+"""Seconds that the process waits for another request before it ends."""
 QUEUED = 4
-"""Frames that wait to be made pictures; each takes memory meanwhile."""
+"""Largest number of decoded frames that wait for conversion; each takes memory."""
 
 
 class Line:
-    """The line to the process that asks: a line of JSON a message. An empty message reports progress."""
+    """The connection to the requesting process: a message is a line of JSON, and an empty message reports progress."""
 
     def __init__(self) -> None:
         self.stream = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)  # what a library prints is no message
+        os.dup2(2, 1)  # output of libraries must not mix with messages
         self.written = 0.0
 
     def send(self, **message: object) -> None:
@@ -47,12 +47,12 @@ class Line:
 
 
 class Memory:
-    """Pictures in memory that another process can map, too; it belongs to no file on Linux.
+    """Pictures in memory that another process can map too; on Linux, without a file.
 
     A pipe is slower than a decoder, and POSIX shared memory is limited to 64 MB in most containers.
 
     Args:
-        num_pictures: How many there will be.
+        num_pictures: Number of pictures.
     """
 
     def __init__(self, num_pictures: int) -> None:
@@ -63,13 +63,13 @@ class Memory:
         """Make a picture and copy it to its place.
 
         Raises:
-            DecodingError: If it has another size than the first.
+            DecodingError: If its size differs from the first picture's.
         """
         picture = make()
         if not self.shape:
             self._allocate((self.num_pictures, *picture.shape))
         if picture.shape != self.shape[1:]:
-            raise DecodingError(f"changes its size at picture {place} of those asked for; convert it to one size")
+            raise DecodingError(f"changes its size at requested picture {place}; convert it to one size")
         np.ndarray(self.shape, np.uint8, self.content)[place] = picture
 
     def _allocate(self, shape: tuple[int, ...]) -> None:
@@ -92,18 +92,18 @@ class Memory:
             return os.dup(file.fileno())
 
     def hand_over(self, channel: socket.socket) -> None:
-        """Give the memory to another process."""
+        """Send the memory to another process."""
         socket.send_fds(channel, [b"."], [self.descriptor])
 
     def close(self) -> None:
-        """Give up this process's view of the memory."""
+        """Close this process's view of the memory."""
         if self.shape:
             self.content.close()
             os.close(self.descriptor)
 
 
 def send_pictures(line: Line, channel: socket.socket, video: VideoFile, indices: list[int], decoder: str) -> None:
-    """Decode frames, have a thread make their pictures meanwhile, and hand them over."""
+    """Decode frames, convert them to pictures in another thread, and send them."""
     tasks = deque[Future[None]]()
     with closing(Memory(len(indices))) as memory, ThreadPoolExecutor(1) as painter:
         for place, make in video.pictures(indices, decoder):
@@ -119,15 +119,19 @@ def send_pictures(line: Line, channel: socket.socket, video: VideoFile, indices:
 def main() -> None:
     """Answer requests until there are no more.
 
-    A request has the ``path`` of a file, the ``indices`` of the frames to send and the ``decoder`` that makes their
-    pictures. Without indices, the answer says when each frame is shown. The first argument of the process is the
-    descriptor of a socket, through which pictures are handed over.
+    A request has the ``path`` of a file, the ``indices`` of frames and the ``decoder``. Without indices, the answer
+    holds the times of all frames. The first argument of the process is the descriptor of a socket through which
+    pictures are sent.
     """
     line, channel, video = Line(), socket.socket(fileno=int(sys.argv[1])), None
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # schedulers send them to all processes; the one that asks decides
+    for name in (
+        "SIGINT",
+        "SIGTERM",
+        "SIGUSR1",
+    ):  # schedulers send them to all processes; the requester decides
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    with suppress(OSError):  # where memory runs out, Linux is to end this process and not the one that asks
+    with suppress(OSError):  # if memory runs out, Linux ends this process rather than the requesting one
         Path("/proc/self/oom_score_adj").write_text("1000")
     line.send(ready=True)
     while True:

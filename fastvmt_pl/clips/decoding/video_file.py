@@ -1,6 +1,6 @@
-"""A video file: which frames it has, when each is shown, and the frames themselves.
+"""A video file: its frames and the times at which they are shown.
 
-A frame counts as decoded if FFmpeg gives it at its own time and does not mark it as patched up.
+A frame counts as decoded if FFmpeg returns it at its own time and does not mark it as corrupt.
 """
 
 from bisect import bisect_left
@@ -13,9 +13,9 @@ from typing import Any
 import av
 import numpy as np
 
-from fastvmt_pl.clips.decoding.matroska import stated_size
-from fastvmt_pl.clips.decoding.picture import UnknownColoursError, deinterlaced, is_hdr, is_plain, to_picture
-from fastvmt_pl.clips.decoding.scan import Scan, scan
+from .matroska import stated_size
+from .picture import UnknownColoursError, deinterlaced, is_hdr, is_plain, to_picture
+from .scan import Scan, scan
 
 try:
     import decord
@@ -24,27 +24,27 @@ except ImportError:  # no wheel for this platform, see pyproject.toml
 
 
 NO_VIDEO = ("concat", "dash", "hls", "image2", "imf", "tty")
-"""What FFmpeg also opens: lists of other files, patterns of file names, and text, which it draws."""
+"""Formats that FFmpeg opens but that are no videos: lists of files, patterns of file names, and text."""
 
 
 class DecodingError(ValueError):
-    """A file cannot be decoded; the message continues a sentence that begins with the file's name."""
+    """A file cannot be decoded; the message follows the file's name."""
 
 
 class VideoFile:
-    """A video file, read through once without decoding, so that its frames and their times are known.
+    """A video file. All its packets are read once, without decoding.
 
     Args:
         path: The file.
-        alive: Called at every step forward.
+        alive: Called on every bit of progress.
 
     Attributes:
-        times: When each frame is first shown, in seconds since the first one, ascending.
-        end: When the last frame disappears.
-        notes: How pictures differ from the frames as they are stored, where a user should know.
+        times: Time at which each frame is shown, in seconds since the first, ascending.
+        end: Time at which the last frame disappears, in seconds.
+        notes: Differences between pictures and stored frames that a user should know.
 
     Raises:
-        DecodingError: If it is no video, or has less than it says.
+        DecodingError: If it is not a video, or not complete.
     """
 
     def __init__(self, path: str, alive: Callable[[], None] = lambda: None) -> None:
@@ -55,14 +55,15 @@ class VideoFile:
         self.aspect, self.interlaced = found.aspect, found.interlaced
         self.times, self.num_frames = found.times(), len(found.stamps)
         self.end = self.times[-1] + found.last_frame()
-        # Frames come in the order of their times.
-        self.stamps = sorted(found.stamps) if found.distinct else None
-        # Only these have an index that finds a key frame for sure; others are decoded from their beginning.
-        self.indexed = self.stamps is not None and found.form.startswith(("mov", "matroska"))
-        self.keys = [bisect_left(self.stamps, key) for key in sorted(found.keys)] if self.indexed else [0]
+        # The decoder returns frames in the order of their times.
+        self.stamps = sorted(found.known_stamps) if found.known_stamps and found.distinct else None
+        # Only these have a reliable index of key frames; other files are decoded from their beginning.
+        self.indexed, self.keys = False, [0]
+        if self.stamps is not None and found.form.startswith(("mov", "matroska")):
+            self.indexed, self.keys = True, [bisect_left(self.stamps, key) for key in sorted(found.keys)]
 
     def _check_whole(self, found: Scan) -> None:
-        """Raise :class:`DecodingError` if a file has less than it says, or does not say when frames are shown."""
+        """Raise :class:`DecodingError` if a file is not complete, or the times of its frames are unknown."""
         num_frames, declared = len(found.stamps), found.num_declared
         if found.num_packets < declared and self._count_hidden() < declared:
             raise DecodingError(f"has {num_frames} of {declared} frames; it was cut short, get it again")
@@ -73,15 +74,15 @@ class VideoFile:
         if not found.timed and not found.rate:
             raise DecodingError("does not say when its frames are shown; convert it to mp4")
         size, stated = Path(self.path).stat().st_size, stated_size(Path(self.path)) if "matroska" in found.form else 0
-        if size < stated:  # it does not say how many frames there are
+        if size < stated:  # Matroska does not state the number of frames
             raise DecodingError(f"ends after {size} of {stated} bytes; it was cut short, get it again")
 
     def pictures(self, indices: Sequence[int], decoder: str) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
-        """Yield places in the list, each with what makes the picture, which may run in one other thread.
+        """Yield positions in ``indices``, each with a function that returns the picture; it may run in another thread.
 
         Args:
             indices: Numbers of frames, ascending.
-            decoder: ``pyav``, or ``decord``, which makes the pictures of frames that PyAV has found whole.
+            decoder: ``pyav``, or ``decord``, which makes pictures of frames that PyAV has checked.
 
         Raises:
             DecodingError: If one of the frames, or a frame that it may depend on, was not decoded.
@@ -90,7 +91,7 @@ class VideoFile:
         if decoder == "decord":
             yield from self._pictures_by_decord(indices)
             return
-        if self.interlaced:  # a frame's fields are joined with the help of its neighbours
+        if self.interlaced:  # deinterlacing uses the neighbouring frames
             first, last = max(0, first - 1), min(self.num_frames - 1, last + 1)
         places = {index: place for place, index in enumerate(indices)}
         for number, frame in deinterlaced(self.frames(first, last)):
@@ -105,7 +106,7 @@ class VideoFile:
             raise DecodingError(f"{error}; convert it to an mp4 with standard colours") from error
 
     def frames(self, first: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield numbers and frames from the first to the last, none left out.
+        """Yield numbers and frames from the first to the last, without gaps.
 
         Raises:
             DecodingError: If one of the frames, or a frame that it may depend on, was not decoded.
@@ -119,7 +120,7 @@ class VideoFile:
         except DecodingError:
             if key == 0:
                 raise
-            # A picture that is renewed bit by bit (intra refresh) is not whole at what its file calls a key frame.
+            # With intra refresh, a picture is not complete at the key frame that the file states.
             yield from (each for each in self._frames_from(0, last) if each[0] >= first)
 
     def _frames_from(self, key: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -156,17 +157,17 @@ class VideoFile:
             raise DecodingError("cannot be read by decord, which is not installed; use the decoder pyav")
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            # The smallest share of neighbours handed over for lost frames; 0 would allow any number.
+            # The smallest share of frames that decord may replace by neighbours; 0 would allow any share.
             reader = decord.VideoReader(self.path, num_threads=2, fault_tol="0.0000001")
         except (RuntimeError, decord.DECORDError) as error:
             raise DecodingError("cannot be read by decord; use the decoder pyav") from error
-        # It counts key frames as they are stored: too early where frames that are shown before are stored after.
+        # decord counts key frames in stored order, which differs where later frames are shown earlier.
         if not self.indexed or len(reader) != self.num_frames or reader.get_key_indices() != self.keys:
             raise DecodingError("has frames that decord does not find; use the decoder pyav")
         return reader
 
     def _note(self, frame: av.VideoFrame) -> None:
-        """Note how a frame's picture differs from the frame."""
+        """Record how a frame's picture differs from the stored frame."""
         found = {
             "has a high dynamic range; it is mapped to a standard one": is_hdr(frame),
             "is interlaced; its fields are joined to whole frames": self.interlaced or frame.interlaced_frame,
@@ -174,12 +175,12 @@ class VideoFile:
         self.notes += [note for note, holds in found.items() if holds and note not in self.notes]
 
     def _count_hidden(self) -> int:
-        """Count packets with those that the file tells players to leave out, as clips trimmed on telephones do."""
+        """Count packets, including those that the file tells players to skip, as in clips trimmed on phones."""
         with self._open(ignore_editlist="1") as (container, stream):
             packets = self._packets(container)
             return sum(packet.stream_index == stream.index and not packet.is_discard for packet in packets)
 
-    def _packets(self, container: av.container.InputContainer) -> Iterator[av.Packet]:
+    def _packets(self, container: av.container.InputContainer) -> Iterator["av.Packet[Any]"]:
         for packet in container.demux():
             self.alive()
             if packet.size:
@@ -187,13 +188,13 @@ class VideoFile:
 
     @contextmanager
     def _open(self, **options: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-        options["protocol_whitelist"] = "file"  # a playlist may not open what is elsewhere
+        options["protocol_whitelist"] = "file"  # a playlist must not open other addresses
         try:
             with av.open(self.path, options=options, metadata_errors="replace") as container:
                 if container.format.name in NO_VIDEO:
                     raise DecodingError(f"is no video file but {container.format.long_name}; give a video file")
                 stream = container.streams.best("video")
-                if stream is None:
+                if not isinstance(stream, av.VideoStream):
                     raise DecodingError("has no video stream; give a video file")
                 if stream.codec_context is None:
                     raise DecodingError("is in a format that FFmpeg cannot decode; convert it to mp4, or get it again")

@@ -27,7 +27,7 @@ def test_without_guided_steps_there_is_no_gradient_to_measure(fit):
     assert costs.seconds > 0
 
 
-def test_it_forgets_an_earlier_fit(fit):
+def test_a_second_fit_is_measured_like_the_first(fit):
     costs = Costs(profile_cpu=True)
     fit([costs], num_guided_steps=1, num_inner_steps=2)
     first = costs.peak_bytes
@@ -35,7 +35,7 @@ def test_it_forgets_an_earlier_fit(fit):
     assert costs.peak_bytes == pytest.approx(first, rel=0.05)
 
 
-def test_memory_on_a_cpu_is_measured_on_request_only(fit):
+def test_memory_on_a_cpu_is_only_measured_on_request(fit):
     costs = Costs()
     fit([costs], num_guided_steps=1, num_inner_steps=2)
     assert costs.peak_bytes is None
@@ -43,7 +43,7 @@ def test_memory_on_a_cpu_is_measured_on_request_only(fit):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_the_time_counts_wherever_the_callback_stands_and_what_was_done_before(fit, tmp_path, first):
+def test_the_time_includes_resumed_runs_at_any_position_of_the_callback(fit, tmp_path, first):
     costs, folder = Costs(), RunFolder(tmp_path / "run")
     checkpoint = ModelCheckpoint(tmp_path / "kept", filename="{step}", save_top_k=-1, every_n_train_steps=1)
     fit([*([costs, folder] if first else [folder, costs]), checkpoint], num_guided_steps=1, num_inner_steps=2)

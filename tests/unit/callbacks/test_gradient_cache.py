@@ -7,6 +7,7 @@ from torch.nn.functional import cosine_similarity
 
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.callbacks.gradient_cache import JobState
+from fastvmt_pl.errors import UserError
 
 
 class Record(Callback):
@@ -38,42 +39,42 @@ def test_counts_and_the_cosine_between_fresh_gradients_are_logged(fit):
 @pytest.mark.parametrize(
     ("job", "rate", "reused"),
     [
-        (JobState(age=1, way=1.0, drift=None), 1.0, False),  # nothing is known yet: measure
-        (JobState(age=1, way=1.0, drift=0.1), 1.0, True),
-        (JobState(age=2, way=2.0, drift=0.1), 1.0, True),
-        (JobState(age=3, way=3.0, drift=0.1), 1.0, False),  # a similarity of 0.74, less than 0.75
-        (JobState(age=3, way=2.0, drift=0.1), 1.0, True),  # on a shorter way
-        (JobState(age=3, way=3.0, drift=0.1), 0.5, True),  # in a shorter step
-        (JobState(age=1, way=1.0, drift=0.3), 1.0, False),
-        (JobState(age=3, way=3.0, drift=0.0), 1.0, True),
-        (JobState(age=4, way=4.0, drift=0.0), 1.0, False),  # the interval is the most
+        (JobState(age=1, distance=1.0, drift=None), 1.0, False),  # nothing is known yet: measure
+        (JobState(age=1, distance=1.0, drift=0.1), 1.0, True),
+        (JobState(age=2, distance=2.0, drift=0.1), 1.0, True),
+        (JobState(age=3, distance=3.0, drift=0.1), 1.0, False),  # a similarity of 0.74, less than 0.75
+        (JobState(age=3, distance=2.0, drift=0.1), 1.0, True),  # after a shorter distance
+        (JobState(age=3, distance=3.0, drift=0.1), 0.5, True),  # in a shorter step
+        (JobState(age=1, distance=1.0, drift=0.3), 1.0, False),
+        (JobState(age=3, distance=3.0, drift=0.0), 1.0, True),
+        (JobState(age=4, distance=4.0, drift=0.0), 1.0, False),  # the interval is the most
     ],
 )
 def test_a_gradient_is_reused_within_the_budget_and_the_interval(job, rate, reused):
     assert GradientCache(interval=4, budget=0.25).may_reuse(job, rate) == reused
 
 
-def test_drift_is_the_rate_at_which_the_similarity_falls_on_the_way():
-    job = JobState(way=3.0)
-    GradientCache._measure(job, 0.5)
+def test_drift_is_the_rate_at_which_the_similarity_falls_with_distance():
+    job = JobState(distance=3.0)
+    job.compare(0.5)
     assert math.exp(-3 * job.drift) == pytest.approx(0.5)
-    job.way = 1.0
-    GradientCache._measure(job, 0.5)
+    job.distance = 1.0
+    job.compare(0.5)
     assert job.drift == pytest.approx((math.log(2) / 3 + math.log(2)) / 2)
-    GradientCache._measure(job, 1.0000001)  # rounding
+    job.compare(1.0000001)  # rounding
     assert job.drift == pytest.approx((math.log(2) / 3 + math.log(2)) / 4)
 
 
 def served(cache, cosine, num_steps=60):
     """Return how many inner steps each gradient serves, if fresh ones ``n`` steps apart are ``cosine(n)`` alike."""
-    job, found = JobState(age=1, way=1.0), []
+    job, found = JobState(age=1, distance=1.0), []
     for _ in range(num_steps):
         if not cache.may_reuse(job, 1.0):
             found.append(job.age)
-            cache._measure(job, cosine(job.age))
-            job.age, job.way = 0, 0.0
+            job.compare(cosine(job.age))
+            job.age, job.distance = 0, 0.0
         job.age += 1
-        job.way += 1.0
+        job.distance += 1.0
     return found
 
 
@@ -83,7 +84,7 @@ def test_gradients_with_nothing_in_common_are_not_reused(budget, cosine):
     assert set(served(GradientCache(6, budget), lambda age: cosine)) == {1}
 
 
-def test_the_slower_a_gradient_drifts_the_longer_it_serves_and_no_longer_than_the_interval():
+def test_a_slower_drift_means_longer_reuse_up_to_the_interval():
     cache = GradientCache(6, budget=0.3)
     assert [served(cache, lambda age, kept=kept: kept**age)[-1] for kept in (0.6, 0.8, 0.9, 0.99)] == [1, 2, 4, 6]
 
@@ -103,10 +104,10 @@ class Decide(GradientCache):
         return self.decisions.pop(0)
 
 
-def test_jobs_that_reuse_keep_theirs_while_others_compute(fit, backbone, monkeypatch):
+def test_jobs_reuse_their_gradients_while_others_compute(fit, backbone, monkeypatch):
     sizes = []
-    query_key = backbone.query_key
-    monkeypatch.setattr(backbone, "query_key", lambda *a, **k: sizes.append(len(a[0])) or query_key(*a, **k))
+    capture = backbone.capture
+    monkeypatch.setattr(backbone, "capture", lambda *a, **k: sizes.append(len(a[0])) or capture(*a, **k))
     record, cache = Record(), Decide([(), (True, False), (False, True), (True, True)])
     prompts = ("a red cross on a navy background", "a green circle on a gray background")
     fit([cache, record], clips=2, prompts=prompts, num_guided_steps=1)
@@ -121,7 +122,7 @@ def test_jobs_that_reuse_keep_theirs_while_others_compute(fit, backbone, monkeyp
     assert record.logged[-1]["gradients/computed"] == 2
 
 
-def test_what_one_job_computes_does_not_depend_on_the_others(fit):
+def test_a_jobs_gradients_do_not_depend_on_the_others(fit):
     def gradients(number, table):
         record = Record()
         prompts = ("a red cross on a navy background", "a green circle on a gray background")[:number]
@@ -144,19 +145,19 @@ def test_a_budget_reuses_less_than_its_interval_and_a_tiny_one_never(fit):
     assert adaptive.num_computed + adaptive.num_reused == 12
 
 
-def test_the_way_is_as_long_as_the_learning_rates_say(fit):
-    ways = []
+def test_the_distance_is_the_sum_of_the_learning_rates(fit):
+    distances = []
 
     class Record(GradientCache):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             super().on_before_optimizer_step(trainer, pl_module, optimizer)
-            ways.append(self.jobs[0].way)
+            distances.append(self.jobs[0].distance)
 
     fit([Record(3)], num_guided_steps=2, num_inner_steps=5, final_rate=0.2)
-    assert ways == pytest.approx(2 * [1.0, 1.8, 2.4, 0.4, 0.6])
+    assert distances == pytest.approx(2 * [1.0, 1.8, 2.4, 0.4, 0.6])
 
 
-def test_every_guided_step_measures_anew(fit):
+def test_every_guided_step_measures_the_drift_again(fit):
     """A gradient that once kept its direction may not serve for good."""
     computed = []
 
@@ -190,10 +191,10 @@ def test_gradients_carried_over_are_not_compared_either(fit):
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, 1.0])
 def test_a_budget_is_a_share(budget):
-    with pytest.raises(ValueError, match="more than 0 and less than 1"):
+    with pytest.raises(UserError, match="budget"):
         GradientCache(budget=budget)
 
 
 def test_a_budget_without_reuse_is_refused():
-    with pytest.raises(ValueError, match="has no effect"):
+    with pytest.raises(UserError, match="interval"):
         GradientCache(1, budget=0.5)

@@ -26,7 +26,7 @@ def test_a_terminal_shows_where_the_run_is_to_its_end(shown):
         assert part in text
 
 
-def test_a_log_gets_a_line_a_guided_step_and_a_line_a_video(shown):
+def test_without_a_terminal_each_guided_step_and_video_is_a_line(shown):
     lines = shown(False).splitlines()
     assert [line.split(" loss")[0] for line in lines] == [
         "guided step 1/2",

@@ -4,6 +4,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastvmt_pl.callbacks import TransferPreviews
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.sampling import flow_matching_sigmas
 
 
@@ -21,13 +22,13 @@ def test_predictions_and_motion_of_every_job_are_shown(fit, tmp_path):
     assert pictures(tmp_path / "logs") == {name: [4, 6] for name in names}  # after the second and the last guided step
 
 
-def test_the_last_prediction_is_what_comes_out(fit):
+def test_the_last_prediction_equals_the_result(fit):
     module = fit(num_steps=2, num_guided_steps=2)
     torch.testing.assert_close(module.predicted, module.result.latents)
     assert float(flow_matching_sigmas(2, 3.0)[-1]) == 0
 
 
-def test_watching_changes_nothing_and_costs_nothing_without_a_viewer(fit, tmp_path, monkeypatch):
+def test_previews_change_nothing_and_are_skipped_without_a_logger(fit, tmp_path, monkeypatch):
     plain = fit()
     watched = fit([TransferPreviews(1)], trainer={"logger": TensorBoardLogger(tmp_path)})
     assert torch.equal(plain.result.latents, watched.result.latents)
@@ -35,6 +36,6 @@ def test_watching_changes_nothing_and_costs_nothing_without_a_viewer(fit, tmp_pa
     fit([TransferPreviews(1)], trainer={"logger": CSVLogger(tmp_path)})
 
 
-def test_there_is_a_step_between_previews():
-    with pytest.raises(ValueError, match="at least 1"):
+def test_previews_every_zero_steps_are_refused():
+    with pytest.raises(UserError, match="every_n_steps"):
         TransferPreviews(0)

@@ -32,7 +32,7 @@ def numbered(num_frames, fps, name="a"):
     ],
     ids=["alike", "shorter", "faster", "uneven", "nearly alike"],
 )
-def test_frames_of_one_time_belong_together(lengths, rates, expected):
+def test_frames_shown_at_the_same_time_are_paired(lengths, rates, expected):
     clips = [numbered(length, rate) for length, rate in zip(lengths, rates, strict=True)]
     for order in (1, -1):
         pair = align(*clips[::order])
@@ -42,11 +42,11 @@ def test_frames_of_one_time_belong_together(lengths, rates, expected):
 
 
 def test_clips_without_common_time_are_refused():
-    with pytest.raises(ClipError, match="a and b have fewer than two frames"):
+    with pytest.raises(ClipError, match="a and b"):
         align(numbered(1, 8.0, "a"), numbered(9, 8.0, "b"))
 
 
-def test_the_middle_of_the_reference_is_cropped_to_the_videos_shape(frames):
+def test_the_reference_is_cropped_to_the_videos_aspect_ratio(frames):
     wide = torch.cat([torch.zeros_like(frames), frames, torch.zeros_like(frames)], 2)
     pair = align(clip_of(wide), clip_of(frames))
     assert pair.reference.shape == pair.output.shape == (17, 256, 256, 3)
@@ -54,12 +54,12 @@ def test_the_middle_of_the_reference_is_cropped_to_the_videos_shape(frames):
     assert align(clip_of(frames), clip_of(wide)).output.shape == (17, 256, 768, 3)
 
 
-def test_files_are_read_as_their_clips_are_aligned(frames, tmp_path):
+def test_read_pair_equals_align_of_the_clips(frames, tmp_path):
     write_video(tmp_path / "a.mp4", frames, 8.0)
     write_video(tmp_path / "b.mp4", frames[::2], 4.0)
     pair = read_pair(tmp_path / "a.mp4", tmp_path / "b.mp4")
     assert pair.fps == 4.0
     assert pair.reference.shape == (9, 256, 256, 3)
     assert (pair.reference.float() - pair.output.float()).abs().mean() < 4
-    with pytest.raises(ClipError, match="does not exist"):
+    with pytest.raises(ClipError, match=r"c\.mp4"):
         read_pair(tmp_path / "a.mp4", tmp_path / "c.mp4")

@@ -1,12 +1,11 @@
 import os
-import re
 import struct
 
 import av
 import pytest
 import torch
 
-from fastvmt_pl.clips import Clip, ClipError, read_clip
+from fastvmt_pl.clips import Clip, ClipError, TooShortError, read_clip
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.toy import ToyWorld
 
@@ -30,7 +29,7 @@ def video(tmp_path):
 
 
 class TestReading:
-    def test_all_frames_come_back(self, video):
+    def test_all_frames_are_read(self, video):
         clip = read_clip(video, NUM_FRAMES)
         assert clip.frames.shape == (NUM_FRAMES, 32, 48, 3)
         assert clip.frames.dtype == torch.uint8
@@ -38,7 +37,7 @@ class TestReading:
         assert clip.fps == pytest.approx(FPS)
         assert clip.name == str(video)
 
-    def test_frames_are_spread_evenly_and_keep_the_pace(self, video):
+    def test_frames_are_spread_evenly_and_keep_the_speed(self, video):
         clip = read_clip(str(video), 5)
         assert numbers(clip) == [0, 6, 12, 17, 23]
         assert clip.fps == pytest.approx(4 / (23 / FPS))  # five frames last from the first to the last
@@ -48,7 +47,7 @@ class TestReading:
         assert numbers(clip) == [6, 8, 10, 12, 14]
         assert clip.fps == pytest.approx(FPS / 2)
 
-    def test_an_end_behind_the_clip_is_its_end(self, video):
+    def test_an_end_after_the_clip_is_its_end(self, video):
         assert numbers(read_clip(video, 5, start=1.5, end=99.0))[-1] == 23
 
     def test_a_stride_is_counted_from_the_start(self, video):
@@ -56,7 +55,7 @@ class TestReading:
         assert numbers(clip) == [3, 6, 9, 12, 15]
         assert clip.fps == pytest.approx(FPS / 3)
 
-    def test_frames_are_taken_at_a_rate(self, video):
+    def test_frames_are_read_at_a_rate(self, video):
         clip = read_clip(video, 5, rate=4.0)
         assert numbers(clip) == [0, 3, 6, 9, 12]
         assert clip.fps == pytest.approx(4.0)
@@ -66,20 +65,21 @@ class TestReading:
 
     @pytest.mark.parametrize("options", [{}, {"start": 0.5}, {"start": 0.25, "end": 1.5}, {"stride": 2}])
     def test_too_few_frames_are_refused_with_a_number_that_works(self, video, options):
-        with pytest.raises(ClipError, match="asked for") as refused:
+        with pytest.raises(TooShortError) as refused:
             read_clip(video, 29, **options)
-        suggested = int(re.search(r"--num-frames (\d+)", str(refused.value))[1])
+        suggested = refused.value.num_frames
         assert suggested % 4 == 1
+        assert str(suggested) in str(refused.value)
         assert len(read_clip(video, suggested, **options).frames) == suggested
 
     def test_a_clip_too_short_for_any_motion_is_refused(self, video):
         for options in ({"start": 1.8}, {"start": 50.0}, {"stride": 12}):
-            with pytest.raises(ClipError, match="longer clip"):
+            with pytest.raises(TooShortError, match=r"clip\.mp4"):
                 read_clip(video, 5, **options)
 
     def test_a_clip_of_one_frame_is_refused(self, tmp_path):
         write_video(tmp_path / "one.mp4", numbered(1), FPS)
-        with pytest.raises(ClipError, match=r"has 1 frame.* longer clip"):
+        with pytest.raises(TooShortError, match=r"one\.mp4"):
             read_clip(tmp_path / "one.mp4", 5)
 
     @pytest.mark.parametrize("share", [0.9, 0.5, 0.1])
@@ -88,14 +88,14 @@ class TestReading:
         write_video(tmp_path / "clip.mp4", noise, FPS)
         whole = (tmp_path / "clip.mp4").read_bytes()
         (tmp_path / "cut.mp4").write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(ClipError, match=r"cut short|cannot be decoded"):
+        with pytest.raises(ClipError, match=r"cut\.mp4"):
             read_clip(tmp_path / "cut.mp4", 17)
 
     @pytest.mark.parametrize("content", [b"I am no video\n" * 50, b"\x00" * 4096, b"\x00\x00\x00\x18ftypmp42"])
-    def test_a_file_that_is_no_video_is_refused(self, tmp_path, content):
+    def test_a_file_that_is_not_a_video_is_refused(self, tmp_path, content):
         path = tmp_path / "notes.mp4"
         path.write_bytes(content)
-        with pytest.raises(ClipError, match=r"notes.mp4 .*(decoded|video)"):
+        with pytest.raises(ClipError, match=r"notes\.mp4"):
             read_clip(path, 5)
 
     def test_sound_alone_is_refused(self, tmp_path):
@@ -106,21 +106,21 @@ class TestReading:
             frame.planes[0].update(bytes(4096))
             container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        with pytest.raises(ClipError, match="no video stream"):
+        with pytest.raises(ClipError, match=r"sound\.mp4"):
             read_clip(tmp_path / "sound.mp4", 5)
 
 
 def test_missing_empty_and_folder_are_refused_by_name(tmp_path):
     (tmp_path / "empty.mp4").touch()
     os.mkfifo(tmp_path / "pipe.mp4")
-    for name, message in (("no.mp4", "not exist"), ("", "folder"), ("empty.mp4", "empty"), ("pipe.mp4", "no regular")):
-        with pytest.raises(ClipError, match=f"{name}.*{message}") as refused:
+    for name in ("no.mp4", "", "empty.mp4", "pipe.mp4"):
+        with pytest.raises(ClipError, match=str(tmp_path / name)) as refused:
             read_clip(tmp_path / name, 5)
         assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("stride", [0, -2])
-def test_a_stride_that_cannot_be_is_refused(video, stride):
+def test_an_impossible_stride_is_refused(video, stride):
     with pytest.raises(ClipError, match="stride"):
         read_clip(video, 5, stride=stride)
 
@@ -134,7 +134,7 @@ def turned_on_its_side(path):
     path.write_bytes(data)
 
 
-def test_clips_of_telephones_are_upright(tmp_path):
+def test_clips_of_phones_are_upright(tmp_path):
     frames = torch.zeros(5, 32, 64, 3, dtype=torch.uint8)
     frames[:, :, :16] = 250  # the left edge, which a quarter turn clockwise makes the top one
     write_video(tmp_path / "clip.mp4", frames, 8.0)
@@ -155,7 +155,7 @@ def test_decord_makes_the_same_pictures(tmp_path, indices):
     assert (by_pyav.frames.int() - by_decord.frames.int()).abs().float().mean() < 2  # two conversions to RGB
 
 
-def test_decord_refuses_what_it_would_show_wrong(tmp_path):
+def test_decord_refuses_files_that_it_would_show_wrong(tmp_path):
     pytest.importorskip("decord")
     write_video(tmp_path / "clip.mp4", torch.zeros(5, 96, 128, 3, dtype=torch.uint8), 8.0)
     turned_on_its_side(tmp_path / "clip.mp4")
@@ -179,7 +179,7 @@ def test_any_clip_takes_any_size_within_the_range(old, size):
 
 
 @pytest.mark.parametrize("old", [(60, 90), (90, 60), (61, 91)])
-def test_the_middle_is_kept_and_its_aspect_too(old):
+def test_the_centre_is_kept_with_its_aspect_ratio(old):
     """A disc in the middle stays a disc in the middle."""
     y, x = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in old), indexing="ij")
     disc = ((y**2 + x**2) < 20**2).to(torch.uint8) * 255

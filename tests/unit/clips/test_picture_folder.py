@@ -26,7 +26,7 @@ def levels(clip):
     ],
     ids=["DAVIS", "name with another number", "every fifth"],
 )
-def test_pictures_come_in_the_order_of_their_numbers(tmp_path, names):
+def test_pictures_are_ordered_by_their_numbers(tmp_path, names):
     folder = write(tmp_path / "clip", names)
     (folder / "notes.txt").touch()
     (folder / ".hidden.png").touch()
@@ -36,7 +36,7 @@ def test_pictures_come_in_the_order_of_their_numbers(tmp_path, names):
     assert clip.name == str(folder)
 
 
-def test_an_interval_of_pictures_is_read_by_the_clock(tmp_path):
+def test_an_interval_of_pictures_is_in_seconds(tmp_path):
     folder = write(tmp_path / "clip", [f"{number}.png" for number in range(9)])
     assert levels(read_clip(folder, 3, fps=4.0, start=0.5, end=1.75)) == [2, 4, 6]
 
@@ -56,12 +56,12 @@ def test_pictures_are_upright(tmp_path):
         (["1.png", "2.png", "4.png"], "3"),
         (["1.png", "01.png"], "01.png"),
         (["1.png", "cover.png"], "cover.png"),
-        (["left_1.png", "right_2.png"], "left_N and right_N"),
-        ([], "without pictures"),
+        (["left_1.png", "right_2.png"], "left_N.*right_N"),
+        ([], "clip"),
     ],
     ids=["missing", "twice", "unnumbered", "two series", "none"],
 )
-def test_pictures_that_make_no_clip_are_refused(tmp_path, names, named):
+def test_pictures_that_are_not_one_series_are_refused(tmp_path, names, named):
     with pytest.raises(ClipError, match=named):
         read_clip(write(tmp_path / "clip", names), 1, fps=8.0)
 

@@ -22,7 +22,7 @@ def test_times_that_a_container_rounds_are_regular():
     assert rounded.choose(90, stride=11)[0] == list(range(0, 990, 11))
 
 
-def test_a_held_frame_is_taken_as_often_as_it_is_shown():
+def test_a_frame_that_is_shown_longer_is_read_more_often():
     held = Timeline([0.0, 0.1, 0.2, 2.2, 2.3], 2.4)
     assert held.choose(5) == ([0, 2, 2, 2, 4], pytest.approx(4 / 2.3))
     assert held.choose(3, start=0.2)[0] == [2, 2, 4]
@@ -44,7 +44,7 @@ def test_a_burst_of_frames_among_long_ones_is_read():
     assert found == shown
 
 
-def test_frames_come_at_a_rate():
+def test_a_rate_sets_the_distance_of_frames():
     assert REGULAR.choose(4, 0.5, rate=4.0) == ([6, 9, 12, 15], 4.0)
 
 
@@ -52,7 +52,7 @@ def test_frames_come_at_a_rate():
     ("options", "available"),
     [({}, 24), ({"end": 1.0}, 12), ({"start": 1.5}, 6), ({"stride": 5}, 5), ({"rate": 1.0}, 2), ({"start": 9.0}, 0)],
 )
-def test_an_interval_says_how_many_frames_it_has(options, available):
+def test_too_short_an_interval_gives_its_number_of_frames(options, available):
     with pytest.raises(ScarceFramesError) as error:
         REGULAR.choose(25, **options)
     assert error.value.available == available

@@ -16,6 +16,7 @@ from fastvmt_pl.clips.decoder_process import TIMEOUT, DecoderProcess
 from fastvmt_pl.clips.decoding.video_file import VideoFile
 from fastvmt_pl.clips.video_reader import DECODER, ClipReader
 from fastvmt_pl.clips.video_writing import enlarge, write_video
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.toy import ToyWorld
 
 NUM_FRAMES = 17
@@ -60,14 +61,14 @@ def here(path, indices):
 
 
 @pytest.mark.parametrize("indices", [list(range(NUM_FRAMES)), [0, 4, 8, 12, 16], [5], [7, 8, 16]])
-def test_frames_are_those_that_are_decoded_in_this_process(clips, indices):
+def test_frames_equal_those_decoded_in_this_process(clips, indices):
     for path in clips.values():
         reader, expected = ClipReader(path), here(path, indices)
         assert (len(reader.timeline.times), reader.timeline.period) == (NUM_FRAMES, 1 / 8)
         assert torch.equal(reader.read(indices), torch.from_numpy(np.stack([expected[i] for i in range(len(indices))])))
 
 
-def test_decoding_tells_of_its_progress(clips):
+def test_decoding_reports_progress(clips):
     """Also where it makes no pictures, so that it is not stopped on its way to a late frame."""
     steps = []
     video = VideoFile(str(clips["large.mp4"]), lambda: steps.append(len(steps)))
@@ -77,7 +78,7 @@ def test_decoding_tells_of_its_progress(clips):
     assert len(steps) == NUM_FRAMES
 
 
-def test_frames_may_be_asked_for_in_any_order_and_more_than_once(clips):
+def test_frames_can_be_read_in_any_order_and_repeatedly(clips):
     whole = ClipReader(clips["large.mp4"]).read(list(range(NUM_FRAMES)))
     assert torch.equal(ClipReader(clips["large.mp4"]).read([9, 2, 2, 9, 0]), whole[[9, 2, 2, 9, 0]])
 
@@ -109,21 +110,21 @@ def test_a_damaged_frame_is_refused_and_those_before_it_are_not(clips, tmp_path)
     scratch(clips["large.mp4"], path, number=12)
     reader = ClipReader(path)
     assert len(reader.read([0, 4])) == 2
-    with pytest.raises(ClipError, match=r"scratched.mp4 is damaged at frame \d+; get it again"):
+    with pytest.raises(ClipError, match=r"scratched\.mp4 .*frame \d+"):
         reader.read([0, 16])
 
 
-def test_a_clip_has_as_much_as_its_container_states(clips, tmp_path):
+def test_a_clip_with_less_than_its_container_states_is_refused(clips, tmp_path):
     data = clips["indexed.mkv"].read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: int(0.7 * len(data))])
-    with pytest.raises(ClipError, match=r"cut.mkv .* cut short"):
+    with pytest.raises(ClipError, match=r"cut\.mkv"):
         ClipReader(tmp_path / "cut.mkv")
     data = bytearray(clips["large.mp4"].read_bytes())
     entry = data.index(b"stsc") + 12  # first chunk, frames a chunk
     assert struct.unpack(">2I", data[entry : entry + 8]) == (1, NUM_FRAMES)
     data[entry + 4 : entry + 8] = struct.pack(">I", NUM_FRAMES - 4)
     (tmp_path / "fewer.mp4").write_bytes(data)
-    with pytest.raises(ClipError, match=r"fewer.mp4 has 13 of 17 frames; it was cut short"):
+    with pytest.raises(ClipError, match=r"fewer\.mp4 .*13 of 17"):
         ClipReader(tmp_path / "fewer.mp4")
 
 
@@ -160,7 +161,7 @@ def test_a_clip_whose_beginning_was_trimmed_away_needs_no_key_frame_there(frames
     ],
     ids=["concat", "HLS", "text"],
 )
-def test_a_list_of_files_or_a_text_is_no_clip(clips, name, content):
+def test_lists_of_files_and_texts_are_refused(clips, name, content):
     path = clips["large.mp4"].parent / name
     path.write_text(content)
     with pytest.raises(ClipError, match=name):
@@ -181,7 +182,7 @@ def test_a_stream_that_begins_in_the_middle_is_read_from_its_first_key_frame(fra
     assert torch.equal(found.read([0, 5]), ClipReader(tmp_path / "whole.ts").read([4, 9]))
 
 
-def test_streams_that_were_joined_are_refused(clips, tmp_path):
+def test_joined_streams_are_refused(clips, tmp_path):
     (tmp_path / "joined.ts").write_bytes(2 * clips["broadcast.ts"].read_bytes())
     with pytest.raises(ClipError, match=r"joined\.ts"):
         ClipReader(tmp_path / "joined.ts")
@@ -226,7 +227,7 @@ KINDS = ("cut", "hole", "doubled", "zeros", "noise", "number", "bit", "bits")
 
 
 @pytest.mark.parametrize("name", ["toy.mp4", "large.mp4", "indexed.mkv", "old.avi"])
-def test_a_damaged_clip_is_read_as_asked_or_refused_by_name(clips, tmp_path, monkeypatch, name):
+def test_a_damaged_clip_is_read_completely_or_refused_by_name(clips, tmp_path, monkeypatch, name):
     monkeypatch.setenv(TIMEOUT, "5")
     draw, content, frames_read = random.Random(name), clips[name].read_bytes(), []
     for number in range(8 * len(KINDS)):
@@ -254,7 +255,7 @@ class TestProcess:
         assert torch.equal(ClipReader(clips["toy.mp4"]).read([0]), first)
         assert DECODER.process.popen is not before
 
-    def test_a_decoder_that_hangs_is_not_held_against_the_next_clip(self, clips, monkeypatch):
+    def test_a_decoder_that_hangs_does_not_affect_the_next_clip(self, clips, monkeypatch):
         first = ClipReader(clips["toy.mp4"]).read([0])
         monkeypatch.setenv(TIMEOUT, "1")
         os.kill(DECODER.process.popen.pid, signal.SIGSTOP)
@@ -263,7 +264,7 @@ class TestProcess:
     def test_a_clip_that_hangs_is_refused_in_time(self, clips, pipe, monkeypatch):
         DECODER.stop()
         monkeypatch.setenv(TIMEOUT, "0.5")
-        with pytest.raises(ClipError, match=rf"pipe.mp4 hangs the decoder: .* 0.5 seconds .*{TIMEOUT}"):
+        with pytest.raises(ClipError, match=rf"pipe\.mp4 .*0\.5 seconds.*{TIMEOUT}"):
             ClipReader(pipe)
         assert len(ClipReader(clips["toy.mp4"]).timeline.times) == NUM_FRAMES
 
@@ -278,7 +279,7 @@ class TestProcess:
         DECODER.stop()
         thread = threading.Thread(target=crash)
         thread.start()
-        with pytest.raises(ClipError, match=r"pipe.mp4 crashes the decoder \(SIGSEGV\); get it again"):
+        with pytest.raises(ClipError, match=r"pipe\.mp4 .*SIGSEGV"):
             ClipReader(pipe)
         thread.join()
         assert len(ClipReader(clips["toy.mp4"]).timeline.times) == NUM_FRAMES
@@ -303,14 +304,14 @@ class TestProcess:
         assert DECODER.process.popen.pid == theirs
 
     @pytest.mark.parametrize("value", ["soon", "0", "-3", "inf", "nan"])
-    def test_a_timeout_that_cannot_be_is_refused(self, clips, monkeypatch, value):
+    def test_an_impossible_timeout_is_refused(self, clips, monkeypatch, value):
         monkeypatch.setenv(TIMEOUT, value)
-        with pytest.raises(ValueError, match=f"{TIMEOUT} is {value}; set it to"):
+        with pytest.raises(UserError, match=f"{TIMEOUT}.*{value}"):
             ClipReader(clips["toy.mp4"])
 
-    def test_a_decoder_that_does_not_start_is_no_fault_of_the_clip(self, clips, tmp_path, monkeypatch):
+    def test_a_decoder_that_does_not_start_is_not_an_error_of_the_clip(self, clips, tmp_path, monkeypatch):
         (tmp_path / "av.py").write_text("raise ImportError('no FFmpeg here')")
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         DECODER.stop()
-        with pytest.raises(RuntimeError, match=r"does not start .*no FFmpeg here"):
+        with pytest.raises(RuntimeError, match="no FFmpeg here"):
             ClipReader(clips["toy.mp4"])

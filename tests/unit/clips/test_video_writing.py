@@ -1,5 +1,3 @@
-import resource
-from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -11,6 +9,7 @@ from PIL import Image
 from fastvmt_pl.clips import read_clip
 from fastvmt_pl.clips.decoding.picture import matrix_of
 from fastvmt_pl.clips.video_writing import MIN_SIDE, enlarge, flow_picture, side_by_side, write_picture, write_video
+from fastvmt_pl.files.atomic import UnwritableError
 from fastvmt_pl.toy.toy_jobs import toy_jobs
 
 
@@ -36,30 +35,19 @@ def test_a_video_keeps_its_pictures(tmp_path, toy_clips):
     assert np.abs(found.astype(int) - enlarge(toy_clips[0].frames).numpy()).mean() < 4
 
 
-@contextmanager
-def full_disk():
-    """Let no file grow beyond a few kilobytes; no longer than needed, for pytest's own log may be such a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_the_same_pictures_make_the_same_file(tmp_path):
     frames = toy_jobs(15, "tuning")[14].clip.frames  # of which x264 with its default settings makes several
     contents = set()
     for number in range(12):
         write_video(tmp_path / f"{number}.mp4", frames, 8.0)
         contents.add((tmp_path / f"{number}.mp4").read_bytes())
-        torch.rand(3, 48 * (number + 1), 48)  # what lies in memory changes meanwhile
+        torch.rand(3, 48 * (number + 1), 48)  # the contents of memory change meanwhile
     assert len(contents) == 1
 
 
-def test_a_disk_that_fills_up_leaves_no_video(tmp_path):
+def test_a_disk_that_fills_up_leaves_no_video(tmp_path, full_disk):
     noise = torch.randint(0, 256, (40, 64, 64, 3), dtype=torch.uint8)
-    with pytest.raises(OSError, match="too large"), full_disk():
+    with pytest.raises(UnwritableError), full_disk():
         write_video(tmp_path / "videos" / "video.mp4", noise, 8.0)
     assert list((tmp_path / "videos").iterdir()) == []
 
@@ -84,7 +72,7 @@ def test_small_videos_are_enlarged_in_whole_multiples(size, factor):
 
 
 @pytest.mark.parametrize("num_pairs", [1, 4, 5])
-def test_flow_is_pictured_beside_its_frames(num_pairs):
+def test_flow_is_drawn_next_to_its_frames(num_pairs):
     frames = torch.randint(0, 256, (num_pairs, 48, 48, 3), dtype=torch.uint8)
     picture = flow_picture(torch.randn(num_pairs, 144, 2), frames, (12, 12))
     rows = -(-num_pairs // 4)
@@ -104,7 +92,7 @@ def test_directions_have_hues_and_no_motion_is_white():
     assert none == [255, 255, 255]
 
 
-def test_no_motion_at_all_can_be_pictured():
+def test_zero_flow_can_be_drawn():
     picture = flow_picture(torch.zeros(1, 4, 2), torch.zeros(1, 240, 240, 3, dtype=torch.uint8), (2, 2))
     assert (picture[:, 240:480] == 255).all()
 
@@ -126,7 +114,7 @@ def test_every_legal_name_of_a_folder_and_a_file_works(tmp_path, monkeypatch, to
 
 
 @pytest.mark.parametrize("size", [(576, 1278), (578, 64), (64, 1280), (480, 832)])
-def test_a_video_whose_colours_players_guess_is_read_as_it_is_named(tmp_path, size):
+def test_an_untagged_video_is_assumed_to_have_the_matrix_that_is_written(tmp_path, size):
     """The rule is written in the core and in the process that decodes, which imports nothing of the package."""
     frames = torch.tensor([200, 60, 20], dtype=torch.uint8).expand(2, *size, 3).contiguous()
     write_video(tmp_path / "named.mp4", frames, 8.0)

@@ -13,10 +13,10 @@ from fastvmt_pl.clips.video_reader import ClipReader
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives import MotionSettings
+from fastvmt_pl.objectives import AttentionFlow, MotionFlowLoss
 
 PROMPT, OTHER = "a red circle on a gray background", "a blue cross on a navy background"
-SETTINGS = MotionSettings(block=1, window=5)
+SETTINGS = AttentionFlow(block=1, window=5)
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +28,18 @@ def backbone():
 def work(backbone, monkeypatch):
     """What the backbone is made to do: the number of clips encoded, and of noise levels read."""
     done = SimpleNamespace(encoded=0, read=[])
-    encode, query_key = backbone.encode, backbone.query_key
+    encode, capture = backbone.encode, backbone.capture
 
     def counted_encode(video):
         done.encoded += len(video)
         return encode(video)
 
-    def counted_query_key(latents, *args, **kwargs):
+    def counted_capture(latents, *args, **kwargs):
         done.read.append(len(latents))
-        return query_key(latents, *args, **kwargs)
+        return capture(latents, *args, **kwargs)
 
     monkeypatch.setattr(backbone, "encode", counted_encode)
-    monkeypatch.setattr(backbone, "query_key", counted_query_key)
+    monkeypatch.setattr(backbone, "capture", counted_capture)
     return done
 
 
@@ -66,10 +66,15 @@ def prepare(backbone, tmp_path, toy_clips):
 def assert_same(first, second, **tolerance):
     assert len(first.targets) == len(second.targets)
     for one, other in zip(first.targets, second.targets, strict=True):
-        torch.testing.assert_close(one.flow, other.flow, **tolerance)
-        assert torch.equal(one.centres, other.centres)
-        assert (one.grid, one.num_frames, one.settings) == (other.grid, other.num_frames, other.settings)
+        (feature, mine), (same, theirs) = one.of(None), other.of(None)
+        torch.testing.assert_close(mine["flow"], theirs["flow"], **tolerance)
+        assert torch.equal(mine["centres"], theirs["centres"])
+        assert (one.grid, one.num_frames, feature) == (other.grid, other.num_frames, same)
     torch.testing.assert_close(first.jobs.reference, second.jobs.reference, **tolerance)
+
+
+def flow_of(target):
+    return target.of(None)[1]["flow"]
 
 
 def cached(tmp_path):
@@ -92,8 +97,9 @@ def test_a_target_for_every_guided_step(prepare):
     target = data.targets[0]
     assert target.grid == (12, 12)
     assert target.num_frames == data.jobs.reference.shape[2]
-    assert target.flow.shape == (1, len(target.pairs.first), 144, 2)
-    assert not torch.equal(target.flow, data.targets[2].flow)  # read at another noise level
+    flow = target.of(None)[1]["flow"]
+    assert flow.shape == (1, len(SETTINGS.pairs(target.num_frames).first), 144, 2)
+    assert not torch.equal(flow, data.targets[2].of(None)[1]["flow"])  # read at another noise level
     assert data.clips[0].fps == 8
 
 
@@ -127,9 +133,9 @@ def test_new_prompts_and_seeds_extract_nothing_and_say_so(prepare, work, caplog)
 @pytest.mark.parametrize(
     "change",
     [
-        {"motion": MotionSettings(block=2, window=5)},
-        {"motion": MotionSettings(block=1, window=7)},
-        {"motion": MotionSettings(block=1, window=5, temperature=2.0)},
+        {"motion": AttentionFlow(block=2, window=5)},
+        {"motion": AttentionFlow(block=1, window=7)},
+        {"motion": AttentionFlow(block=1, window=5, temperature=2.0)},
         {"size": (48, 64)},
         {"reference_timestep": 100.0},
         {"module_options": {"num_steps": 5}},
@@ -139,10 +145,10 @@ def test_new_prompts_and_seeds_extract_nothing_and_say_so(prepare, work, caplog)
 )
 def test_whatever_changes_the_motion_extracts_again(prepare, work, tmp_path, change):
     prepare()
-    before = len(work.read)
+    before, entries = len(work.read), len(cached(tmp_path))
     prepare(**change)
     assert len(work.read) > before
-    assert len(cached(tmp_path)) == 2
+    assert len(cached(tmp_path)) > entries
 
 
 def test_another_clip_and_other_weights_extract_again(prepare, work, toy_clips, backbone, monkeypatch):
@@ -159,16 +165,34 @@ def test_the_content_of_a_clip_counts_and_not_its_name(prepare, work, toy_clips)
     assert work.encoded == 1
 
 
+def test_another_feature_does_not_encode_again(prepare, work):
+    prepare()
+    prepare(motion=AttentionFlow(block=2, window=5))
+    assert work.encoded == 1
+
+
+def test_losses_with_features_of_their_own_are_read_in_the_same_passes(prepare, work):
+    other = AttentionFlow(block=2, window=5)
+    data = prepare(module_options={"losses": [MotionFlowLoss(), MotionFlowLoss(feature=other)]})
+    assert work.read == [1, 1, 1]
+    alone = prepare(motion=other)
+    for both, one in zip(data.targets, alone.targets, strict=True):
+        torch.testing.assert_close(both.of(other)[1]["flow"], one.of(None)[1]["flow"])
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage"])
 def test_a_damaged_cache_is_extracted_again_with_a_warning(prepare, work, tmp_path, damage):
     fresh = prepare()
-    (path,) = cached(tmp_path)
-    path.write_bytes({"cut": path.read_bytes()[:1000], "empty": b"", "garbage": bytes(5000)}[damage])
-    with pytest.warns(UserWarning, match="damaged.*again"):
+    entries = cached(tmp_path)
+    for path in entries:
+        path.write_bytes({"cut": path.read_bytes()[:100], "empty": b"", "garbage": bytes(5000)}[damage])
+    with pytest.warns(UserWarning, match="damaged"):
         again = prepare()
     assert work.encoded == 2
     assert_same(fresh, again, atol=0, rtol=0)
-    assert load_file(path).keys() == {"latents", "flow", "centres"}
+    names = [set(load_file(path)) for path in entries]
+    assert {"latents"} in names
+    assert {"flow", "centres", "token_shape"} in names
 
 
 def test_an_interrupted_write_leaves_no_cache(prepare, tmp_path):
@@ -186,7 +210,7 @@ def test_equal_noise_levels_are_read_once(prepare, work):
     data = prepare(reference_timestep=100.0)
     assert work.read == [1]
     assert len(data.targets) == 3
-    assert torch.equal(data.targets[0].flow, data.targets[2].flow)
+    assert torch.equal(flow_of(data.targets[0]), flow_of(data.targets[2]))
 
 
 @pytest.mark.parametrize(("batch", "read"), [(2, [2, 1]), (3, [3]), (30, [3])])
@@ -205,28 +229,28 @@ def test_one_clip_serves_several_prompts(prepare, work):
     assert len(data.clips) == 2
     assert len(data.jobs.reference) == 2
     assert torch.equal(*data.jobs.reference)
-    assert len(data.targets[0].flow) == 1  # the losses spread it over the jobs
+    assert len(flow_of(data.targets[0])) == 1  # the losses spread it over the jobs
 
 
 def test_a_clip_for_each_prompt(prepare, work, toy_clips):
     data = prepare(toy_clips[:2], [PROMPT, OTHER])
     alone = [prepare([clip]) for clip in toy_clips[:2]]
     assert work.encoded == 2
-    assert len(data.targets[0].flow) == 2
+    assert len(flow_of(data.targets[0])) == 2
     for job in range(2):
         assert data.clips[job] is toy_clips[job]
-        assert torch.equal(data.targets[1].flow[job], alone[job].targets[1].flow[0])
+        assert torch.equal(flow_of(data.targets[1])[job], flow_of(alone[job].targets[1])[0])
         assert torch.equal(data.jobs.reference[job], alone[job].jobs.reference[0])
 
 
 def test_each_jobs_own_noise_gives_each_job_its_own_motion(prepare, work):
     data = prepare(prompts=[PROMPT, OTHER], seed=3, reference_noise="job")
-    assert work.encoded == 2
-    assert len(data.targets[0].flow) == 2
-    assert not torch.equal(*data.targets[0].flow)
+    assert (work.encoded, len(work.read)) == (1, 6)
+    assert len(flow_of(data.targets[0])) == 2
+    assert not torch.equal(*flow_of(data.targets[0]))
     second = prepare(prompts=[OTHER], seed=4, reference_noise="job")
-    assert work.encoded == 2  # the second job's motion, found again by its seed
-    assert torch.equal(second.targets[0].flow[0], data.targets[0].flow[1])
+    assert len(work.read) == 6  # the second job's motion, found again by its seed
+    assert torch.equal(flow_of(second.targets[0])[0], flow_of(data.targets[0])[1])
 
 
 def test_a_file_is_read_as_its_frames_would_be(prepare, toy_clips, tmp_path):
@@ -270,7 +294,7 @@ def test_clips_that_are_no_files_are_refused_at_once(tmp_path):
         ({"num_frames": 6}, "example 5"),
         ({"num_frames": 9}, "5 frames; set num_frames"),
         ({"size": (50, 48)}, "example 48"),
-        ({"motion": MotionSettings(block=14)}, "0 to 5"),
+        ({"motion": AttentionFlow(block=14)}, "0 to 5"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused_before_weights_are_read(prepare, backbone, monkeypatch, options, message):

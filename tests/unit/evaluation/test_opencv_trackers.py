@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation import DenseFlow, LucasKanade, Tracker
 from fastvmt_pl.evaluation.tracks import Tracks
 
@@ -24,7 +25,7 @@ def test_points_follow_the_motion_in_both_directions(pan, tracker):
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
-def test_what_vanishes_is_lost_and_stays_lost(pan, texture, tracker):
+def test_a_point_that_vanishes_stays_lost(pan, texture, tracker):
     video = torch.cat([pan(1, 0)[:3], texture[100:228, 120:280].flip(0, 1).expand(3, -1, -1, -1), pan(1, 0)[:3]])
     tracks = type(tracker)(num_keyframes=1).track(video)
     assert tracks.visible[:, :3].float().mean() > 0.9
@@ -34,22 +35,22 @@ def test_what_vanishes_is_lost_and_stays_lost(pan, texture, tracker):
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
-def test_a_video_without_texture_does_no_harm(tracker):
+def test_points_of_a_video_without_texture_do_not_move(tracker):
     tracks = tracker.track(torch.full((4, 64, 64, 3), 90, dtype=torch.uint8))
     assert tracks.points.isfinite().all()
     assert tracks.points.diff(dim=1).abs().sum() == 0
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "says"),
+    ("kind", "options", "offender"),
     [
-        (LucasKanade, {"num_points": 0}, "num_points is 0"),
-        (LucasKanade, {"window": 1}, "window 1"),
-        (LucasKanade, {"num_keyframes": 0}, "num_keyframes is 0"),
-        (DenseFlow, {"tolerance": 0.0}, "tolerance is 0"),
-        (DenseFlow, {"num_rows": 0}, "num_rows is 0"),
+        (LucasKanade, {"num_points": 0}, "num_points"),
+        (LucasKanade, {"window": 1}, "window"),
+        (LucasKanade, {"num_keyframes": 0}, "num_keyframes"),
+        (DenseFlow, {"tolerance": 0.0}, "tolerance"),
+        (DenseFlow, {"num_rows": 0}, "num_rows"),
     ],
 )
-def test_settings_out_of_range_are_refused(kind, options, says):
-    with pytest.raises(ValueError, match=says):
+def test_settings_out_of_range_are_refused(kind, options, offender):
+    with pytest.raises(UserError, match=offender):
         kind(**options)

@@ -29,7 +29,7 @@ def videos():
     return [world[number].frames[:6] for number in range(3)]
 
 
-def test_every_score_is_that_of_its_function(videos):
+def test_every_score_equals_its_function(videos):
     reference, output, baseline = videos
     scores = score_video(reference, output, LucasKanade(), baseline=baseline)
     tracks = [LucasKanade().track(video) for video in (reference, output)]
@@ -40,7 +40,7 @@ def test_every_score_is_that_of_its_function(videos):
     assert list(scores) == [name for name in BETTER if name in scores]
 
 
-def test_a_reconstruction_is_also_compared_pixel_by_pixel(videos):
+def test_a_reconstruction_has_psnr_and_ssim(videos):
     reference = videos[0]
     scores = score_video(reference, reference.clamp(max=254) + 1, LucasKanade(), reconstruction=True)
     assert scores["psnr"] == pytest.approx(48.13, abs=0.1)  # one level of 255, but for white
@@ -89,5 +89,5 @@ def test_an_embedder_also_gives_the_scores_by_clip(videos):
         (ClipFrameSimilarity, "clip_frames"),
     ],
 )
-def test_tables_and_metrics_agree_which_way_a_score_gets_better(metric, name):
+def test_tables_and_metrics_agree_on_whether_higher_is_better(metric, name):
     assert metric.higher_is_better == (BETTER[name] == "higher")

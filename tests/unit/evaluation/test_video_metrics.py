@@ -67,7 +67,7 @@ def test_consistency_and_leak_take_what_they_need(videos):
     assert float(leak(videos[0], videos[1], videos[1])) == 0
 
 
-def test_what_has_no_score_is_left_out():
+def test_videos_without_a_score_do_not_count():
     plain = torch.full((4, 32, 32, 3), 90, dtype=torch.uint8)
     metric = MotionFidelity()
     metric.update(plain, plain)
@@ -75,7 +75,7 @@ def test_what_has_no_score_is_left_out():
     assert metric.compute().isnan()
 
 
-def test_metrics_of_a_collection_stay_apart_even_if_the_first_video_scores_alike(videos):
+def test_metrics_of_a_collection_are_not_merged_after_equal_scores(videos):
     metrics = {"all": MotionFidelity(), "near": MotionFidelity(reach=1.0), "leak": AppearanceLeak()}
     together = MetricCollection(metrics)
     alone = {name: metric.clone() for name, metric in metrics.items()}
@@ -87,7 +87,7 @@ def test_metrics_of_a_collection_stay_apart_even_if_the_first_video_scores_alike
     assert len(set(together.compute().values())) == 3
 
 
-def test_two_processes_average_over_the_videos_of_both(videos):
+def test_two_processes_average_over_all_videos(videos):
     def other(state, group):
         """What the other process has, gathered beside one's own: two videos that score 0."""
         return [state, theirs.pop(0)]

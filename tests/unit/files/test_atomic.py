@@ -1,7 +1,5 @@
 import errno
 import os
-import resource
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -19,17 +17,6 @@ def write_half(path, error):
     with written_whole(path) as temporary:
         temporary.write_text("half of it")
         raise error
-
-
-@contextmanager
-def full_disk():
-    """Let no file grow beyond a few kilobytes; no longer than needed, for pytest's own log may be such a file."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def write_tensors(path):
@@ -57,7 +44,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_told_by_the_name_of_the_file_that_was_wanted(tmp_path, name):
+def test_an_error_on_a_full_disk_names_the_file_that_was_wanted(tmp_path, name, full_disk):
     path = tmp_path / "run" / name
     with pytest.raises(UnwritableError) as raised, full_disk():
         WRITERS[name](path)
@@ -73,7 +60,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         write_text(tmp_path / "file" / "file.txt")
 
 
-def test_the_innermost_name_is_told_and_errors_of_reading_are_left_alone(tmp_path):
+def test_the_innermost_name_wins_and_errors_of_reading_pass_through(tmp_path, full_disk):
     with pytest.raises(UnwritableError, match=r"inner\.json"), naming(tmp_path), full_disk():
         write_text(tmp_path / "inner.json")
     with pytest.raises(UnwritableError, match=str(tmp_path)), naming(tmp_path):
@@ -82,21 +69,22 @@ def test_the_innermost_name_is_told_and_errors_of_reading_are_left_alone(tmp_pat
         (tmp_path / "missing").read_bytes()
 
 
-def test_a_file_in_a_folder_that_is_written_whole_is_told_by_the_name_of_the_folder(tmp_path):
+def test_an_error_in_a_folder_that_is_written_whole_names_the_folder(tmp_path, full_disk):
     with pytest.raises(UnwritableError) as raised, full_disk(), written_whole(tmp_path / "lora") as folder:
         write_tensors(folder / "weights.safetensors")
-    assert str(raised.value).startswith(f"{tmp_path / 'lora'} cannot be written")
+    assert str(tmp_path / "lora") in str(raised.value)
+    assert ".writing-" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_file_leaves_nothing_behind(tmp_path, error):
+def test_an_interrupted_write_leaves_no_file(tmp_path, error):
     with pytest.raises(error):
         write_half(tmp_path / "results" / "file.txt", error)
     assert list((tmp_path / "results").iterdir()) == []
 
 
-def test_an_interrupted_file_keeps_the_old_one(tmp_path):
+def test_an_interrupted_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError):

@@ -4,7 +4,7 @@ import torch
 from fastvmt_pl.files.checkpoint_io import AtomicCheckpointIO
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path):
+def test_a_failed_write_keeps_the_earlier_checkpoint(tmp_path):
     path, plugin = tmp_path / "run" / "last.ckpt", AtomicCheckpointIO()
     plugin.save_checkpoint({"step": 1}, path)
     with pytest.raises(Exception, match="pickle"):

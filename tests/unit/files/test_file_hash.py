@@ -49,7 +49,7 @@ def sha256(path):
 
 @pytest.mark.usefixtures("cache")
 class TestMemory:
-    def test_a_file_is_read_once_whatever_its_path_is_written_like(self, weights, hashed, tmp_path, monkeypatch):
+    def test_a_file_is_hashed_once_for_all_spellings_of_its_path(self, weights, hashed, tmp_path, monkeypatch):
         assert file_sha256(weights) == sha256(weights)
         (tmp_path / "link").symlink_to(weights)
         monkeypatch.chdir(tmp_path)
@@ -58,14 +58,14 @@ class TestMemory:
             file_hash.KNOWN.clear()  # as in another process
         assert hashed == ["weights"]
 
-    def test_a_process_does_not_ask_the_disk_twice(self, weights, hashed, cache):
+    def test_a_process_remembers_the_hash(self, weights, hashed, cache):
         file_sha256(weights)
         for record in cache.iterdir():
             record.unlink()
         assert file_sha256(weights) == sha256(weights)
         assert hashed == ["weights"]
 
-    def test_a_lock_that_is_never_released_delays_and_does_not_stop(self, weights, hashed, cache, monkeypatch):
+    def test_a_lock_that_is_never_released_only_delays(self, weights, hashed, cache, monkeypatch):
         monkeypatch.setattr(file_hash, "PATIENCE", 0.1)
         file_sha256(weights)
         (record,) = cache.glob("*.json")
@@ -76,7 +76,7 @@ class TestMemory:
         assert len(hashed) == 2
 
     @pytest.mark.parametrize("position", [0, 31_337, 99_999])
-    def test_a_changed_byte_is_another_hash(self, weights, position):
+    def test_a_changed_byte_changes_the_hash(self, weights, position):
         before = file_sha256(weights)
         with weights.open("r+b") as file:
             file.seek(position)
@@ -95,7 +95,7 @@ class TestMemory:
         assert file_sha256(weights) == sha256(weights)
         assert len(hashed) == 3
 
-    def test_what_was_written_just_now_is_not_trusted_to_stay(self, weights, hashed):
+    def test_the_hash_of_a_file_that_was_just_written_is_not_cached(self, weights, hashed):
         os.utime(weights)
         file_sha256(weights)
         file_sha256(weights)
@@ -112,7 +112,7 @@ class TestMemory:
         assert record.read_bytes() == content
         assert len(hashed) == 2
 
-    def test_of_several_at_once_one_reads_the_file_and_the_others_wait(self, weights, hashed):
+    def test_of_several_processes_one_hashes_the_file_and_the_others_wait(self, weights, hashed):
         with ThreadPoolExecutor(4) as pool:
             assert set(pool.map(file_sha256, [weights] * 8)) == {sha256(weights)}
         assert len(hashed) == 1
@@ -128,6 +128,6 @@ def test_without_a_cache_folder_a_process_reads_a_file_once(weights, hashed, tmp
     assert len(hashed) == 3
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing"):
         file_sha256(tmp_path / "missing")

@@ -28,7 +28,7 @@ def as_csv(rows, **form):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_an_encoding_is_read_by_its_mark(tmp_path, encoding):
+def test_an_encoding_is_recognised_by_its_byte_order_mark(tmp_path, encoding):
     (tmp_path / "text").write_bytes("größer\n🐼".encode(encoding))
     assert read_text(tmp_path / "text") == "größer\n🐼"
 
@@ -45,13 +45,13 @@ def test_only_line_ends_end_a_line():
     assert lines_of(f"{inside}\r\n\rx\ny") == [inside, "", "x", "y"]
 
 
-def test_a_line_that_tells_excel_the_separator_is_no_header(rows):
+def test_a_separator_line_for_excel_is_not_the_header(rows):
     assert rows(b"sep=;\r\nclip;prompt\r\na.mp4;a cat\r\n") == [{"clip": "a.mp4", "prompt": "a cat"}]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_spreadsheet_may_separate_by_commas_semicolons_or_tabs(rows, delimiter, encoding):
+def test_commas_semicolons_and_tabs_separate_columns(rows, delimiter, encoding):
     cells = [
         [" Clip ", "PROMPT", "Guided Steps", "model.Loss", ""],
         ["a.mp4", 'a, b; c\td "e"\nf', "2", "x", ""],
@@ -68,7 +68,7 @@ def test_spaces_after_commas_do_not_matter(rows):
     assert rows('clip, prompt\na.mp4, "a, b"\n') == [{"clip": "a.mp4", "prompt": "a, b"}]
 
 
-def test_a_text_with_a_bare_comma_spoils_its_own_row(rows):
+def test_an_unquoted_comma_only_affects_its_row(rows):
     bad, good = rows("clip,prompt\na.mp4,a dog, running\na.mp4,a cat\n")
     assert isinstance(bad, UserError)
     assert "'running'" in str(bad)
@@ -89,7 +89,7 @@ def test_a_bad_table_is_refused_once(rows, content, offender):
         rows(content)
 
 
-def test_a_column_that_should_not_be_there_is_refused_once(rows):
+def test_an_unknown_column_is_refused_once(rows):
     def check(names):
         raise UserError(f"no {names[-1]}")
 
@@ -97,7 +97,7 @@ def test_a_column_that_should_not_be_there_is_refused_once(rows):
         rows("clip,prompt,colour\n" + 1000 * "a,b,c\n", check_names=check)
 
 
-def test_lines_of_json_keep_what_stands_inside_a_line(rows):
+def test_separators_inside_a_line_of_json_are_kept(rows):
     prompt = "a\u2028b\u0085c"
     lines = [json.dumps({"clip": "a.mp4", "Prompt": prompt}, ensure_ascii=False), "", '{"clip": "b.mp4"}']
     assert rows("\r\n".join(lines), "jsonl") == [{"clip": "a.mp4", "prompt": prompt}, {"clip": "b.mp4"}]
@@ -110,7 +110,7 @@ def test_a_bad_line_of_json_does_not_stop_the_others(rows, line):
     assert good == {"clip": "b.mp4"}
 
 
-def test_paths_start_at_the_table_or_at_home(monkeypatch):
+def test_paths_are_relative_to_the_table_or_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     cells = ("a.mp4", "~/a.mp4", "/a.mp4")
     assert [str(path_in_table(cell, Path("lists"))) for cell in cells] == ["lists/a.mp4", "/home/me/a.mp4", "/a.mp4"]

@@ -1,95 +1,55 @@
-from dataclasses import replace
-
 import pytest
 
-from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.clips import ClipError, TooShortError
+from fastvmt_pl.clips.video_reader import ClipReader
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.joblists import job_check
-from fastvmt_pl.joblists.job_check import Checks, check_settings
-from fastvmt_pl.joblists.job_list import read_jobs
-from fastvmt_pl.joblists.job_runner import JobRunner
-from fastvmt_pl.processes.ranks import Rank
+from fastvmt_pl.joblists.job_check import check_settings, cut
 from fastvmt_pl.processes.stop_request import StopRequest
-from fastvmt_pl.toy import ToyWorld
-
-FAST = {"num_frames": 5, "steps": 2, "guided_steps": 0, "baseline": False}
 
 
-@pytest.fixture
-def clip(tmp_path):
-    """A clip of nine frames."""
-    write_video(tmp_path / "a.mp4", ToyWorld(11, num_objects=1)[0].frames[:9], 8.0)
-    return tmp_path / "a.mp4"
-
-
-@pytest.fixture
-def jobs(tmp_path):
-    """The jobs of some rows, named by their places."""
-
-    def jobs(*rows):
-        path = tmp_path / "jobs.csv"
-        columns = list(dict.fromkeys(["clip", "prompt", *(name for row in rows for name in row)]))
-        lines = [[str({"clip": "a.mp4", "prompt": "x", **row}.get(name, "")) for name in columns] for row in rows]
-        named = [["name", *columns], *([str(number), *line] for number, line in enumerate(lines))]
-        path.write_text("\n".join(",".join(line) for line in named))
-        found, refused = read_jobs(path, FAST, tmp_path)
-        assert not refused
-        return found
-
-    return jobs
-
-
-@pytest.fixture
-def composed(tmp_path):
-    """A function that composes transfers, and what it was asked for: jobs, and whether their clips were read."""
-    asked, runner = [], JobRunner(tmp_path, Rank(0, 0, False), StopRequest())
-
-    def compose(some, read_clips):
-        asked.append((some[0].name, read_clips))
-        return runner.compose(some, read_clips)
-
-    return compose, asked
-
-
-def test_settings_are_checked_once_a_kind_and_no_clip_is_read(clip, jobs, composed):
-    compose, asked = composed
+def test_settings_are_checked_once_a_kind_and_no_clip_is_read(clip, jobs, check, composed, monkeypatch):
+    monkeypatch.setattr(ClipReader, "read", lambda *_: pytest.fail("a clip was read"))
     (clip.parent / "empty.mp4").write_bytes(b"")
-    good, slow, odd = {}, {"steps": 4}, {"num_frames": 6}
+    good, slow, odd = {}, {"num_steps": 4}, {"num_frames": 6}
     listed = jobs(good, good, slow, good, slow, odd, odd, {"clip": "none.mp4"}, {"clip": "empty.mp4"}, {"clip": "."})
-    able, refused, costs = check_settings(listed, compose, StopRequest())
+    able, refused, costs = check_settings(listed, check, StopRequest())
     assert [job.name for job in able] == ["0", "1", "2", "3", "4"]
-    reasons = {refusal.name: refusal.reason for refusal in refused}
+    reasons = {outcome.name: outcome.detail for outcome in refused}
     assert sorted(reasons) == ["5", "6", "7", "8", "9"]
     assert "num_frames" in reasons["5"]
     assert "none.mp4" in reasons["7"]
     assert costs == {able[0].kind: 5 * 48 * 48 * 2 * 2, able[2].kind: 5 * 48 * 48 * 4 * 2}
-    assert asked == [("0", False), ("2", False), ("5", False)]
+    assert composed == ["0", "2", "5"]
 
 
-def test_the_check_of_very_many_kinds_is_left_to_their_jobs(clip, jobs, composed, monkeypatch):
+def test_the_check_of_very_many_kinds_is_left_to_their_jobs(clip, jobs, check, monkeypatch):
     monkeypatch.setattr(job_check, "NUM_KINDS", 1)
     listed = jobs({}, {"steps": 3}, {"num_frames": 6})
-    able, _, costs = check_settings(listed, composed[0], StopRequest())
+    able, _, costs = check_settings(listed, check, StopRequest())
     assert able == listed
     assert list(costs) == [listed[0].kind]
 
 
-def test_what_was_found_good_is_known_to_others_until_the_clip_changes(clip, jobs, composed, tmp_path):
-    compose, asked = composed
-    (long,) = jobs({"num_frames": 13})
-    found = Checks(tmp_path, compose).verdict([long])
-    assert (found.status, found.num_frames) == ("trimmed", 9)
-    assert asked == [("0", True)] * 2  # as it is, and cut
-    assert Checks(tmp_path, compose).verdict([replace(long, name="b", prompt="y")]) == found
-    assert len(asked) == 2
-    write_video(clip, ToyWorld(11, num_objects=1)[0].frames, 8.0)
-    assert Checks(tmp_path, compose).verdict([long]).status == "kept"
+def test_the_same_frames_of_a_clip_are_read_once_whatever_else_the_settings_say(clip, jobs, check, monkeypatch):
+    read, original = [], ClipReader.read
+    monkeypatch.setattr(ClipReader, "read", lambda self, indices: (read.append(indices), original(self, indices))[1])
+    first, second, third = jobs({}, {"steps": 4}, {"num_frames": 9})
+    for job in (first, second, first):
+        check.read(job)
+    assert len(read) == 1
+    check.read(third)
+    assert len(read) == 2
 
 
-def test_a_refusal_is_known_to_those_that_had_begun(jobs, composed, tmp_path):
-    (tmp_path / "a.mp4").write_text("no video")
-    one, other = Checks(tmp_path, composed[0]), Checks(tmp_path, composed[0])
-    (bad,) = jobs({})
-    assert other.known(bad) is None
-    assert one.verdict([bad]).status == "refused"
-    assert other.known(bad) == one.known(bad)
-    assert Checks(tmp_path, composed[0]).known(bad) is None  # a later start looks again
+def test_the_fault_of_a_job_is_raised(clip, jobs, check):
+    (clip.parent / "text.mp4").write_text("no video")
+    odd, short, text = jobs({"num_frames": 6}, {"num_frames": 13}, {"clip": "text.mp4"})
+    with pytest.raises(UserError, match="6"):
+        check.read(odd)
+    with pytest.raises(TooShortError) as caught:
+        check.read(short)
+    assert caught.value.num_frames == 9
+    check.read(cut(short, 9))
+    with pytest.raises(ClipError, match=r"text\.mp4"):
+        check.read(text)

@@ -3,14 +3,13 @@ import torch
 
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.sampling import job_noise
-from fastvmt_pl.objectives import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import AttentionFlow, MotionTarget
 
-SETTINGS = MotionSettings(block=2, window=5)
+FLOW = AttentionFlow(block=2, window=5)
 
 
 def target(flow):
-    centres = torch.zeros(*flow.shape[:2], 1, 2, dtype=torch.int64)
-    return MotionTarget(flow, centres, (3, 4), 5, SETTINGS)
+    return MotionTarget({FLOW: {"flow": flow}}, FLOW, (3, 4), 5)
 
 
 def test_a_still_video_has_an_error_of_one_and_the_same_motion_none():
@@ -38,5 +37,5 @@ def test_nothing_that_moves_is_no_division_by_zero():
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_video_is_measured_as_it_is_alone(backbone, number):
     latents = job_noise((8, 3, 12, 12), [3, 4])
-    alone, together = motion_of(backbone, latents[:1], SETTINGS), motion_of(backbone, latents[:number], SETTINGS)
-    assert torch.equal(alone.flow[0], together.flow[0])
+    alone, together = motion_of(backbone, latents[:1], FLOW), motion_of(backbone, latents[:number], FLOW)
+    assert torch.equal(alone.of(None)[1]["flow"][0], together.of(None)[1]["flow"][0])

@@ -10,7 +10,7 @@ from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.callbacks import GradientCache, LastCheckpoint
 from fastvmt_pl.method.motion_transfer import MotionTransfer, NonFiniteError, UnfinishedError
 from fastvmt_pl.method.optimizers import NormalizedGradientDescent
-from fastvmt_pl.objectives import MotionFlowLoss, WindowLoss
+from fastvmt_pl.objectives import AttentionFlow, MotionFlowLoss, WindowLoss
 
 PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")
 ADAMW = partial(torch.optim.AdamW, lr=0.01)
@@ -59,8 +59,9 @@ def test_the_optimiser_lowers_the_loss(fit):
 
 @pytest.mark.parametrize("where", ["reference", "sample"])
 def test_an_interval_of_one_is_no_cache(fit, where):
+    motion = AttentionFlow(block=2, window=5, centres=where)
     assert torch.equal(
-        fit([GradientCache(interval=1)], centres=where).result.latents, fit(centres=where).result.latents
+        fit([GradientCache(interval=1)], motion=motion).result.latents, fit(motion=motion).result.latents
     )
 
 
@@ -73,8 +74,8 @@ def test_reuse_computes_every_third_gradient(fit):
 
 def test_a_reuse_step_has_exactly_the_cached_gradient_and_runs_no_backbone(fit, backbone, monkeypatch):
     calls = []
-    query_key = backbone.query_key
-    monkeypatch.setattr(backbone, "query_key", lambda *a, **k: calls.append(len(a[0])) or query_key(*a, **k))
+    capture = backbone.capture
+    monkeypatch.setattr(backbone, "capture", lambda *a, **k: calls.append(len(a[0])) or capture(*a, **k))
     gradients = []
 
     class Record(GradientCache):
@@ -200,18 +201,18 @@ def test_checkpoints_of_unguided_steps_are_bounded_in_time(fit, tmp_path, clock)
 @pytest.mark.parametrize("done", [1, 2])
 def test_a_run_killed_in_its_guided_steps_goes_on_after_the_last_one_that_was_done(fit, tmp_path, monkeypatch, done):
     whole = fit(num_guided_steps=3)
-    query_key, calls = WanBackbone.query_key, []
+    capture, calls = WanBackbone.capture, []
 
     def killed(self, *args, **options):
         calls.append(args)
         if len(calls) > 4 * done + 2 + 1:  # inner steps, and the reading of the clip
             raise KeyboardInterrupt
-        return query_key(self, *args, **options)
+        return capture(self, *args, **options)
 
-    monkeypatch.setattr(WanBackbone, "query_key", killed)
+    monkeypatch.setattr(WanBackbone, "capture", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit([LastCheckpoint(tmp_path / "run")], num_guided_steps=3)
-    monkeypatch.setattr(WanBackbone, "query_key", query_key)
+    monkeypatch.setattr(WanBackbone, "capture", capture)
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert kept["motion_transfer"]["step"] == done
     resumed = fit(num_guided_steps=3, ckpt_path=tmp_path / "run" / "last.ckpt")
@@ -231,14 +232,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(fit):
 
 
 def test_a_gradient_that_is_not_finite_ends_the_run_even_where_clipping_would_hide_it(fit, backbone, monkeypatch):
-    query_key = backbone.query_key
+    capture = backbone.capture
 
     def overflow(latents, *args, **options):
         if latents.requires_grad:
             latents.register_hook(lambda gradient: gradient / 0)
-        return query_key(latents, *args, **options)
+        return capture(latents, *args, **options)
 
-    monkeypatch.setattr(backbone, "query_key", overflow)
+    monkeypatch.setattr(backbone, "capture", overflow)
     with pytest.raises(NonFiniteError, match="guided step 1, inner step 1"):
         fit(trainer={"gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"})
 

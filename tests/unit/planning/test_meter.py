@@ -18,7 +18,7 @@ def block(x, weight):
     return (x @ weight).exp().sin().exp()
 
 
-def test_the_peak_is_what_lives_at_once():
+def test_the_peak_counts_tensors_that_live_at_the_same_time():
     with TensorMeter() as meter:
         kept = fake(250_000) + 1
         with meter.reading() as reading:
@@ -30,7 +30,7 @@ def test_the_peak_is_what_lives_at_once():
     assert meter.num_bytes == 0
 
 
-def test_views_take_nothing_and_real_tensors_count():
+def test_views_do_not_count_and_real_tensors_do():
     with TensorMeter() as meter:
         real = torch.ones(500, 500)
         views = [real.T, real[1:], real.view(-1)]
@@ -38,7 +38,7 @@ def test_views_take_nothing_and_real_tensors_count():
     assert len(views) == 3
 
 
-def test_a_checkpoint_keeps_less_and_computes_again():
+def test_checkpointing_lowers_memory_and_adds_arithmetic():
     readings = []
     for again in (False, True):
         x, weight = fake(500, 500, requires_grad=True), fake(500, 500)
@@ -54,7 +54,7 @@ def test_a_checkpoint_keeps_less_and_computes_again():
     assert computed_again.flops == 12 * 2 * 500**3
 
 
-def test_attention_builds_no_matrix_and_counts():
+def test_attention_stores_no_matrix_and_its_arithmetic_counts():
     query, key, value = (fake(1, 2, 4096, 64, requires_grad=True) for _ in range(3))
     with TensorMeter() as meter, meter.reading() as reading:
         scaled_dot_product_attention(query, key, value).sum().backward()
@@ -62,7 +62,7 @@ def test_attention_builds_no_matrix_and_counts():
     assert reading.flops == (2 + 5) * 2 * 2 * 4096**2 * 64
 
 
-def test_what_convolutions_take_inside_is_what_the_profiler_sees():
+def test_buffers_of_convolutions_equal_the_profilers():
     small, large = torch.randn(1, 16, 3, 8, 8), torch.randn(1, 64, 4, 34, 34)
     for image in (small, large, large.contiguous(memory_format=torch.channels_last_3d), large[:, :, 1:]):
         weight = torch.randn(48, image.shape[1], 3, 3, 3)
@@ -73,6 +73,6 @@ def test_what_convolutions_take_inside_is_what_the_profiler_sees():
         assert abs(reading.growth / peak.num_bytes - 1) < 0.15, (image.shape, reading.growth, peak.num_bytes)
 
 
-def test_fake_numbers_are_taken_to_be_finite():
+def test_fake_numbers_count_as_finite():
     with TensorMeter():
         assert fake(3).isfinite().all()

@@ -10,15 +10,16 @@ from torch import nn
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.objectives import MotionSettings, MotionTarget
+from fastvmt_pl.objectives import AttentionFlow
 from fastvmt_pl.planning import Workload, calibrate, plan
 from fastvmt_pl.processes.peak_memory import PeakMemory
 
 PROMPT = "a red cross on a navy background"
 
 
-def workload(num_jobs=1, num_frames=5, size=(48, 48), motion=MotionSettings(block=4, window=7), **options):
+def workload(num_jobs=1, num_frames=5, size=(48, 48), motion=AttentionFlow(block=4, window=7), **options):
     counts = {"num_batches": 1, "num_clips": 1, "num_levels": 1, "extraction_batch": 1, "num_gradients": 4} | options
     return Workload(num_frames, size, motion, (PROMPT,) * num_jobs, **counts)
 
@@ -38,12 +39,7 @@ def measured(backbone, work):
     backbone.load_weights()
     latents = measure("encoding", lambda: backbone.encode(torch.rand(1, 3, work.num_frames, *work.size)))
 
-    @torch.no_grad()
-    def extract():
-        query, key = backbone.query_key(latents, 500.0, null, work.motion.block)
-        return MotionTarget.extract(query, key, backbone.token_grid(latents), work.motion)
-
-    target = measure("extraction", extract)
+    target = measure("extraction", lambda: read_motion(backbone, latents, torch.full((1,), 0.5), [work.motion]))
     module.condition, module.negative_condition = condition, null.expand(len(condition))
     module.latents = nn.Parameter(latents.repeat(len(work.prompts), 1, 1, 1, 1))
 
@@ -79,11 +75,11 @@ def assert_as_measured(backbone, work):
         assert found[name] == pytest.approx(expected[name], rel=0.15), name
 
 
-def test_memory_is_what_real_tensors_take():
+def test_planned_memory_equals_that_of_real_tensors():
     assert_as_measured(WanBackbone("wan-tiny", gradient_checkpointing=True), workload(2))
 
 
-def test_an_offloaded_autoencoder_counts_only_where_it_works():
+def test_an_offloaded_autoencoder_only_counts_where_it_is_used():
     found = plan(MotionTransfer(WanBackbone(offload=True), negative_prompt=""), workload())
     before = [
         step.reading.before for step in found.steps[1:]
@@ -94,7 +90,7 @@ def test_an_offloaded_autoencoder_counts_only_where_it_works():
 
 
 @pytest.mark.slow
-def test_memory_is_what_a_model_of_the_size_of_wan_2_1_1_3b_takes(tmp_path):
+def test_planned_memory_equals_that_of_a_model_of_wan_2_1_1_3bs_size(tmp_path):
     shutil.copytree(
         BUNDLED["wan-tiny"], tmp_path, ignore=shutil.ignore_patterns("transformer", "vae"), dirs_exist_ok=True
     )
@@ -107,7 +103,7 @@ def test_memory_is_what_a_model_of_the_size_of_wan_2_1_1_3b_takes(tmp_path):
     transformer.save_pretrained(tmp_path / "transformer")
     del transformer
     backbone = WanBackbone(str(tmp_path), dtype="bfloat16", gradient_checkpointing=True)
-    assert_as_measured(backbone, workload(1, 9, (128, 128), MotionSettings()))
+    assert_as_measured(backbone, workload(1, 9, (128, 128), AttentionFlow()))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -122,7 +118,7 @@ def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype)
     assert (real.any(-1) == fake.any(-1)).all()
 
 
-def test_a_device_is_timed_on_two_blocks_of_random_numbers():
+def test_calibration_times_two_random_blocks():
     backbone = WanBackbone("wan-tiny")
     rates = calibrate(backbone, Condition({"text": torch.ones(1, 512, 64)}), (8, 3, 16, 16))
     assert min(rates.prediction, rates.gradient, rates.autoencoder) > 0

@@ -5,7 +5,7 @@ import torch
 from fastvmt_pl.processes.peak_memory import PeakMemory
 
 
-def test_the_peak_is_what_lives_at_once():
+def test_the_peak_counts_tensors_that_live_at_the_same_time():
     kept = torch.randn(1000)
     with PeakMemory("cpu") as peak:
         for _ in range(3):
@@ -16,14 +16,14 @@ def test_the_peak_is_what_lives_at_once():
     assert len(other) == 1000
 
 
-def test_what_backward_keeps_counts():
+def test_activations_for_the_backward_pass_count():
     weight = torch.randn(500, 500, requires_grad=True)
     with PeakMemory("cpu") as peak:
         (weight.exp().exp()).sum().backward()
     assert peak.num_bytes >= 3 * 1_000_000  # both results are kept, and there is a gradient
 
 
-def test_what_earlier_work_left_lying_about_is_not_taken_off():
+def test_garbage_of_earlier_work_does_not_lower_the_peak():
     gc.disable()
     try:
         with PeakMemory("cpu"):

@@ -5,6 +5,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.processes.ranks import Rank, alone, num_to_start, read_rank, take_own_gpu
 
 
@@ -21,7 +22,7 @@ from fastvmt_pl.processes.ranks import Rank, alone, num_to_start, read_rank, tak
     ],
     ids=str,
 )
-def test_the_number_of_a_process_is_read_off_its_launcher(environment, rank):
+def test_the_rank_is_read_from_the_launchers_environment(environment, rank):
     assert read_rank(environment) == rank
 
 
@@ -37,17 +38,17 @@ def test_the_number_of_a_process_is_read_off_its_launcher(environment, rank):
         ({}, 1, True, 1),
     ],
 )
-def test_as_many_processes_start_as_are_asked_for(config, devices, launched, number):
+def test_as_many_processes_start_as_requested(config, devices, launched, number):
     assert num_to_start(Rank(0, 0, launched), devices, config) == number
 
 
-@pytest.mark.parametrize(("devices", "says"), [(0, "at least 1"), (2, "a launcher has started")])
-def test_no_processes_start_beside_those_of_a_launcher(devices, says):
-    with pytest.raises(ValueError, match=says):
+@pytest.mark.parametrize("devices", [0, 2])
+def test_no_processes_start_next_to_those_of_a_launcher(devices):
+    with pytest.raises(UserError, match=str(devices)):
         num_to_start(Rank(0, 0, True), devices, {})
 
 
-def test_lightning_sees_a_process_of_a_group_as_a_single_one(monkeypatch):
+def test_lightning_sees_a_single_process_within_alone(monkeypatch):
     variables = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x", "SLURM_NTASKS": "2"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -63,7 +64,7 @@ def test_lightning_sees_a_process_of_a_group_as_a_single_one(monkeypatch):
     ("seen", "local", "launched", "own"),
     [(None, 2, True, "2"), ("4,6", 1, True, "6"), ("4,6", 3, True, "6"), ("5", 3, True, "5"), (None, 0, False, None)],
 )
-def test_each_process_has_a_gpu_of_its_own(monkeypatch, seen, local, launched, own):
+def test_each_process_sees_its_own_gpu(monkeypatch, seen, local, launched, own):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     if seen is None:

@@ -24,7 +24,7 @@ def job(prompt="a dog", **settings):
     )
 
 
-def test_a_page_needs_nothing_from_elsewhere():
+def test_a_page_needs_no_network():
     page = render([job()], "Title")
     links = re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?([^\"'\s)>]+)", page)
     assert links
@@ -33,7 +33,7 @@ def test_a_page_needs_nothing_from_elsewhere():
     assert "https:" not in page
 
 
-def test_what_users_wrote_is_text():
+def test_user_text_is_escaped():
     prompt = "</script><script>alert(1)</script>"
     page = render([job(prompt, model="<b>")], "<i>")
     assert "<script>alert" not in page
@@ -66,7 +66,7 @@ def test_a_flat_or_single_value_is_drawn(points):
     assert "a&lt;b" in curve("a<b", points)
 
 
-def test_what_is_no_number_does_not_sort_as_one():
+def test_only_finite_numbers_sort_as_numbers():
     page = render([job(rate="Infinity"), job(rate="0.1")], "Title")
     assert 'data-value="0.1"' in page
     assert 'data-value="inf"' not in page

@@ -1,7 +1,8 @@
 import pytest
 
-from fastvmt_pl.runs.claims import claimed_folder, shared_folder
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.locks import InUseError, locked
+from fastvmt_pl.runs.claims import claimed_folder, shared_folder
 
 
 @pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
@@ -19,6 +20,20 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, claim):
     with pytest.raises(ValueError, match="holds no run"), claim(tmp_path, config="a: 1"):
         pytest.fail("it was claimed")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_settings_that_were_renamed_are_the_same_run(tmp_path):
+    with claimed_folder(tmp_path / "run", config="teacher_batch_size: 8"):
+        pass
+    identity = tmp_path / "run" / "identity.json"
+    identity.write_text(identity.read_text().replace("teacher_batch_size", "teacher_batch"))
+    with claimed_folder(tmp_path / "run", config="teacher_batch_size: 8"):
+        pass
+    with (
+        pytest.raises(UserError, match="teacher_batch_size"),
+        claimed_folder(tmp_path / "run", config="teacher_batch_size: 4"),
+    ):
+        pytest.fail("it was claimed")
 
 
 def test_a_process_waits_as_long_as_it_is_told(tmp_path):

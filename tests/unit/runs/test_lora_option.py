@@ -1,7 +1,7 @@
 import pytest
 
-from fastvmt_pl.runs.options import parse_loras
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.runs.options import parse_loras
 
 
 @pytest.fixture(autouse=True)

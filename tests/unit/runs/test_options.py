@@ -1,8 +1,9 @@
 import pytest
 
-from fastvmt_pl.runs.options import read_config, read_prompts
-from fastvmt_pl.files.names import slug
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.names import slug
+from fastvmt_pl.runs.options import read_prompts
+from fastvmt_pl.runs.settings import read_config
 
 
 def test_a_config_is_a_mapping_of_settings(tmp_path):

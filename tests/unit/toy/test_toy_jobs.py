@@ -5,7 +5,7 @@ from fastvmt_pl.toy.toy_world import is_held_out
 
 
 @pytest.mark.parametrize("options", [{}, {"num_objects": 2}, {"camera": True, "paths": ("still",)}])
-def test_a_prompt_shares_no_word_with_its_clip_and_was_never_trained_on(options):
+def test_a_prompt_shares_no_word_with_its_clip_and_is_held_out(options):
     for job in toy_jobs(8, "tuning", **options):
         assert is_held_out(job.item, job.background)
         assert job.background != job.clip.background
@@ -19,7 +19,7 @@ def test_splits_share_no_clip_and_are_always_the_same():
     assert [job.prompt for job in again] == [job.prompt for job in test[:2]]
 
 
-def test_a_clip_is_judged_by_its_own_path():
+def test_the_reference_itself_does_not_show_the_prompt():
     job = toy_jobs(1)[0]
     found = job.judge(job.clip.frames)
     assert found.path_error > 0.5  # the prompted colour is not there

@@ -38,19 +38,19 @@ def naive_largest_piece(mask):
 
 
 @pytest.mark.parametrize("density", [0.0, 0.2, 0.4, 0.6, 1.0])
-def test_the_largest_piece_is_that_of_a_flood_fill(density):
+def test_the_largest_piece_equals_a_flood_fill(density):
     mask = torch.rand(3, 12, 17) < density
     torch.testing.assert_close(largest_piece(mask), torch.tensor([naive_largest_piece(frame) for frame in mask]))
 
 
-def test_a_true_clip_scores_full_marks_against_its_own_path():
+def test_a_true_clip_has_the_best_scores():
     for clip in moving_clips():
         found = score(clip.frames, clip.objects[0], clip.background, clip.trajectories[0])
         assert (found.present, found.one_piece, found.background, found.leak_free, found.appearance) == (1, 1, 1, 1, 1)
         assert found.path_error < 0.1
 
 
-def test_a_true_clip_under_a_moving_camera_scores_full_marks():
+def test_a_true_clip_with_a_moving_camera_has_the_best_scores():
     world = ToyWorld(21, num_objects=1, camera=True, paths=("linear", "arc"))
     for index in range(6):
         clip = world[index]
@@ -69,12 +69,12 @@ def test_another_motion_scores_worse_than_no_motion():
         assert standing.path_error == pytest.approx(1.0, abs=1e-4)
 
 
-def test_the_place_of_a_motion_does_not_count():
+def test_a_motion_may_take_place_anywhere():
     truth = moving_clips(1)[0].trajectories[0]
     assert relative_path_error(truth + torch.tensor([5.0, -3.0]), truth) < 1e-5
 
 
-def test_a_frame_without_the_object_counts_as_one_at_its_mean():
+def test_in_a_frame_without_the_object_the_path_is_at_its_mean():
     path = torch.tensor([[0.0, 0.0], [math.nan, math.nan], [2.0, 0.0], [4.0, 0.0]])
     filled = torch.tensor([[0.0, 0.0], [2.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
     truth = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
@@ -90,7 +90,7 @@ def test_frames_without_the_object_lower_presence():
     assert math.isfinite(found.path_error)
 
 
-def test_a_video_without_the_object_scores_as_one_that_stands_still():
+def test_a_video_without_the_object_has_the_path_error_of_a_still_one():
     clip = moving_clips(1)[0]
     empty = torch.tensor(BACKGROUNDS[clip.background], dtype=torch.uint8).expand_as(clip.frames)
     found = score(empty, clip.objects[0], clip.background, clip.trajectories[0])
@@ -98,7 +98,7 @@ def test_a_video_without_the_object_scores_as_one_that_stands_still():
     assert found.path_error == pytest.approx(1.0)
 
 
-def test_an_object_in_two_pieces_is_not_whole():
+def test_two_pieces_lower_one_piece():
     mask = torch.zeros(1, 48, 48, dtype=torch.bool)
     mask[:, 5:15, 5:15] = mask[:, 30:40, 30:40] = True
     frames = torch.zeros(1, 48, 48, 3, dtype=torch.uint8)
@@ -109,7 +109,7 @@ def test_an_object_in_two_pieces_is_not_whole():
     assert math.isnan(found.path_error)
 
 
-def test_the_edges_of_true_objects_are_no_leak():
+def test_edges_of_true_objects_do_not_leak():
     """A yellow one on brown has the most pixels that look orange."""
     world = ToyWorld(7, num_objects=1)
     yellow = [clip for clip in (world[i] for i in range(200)) if clip.objects[0].colour == "yellow"]
@@ -134,7 +134,7 @@ def test_the_references_colour_is_a_leak():
     assert score(frames, clip.objects[0], clip.background, None, colour).leak_free == pytest.approx(13 / 17)
 
 
-def test_few_pixels_of_a_colour_are_no_object():
+def test_few_pixels_of_a_colour_do_not_count_as_an_object():
     mask = torch.zeros(2, 20, 20, dtype=torch.bool)
     mask[0].view(-1)[: MIN_AREA - 1] = True
     mask[1, 4:14, 2:8] = True
@@ -144,7 +144,7 @@ def test_few_pixels_of_a_colour_are_no_object():
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_every_colour_is_told_from_the_others_and_from_backgrounds(colour):
+def test_every_colour_differs_from_the_others_and_from_backgrounds(colour):
     patches = torch.tensor([*COLOURS.values(), *BACKGROUNDS.values()], dtype=torch.uint8)[None, None]
     assert colour_mask(patches, colour).flatten().nonzero().flatten().tolist() == [list(COLOURS).index(colour)]
 

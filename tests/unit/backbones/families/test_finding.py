@@ -30,7 +30,7 @@ def test_another_member_of_the_family_has_its_own(folder):
     defaults = family_of(folder).defaults
     assert defaults.fps == 16
     assert "overexposed" in defaults.negative_prompt
-    assert defaults.teacher_batch == 1
+    assert defaults.teacher_batch_size == 1
 
 
 def test_a_model_of_no_known_family_is_refused(folder):

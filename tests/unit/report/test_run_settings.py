@@ -1,9 +1,7 @@
-import os
-
-from fastvmt_pl.report.report_jobs import _curves, differing, flattened
+from fastvmt_pl.report.run_settings import differing, flattened
 
 
-def test_classes_go_by_their_names():
+def test_classes_are_shown_by_their_names():
     config = {
         "model": {"backbone": {"class_path": "fastvmt_pl.backbones.WanBackbone", "init_args": {"model": "wan-tiny"}}},
         "trainer": {
@@ -18,7 +16,7 @@ def test_classes_go_by_their_names():
     }
 
 
-def test_only_settings_that_are_not_the_same_everywhere_differ():
+def test_only_settings_that_differ_between_runs_are_returned():
     runs = [
         {
             "model.num_steps": "5",
@@ -34,12 +32,3 @@ def test_only_settings_that_are_not_the_same_everywhere_differ():
         {"model.num_steps": "6", "data.motion.window": ""},
     ]
     assert differing(runs[:1]) == [{}]
-
-
-def test_curves_of_a_resumed_run_count_what_was_done_again_once(tmp_path):
-    for number, rows in ((2, ["0,4.0", "1,3.0", "2,2.5"]), (10, ["2,2.0", "3,1.0", "4,nan", "5,inf"])):
-        path = tmp_path / "logs" / f"version_{number}" / "metrics.csv"
-        path.parent.mkdir(parents=True)
-        path.write_text("\n".join(["step,loss", *rows]) + "\n")
-        os.utime(path, (number, number))
-    assert _curves(tmp_path) == {"loss": [(0, 4.0), (1, 3.0), (2, 2.0), (3, 1.0)]}

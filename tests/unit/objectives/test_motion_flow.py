@@ -4,15 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastvmt_pl.objectives import attention_flow as flow_module
-from fastvmt_pl.objectives import (
-    corresponding_window_loss,
-    frame_pairs,
-    global_motion_flow,
-    motion_flow_loss,
-    window_centres,
-    windowed_motion_flow,
-)
+from fastvmt_pl.objectives import motion_flow as flow_module
+from fastvmt_pl.objectives.attention_flow import squared_flow_difference
+from fastvmt_pl.objectives.frame_pairs import frame_pairs
+from fastvmt_pl.objectives.motion_flow import global_motion_flow, window_centres, windowed_motion_flow
+from fastvmt_pl.objectives.window import window_distances
 
 spec = importlib.util.spec_from_file_location("naive", Path(__file__).parent / "naive.py")
 naive = importlib.util.module_from_spec(spec)
@@ -117,7 +113,7 @@ def test_gradients_are_right():
 
     def total(q, k):
         flow = windowed_motion_flow(q, k, pairs, (3, 4), centres, window=3)
-        return flow.pow(2).sum() + corresponding_window_loss(k, pairs, (3, 4), centres, window=3).sum()
+        return flow.pow(2).sum() + window_distances(k, pairs, (3, 4), centres, window=3).sum()
 
     assert torch.autograd.gradcheck(total, (query, key), eps=1e-3, atol=5e-2, rtol=5e-2, nondet_tol=1e-3)
 
@@ -127,7 +123,7 @@ def test_window_loss_is_that_of_the_loops(grid):
     query, key = tokens(grid)
     pairs = frame_pairs(4, span=4)
     centres = window_centres(query, key, pairs, grid)
-    loss = corresponding_window_loss(key, pairs, grid, centres, window=3)
+    loss = window_distances(key, pairs, grid, centres, window=3).sum((1, 2))
     for job in range(2):
         torch.testing.assert_close(loss[job], naive.window_loss(query, key, job, grid, (3, 4), 3, 4, 1.0))
 
@@ -136,14 +132,14 @@ def test_window_loss_needs_two_later_frames():
     query, key = tokens((3, 4))
     pairs = frame_pairs(4, span=2)
     with pytest.raises(ValueError, match="span of 3"):
-        corresponding_window_loss(key, pairs, (3, 4), window_centres(query, key, pairs, (3, 4)))
+        window_distances(key, pairs, (3, 4), window_centres(query, key, pairs, (3, 4)))
 
 
 def test_motion_flow_loss_sums_tokens_and_averages_weighted_pairs():
     flow, reference = torch.randn(2, 3, 5, 2), torch.randn(2, 3, 5, 2)
     weight = torch.tensor([1.0, 0.5, 0.25])
     expected = [sum(weight[p] * ((flow[b, p] - reference[b, p]) ** 2).sum() for p in range(3)) / 3 for b in range(2)]
-    torch.testing.assert_close(motion_flow_loss(flow, reference, weight), torch.stack(expected))
+    torch.testing.assert_close(squared_flow_difference(flow, reference, weight).sum((1, 2)), torch.stack(expected))
 
 
 def test_pairs_and_weights_of_the_paper():

@@ -1,24 +1,12 @@
-"""The tables of a sweep: a row a job, and a row a setting."""
+"""The summary of a sweep: a row for each setting."""
 
-import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fastvmt_pl.evaluation.bootstrap import interval_of_mean
-from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.toy.toy_tracker import SHARES
 
 Row = dict[str, Any]
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows, with a column for whatever any of them has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def summarise(rows: Sequence[Row], reference: str) -> str:

@@ -1,0 +1,58 @@
+"""Score what a transfer made, before it is encoded."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from lightning import Callback, LightningModule, Trainer
+
+from fastvmt_pl.callbacks.run_folder import METRICS, RunFolder
+from fastvmt_pl.clips import Clip, align
+from fastvmt_pl.evaluation import LucasKanade
+from fastvmt_pl.evaluation.finished_runs import SCORES
+from fastvmt_pl.evaluation.scores import score_video
+from fastvmt_pl.evaluation.tracks import Frames
+from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.method.motion_transfer import MotionTransfer
+
+Judge = Callable[[Frames], Mapping[str, float]]
+"""Returns scores of a video of which more is known than its reference."""
+
+
+class JobScores(Callback):
+    """Writes ``scores.json`` for each job when a transfer is done, from its pictures in memory.
+
+    It comes between :class:`~fastvmt_pl.callbacks.Costs`, whose clock has stopped by then, and the run folder, whose
+    ``metrics.json`` says that a job is finished.
+
+    Args:
+        folder: Where the jobs have their folders.
+        judges: What else scores each job's video, if anything does.
+    """
+
+    def __init__(self, folder: RunFolder, judges: Sequence[Judge | None]) -> None:
+        self.folder, self.judges = folder, judges
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Score every job that is not finished, once the module has its result."""
+        assert isinstance(pl_module, MotionTransfer)
+        result = pl_module.result
+        if result is None:
+            return
+        clips: Sequence[Clip] = trainer.datamodule.clips  # type: ignore[attr-defined]
+        baselines = [None] * len(clips) if result.baseline is None else result.baseline
+        jobs = zip(self.folder.job_folders or [], self.judges, clips, result.frames, baselines, strict=True)
+        for folder, judge, clip, frames, baseline in jobs:
+            if (folder / METRICS).exists():  # of a batch that was killed while it wrote
+                continue
+            known = {} if judge is None else judge(frames)
+            scores = {**known, **_scores(clip, frames, baseline)}
+            judged = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+            with written_whole(folder / SCORES) as path:
+                path.write_text(json.dumps([judged], indent=1) + "\n", encoding="utf-8")
+
+
+def _scores(clip: Clip, frames: Frames, baseline: Frames | None) -> dict[str, float]:
+    pair = align(clip, Clip(frames, clip.fps, "output"))
+    plain = None if baseline is None else align(clip, Clip(baseline, clip.fps, "baseline")).output
+    return score_video(pair.reference, pair.output, LucasKanade(), plain)

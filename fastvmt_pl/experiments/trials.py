@@ -1,0 +1,68 @@
+"""The jobs of an experiment: every clip and prompt under every setting."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.experiments.experiment import Experiment, Overrides, ToyClips
+from fastvmt_pl.files.names import words
+from fastvmt_pl.joblists.job import Job, config_hash
+from fastvmt_pl.runs.transfer_options import TransferOptions
+from fastvmt_pl.toy.toy_jobs import ToyJob, toy_jobs
+from fastvmt_pl.toy.toy_world import FPS
+
+VERSION = 3
+"""Part of the name of every job: raised when a setting or a score changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A clip and prompt of an experiment under one of its settings.
+
+    Attributes:
+        setting: Name of the setting.
+        number: Place of the clip and prompt in the experiment, which is also the seed.
+        job: The transfer.
+        toy: What is true of the clip, if it is of the toy world.
+    """
+
+    setting: str
+    number: int
+    job: Job
+    toy: ToyJob | None = None
+
+
+def make_trials(plan: Experiment, folder: Path) -> list[Trial]:
+    """Return all trials of an experiment, setting by setting; toy clips are written to a folder."""
+    options = TransferOptions(config=Path(plan.config))
+    config, sources, trials = config_hash(options), _sources(plan, folder), []
+    for setting, overrides in plan.all_settings.items():
+        settings = {"model.baseline": False, **plan.common, **overrides}
+        for number, (clip, prompt, toy) in enumerate(sources):
+            name = f"{_short(setting, overrides)}-{number:03d}"
+            job = Job(name, clip.resolve(), prompt, number, options, settings, config)
+            trials.append(Trial(setting, number, job, toy))
+    return trials
+
+
+def _short(setting: str, overrides: Overrides) -> str:
+    """Return the name of a setting's jobs, which says what it overrides, so that a changed setting has other jobs."""
+    described = json.dumps([VERSION, overrides], sort_keys=True)
+    return f"{words(setting)}-{sha256(described.encode()).hexdigest()[:6]}"
+
+
+def _sources(plan: Experiment, folder: Path) -> list[tuple[Path, str, ToyJob | None]]:
+    """Return each clip with its prompt, and what is true of it."""
+    if not isinstance(plan.jobs, ToyClips):
+        return [(one.clip, one.prompt, None) for one in plan.jobs]
+    wanted, found = plan.jobs, []
+    toys = toy_jobs(wanted.num_jobs, wanted.split, wanted.num_objects, wanted.camera, wanted.paths)
+    for number, toy in enumerate(toys):
+        digest = sha256(toy.clip.frames.numpy().tobytes()).hexdigest()[:8]
+        file = folder / f"{number:03d}-{digest}.mp4"
+        if not file.exists():
+            write_video(file, toy.clip.frames, FPS)
+        found.append((file, toy.prompt, toy))
+    return found

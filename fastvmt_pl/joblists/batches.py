@@ -1,0 +1,61 @@
+"""Which jobs run side by side, and in which order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from fastvmt_pl.joblists.job import Job, stamp_of
+
+BATCH_SIZE = 4
+"""The most jobs that run side by side by default."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs that run side by side.
+
+    Attributes:
+        jobs: The jobs, with the same settings.
+        cost: What they cost, to compare it with others.
+        key: A name that follows from the jobs and their clips alone.
+    """
+
+    jobs: tuple[Job, ...]
+    cost: int
+    key: str
+
+
+def batch_of(jobs: Sequence[Job], cost: int) -> Batch:
+    """Return jobs with the same settings as a batch; paths are not part of its key, so that a list may be moved."""
+    clips = dict.fromkeys(job.clip for job in jobs)
+    described = [jobs[0].shared, *map(stamp_of, clips), *(f"{job.name} {job.prompt} {job.seed}" for job in jobs)]
+    return Batch(tuple(jobs), cost, sha256("\0".join(described).encode()).hexdigest()[:16])
+
+
+def make_batches(
+    jobs: Sequence[Job], costs: Mapping[str, int], batch_size: int, *, across_clips: bool = False, number: int = 0
+) -> list[Batch]:
+    """Return the jobs in batches, the most expensive first, so that all processes end at about the same time.
+
+    Which jobs make a batch follows from the list alone, and so does not depend on the processes that run them. Batches
+    of the same backbone come together, and each process begins with another backbone, while there are others.
+
+    Args:
+        jobs: Jobs that can run.
+        costs: What a job of each kind costs; one of another kind is taken for as expensive as the most expensive.
+        batch_size: The most jobs of a batch.
+        across_clips: Whether jobs of different clips may be in a batch.
+        number: Number of this process.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.shared if across_clips else job.group, []).append(job)
+    parts = [some[start : start + batch_size] for some in groups.values() for start in range(0, len(some), batch_size)]
+    highest = max(costs.values(), default=1)
+    batches = [batch_of(some, costs.get(some[0].kind, highest) * len(some)) for some in parts]
+    kinds: dict[str, list[Batch]] = {}
+    for batch in sorted(batches, key=lambda batch: -batch.cost):
+        kinds.setdefault(batch.jobs[0].backbone, []).append(batch)
+    order = list(kinds.values())
+    first = number % max(1, len(order))
+    return [batch for some in (*order[first:], *order[:first]) for batch in some]

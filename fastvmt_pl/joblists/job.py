@@ -1,0 +1,152 @@
+"""A job of a list: what it is, which jobs it can run with, and what became of it."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from fastvmt_pl.clips import ClipError, find_pictures
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.runs.identity import Settings, identity_of_overridden
+from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
+from fastvmt_pl.runs.settings import read_config
+from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
+
+PERSONAL = ("name", "prompt", "seed")
+"""What a job shares with no other."""
+BACKBONE = ("model", "dtype", "loras", "config")
+"""Options that change the backbone."""
+PLACE = ("device", "config")
+"""Options that say where a job runs and where its settings come from, but not what they are."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A transfer of a list.
+
+    Attributes:
+        name: Name of its folder.
+        clip: Its clip.
+        prompt: What the video is to show.
+        seed: Seed of its noise.
+        options: How to transfer: those of the command, overridden by its own.
+        settings: What else it overrides of the config, by dotted names.
+        config: Hash of the settings in the config that they override; see :func:`config_hash`.
+    """
+
+    name: str
+    clip: Path
+    prompt: str
+    seed: int = 0
+    options: TransferOptions = field(default_factory=TransferOptions)
+    settings: dict[str, Any] = field(default_factory=dict)
+    config: str = ""
+
+    @cached_property
+    def shared(self) -> str:
+        """What jobs that can run side by side have in common: all settings but those of the place where they run."""
+        return self._without(*PLACE)
+
+    @property
+    def group(self) -> str:
+        """What jobs of one clip that can run side by side have in common."""
+        return f"{self.clip}\n{self.shared}"
+
+    @cached_property
+    def kind(self) -> str:
+        """What jobs have in common whose settings are good or bad together, whatever their clips."""
+        return self._without(*PLACE, "start", "end", "negative_prompt")
+
+    @cached_property
+    def backbone(self) -> str:
+        """What jobs have in common that can run on a backbone that is in memory."""
+        options = {name: value for name, value in self.options.items() if name in BACKBONE}
+        settings = {
+            name: x for name, x in self.settings.items() if name == "model" or name.startswith("model.backbone")
+        }
+        return self._described(options, settings)
+
+    def _without(self, *names: str) -> str:
+        return self._described({name: x for name, x in self.options.items() if name not in names}, self.settings)
+
+    def _described(self, options: dict[str, Any], settings: dict[str, Any]) -> str:
+        return json.dumps([options, settings, self.config], sort_keys=True, default=str)
+
+    def described(self) -> str:
+        """Return the job as YAML."""
+        options = {name: value for name, value in self.options.items() if name != "device" and value is not None}
+        own = {"name": self.name, "prompt": self.prompt, "seed": self.seed, "clip": str(self.clip)}
+        plain = json.loads(json.dumps({**own, "options": options, "settings": self.settings}, default=str))
+        described: str = yaml.safe_dump(plain, allow_unicode=True)
+        return described
+
+    def identify(self, files: dict[str, Any]) -> Settings:
+        """Return what changes the result of a job that :meth:`described` describes.
+
+        An older version names not the config but its hash, which is compared with that of this job's.
+        """
+        job = files["job"]
+        options = new_names(job["options"], TRANSFER, warn=False)
+        if "config" in job and job["config"] == hashlib.sha256(config_of(self.options).read_bytes()).hexdigest():
+            options["config"] = str(config_of(self.options))
+        shared = _shared_identity(json.dumps([options, job["settings"]], sort_keys=True), job["clip"])
+        return {**shared, **{name: job[name] for name in PERSONAL}}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job of a list.
+
+    Attributes:
+        name: Its name, or its place in the list.
+        status: Finished, failed, refused since it cannot run, or not finished yet.
+        detail: Why it failed or was refused, or what was changed.
+        video: Its video.
+    """
+
+    name: str
+    status: Literal["done", "failed", "refused", "open"]
+    detail: str = ""
+    video: str = ""
+
+
+@lru_cache(maxsize=1000)
+def _shared_identity(described: str, clip: str) -> Settings:
+    """Return what changes the results of all jobs of a clip with the same options and settings."""
+    options, settings = json.loads(described)
+    if "config" in options:
+        options["config"] = Path(options["config"])
+    config = read_config(config_of(options))
+    data = {name: value for name, value in (config.get("data") or {}).items() if name not in ("prompts", "seed")}
+    config["data"] = {**data, "clips": [clip]}
+    return identity_of_overridden(config, settings_of(options) | settings)
+
+
+def forget_files() -> None:
+    """Read configs, clips and models again, since they may have changed, where jobs are identified from now on."""
+    _shared_identity.cache_clear()
+
+
+def config_hash(options: TransferOptions) -> str:
+    """Return the hash of the settings in the config that options override, however they are written there.
+
+    Raises:
+        UserError: If there is no such config.
+    """
+    config = config_of(options)
+    if not config.is_file():
+        raise UserError(f"config {config} is no file; check the path")
+    return hashlib.sha256(json.dumps(read_config(config), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def stamp_of(clip: Path) -> str:
+    """Return a text that changes when a clip does."""
+    try:
+        found = [path.stat() for path in (find_pictures(clip) if clip.is_dir() else [clip])]
+    except (OSError, ClipError):
+        return "missing"
+    return " ".join(f"{each.st_size} {each.st_mtime_ns}" for each in found)

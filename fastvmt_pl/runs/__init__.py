@@ -1,0 +1,1 @@
+"""Runs: from settings to objects, run folders, and what each command does."""

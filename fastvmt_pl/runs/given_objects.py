@@ -1,0 +1,74 @@
+"""Clips and backbones that are given as objects, in place of files and names."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, uint8
+
+from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.clips import Clip, check_file
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.runs.identity import Settings, identity_of
+from fastvmt_pl.runs.lightning_cli import TransferCLI
+
+
+def clip_of(clip: str | Path | Clip | Tensor, fps: float | None) -> str | Clip:
+    """Return a clip as a datamodule takes it.
+
+    Args:
+        clip: A file, a folder, a clip, or frames.
+        fps: Frames a second of frames.
+
+    Raises:
+        UserError: If it cannot be one.
+    """
+    if isinstance(clip, Tensor):
+        if clip.ndim != 4 or clip.shape[-1] != 3 or clip.dtype != uint8:
+            raise UserError(f"the clip is {clip.dtype} of {list(clip.shape)}; give uint8 [frames, height, width, 3]")
+        if fps is None:
+            raise UserError("the clip is a tensor of frames; say by fps how many of them make a second")
+        return Clip(clip, fps, "frames")
+    if isinstance(clip, Clip):
+        return clip
+    check_file(clip)
+    return str(clip)
+
+
+def settings_of_backbone(backbone: Backbone, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run on a backbone that is in memory.
+
+    Raises:
+        UserError: If an option would change the backbone.
+    """
+    for name in ("dtype", "loras"):
+        if options.get(name) is not None:
+            raise UserError(f"{name} is given with a backbone; give it to load_backbone")
+    return {"model.backbone": backbone}
+
+
+def described(cli: TransferCLI) -> str:
+    """Return a run's settings as YAML, with names in place of objects."""
+    config = cli.config.clone()
+    config.data.clips = [each.name if isinstance(each, Clip) else str(each) for each in config.data.clips]
+    if isinstance(config.model.backbone, Backbone):
+        config.model.backbone = config.model.backbone.source
+    text: str = cli.parser.dump(config, skip_link_targets=False, skip_validation=True)
+    return text
+
+
+def identity_with(config: Mapping[str, Any], cli: TransferCLI) -> Settings:
+    """Return what changes the result of a run; objects count by their content, as files do.
+
+    Args:
+        config: The run's settings as read from YAML.
+        cli: The run that is wanted, with its objects.
+    """
+    found = identity_of(config)
+    given = cli.config.data.clips
+    if any(isinstance(each, Clip) for each in given):
+        found["data.clips"] = [f"frames sha256 {sha256(each.frames.numpy().tobytes()).hexdigest()}" for each in given]
+    if isinstance(cli.config.model.backbone, Backbone):
+        found["model.backbone"] = f"fingerprint {cli.config.model.backbone.fingerprint()}"
+    return found

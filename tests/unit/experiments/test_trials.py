@@ -1,0 +1,59 @@
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from fastvmt_pl.clips import read_clip
+from fastvmt_pl.experiments.experiment import ClipWithPrompt, Experiment, ToyClips, read_experiment
+from fastvmt_pl.experiments.trials import make_trials
+from fastvmt_pl.joblists.job_check import JobCheck
+from fastvmt_pl.joblists.job_runner import JobRunner
+from fastvmt_pl.processes.ranks import Rank
+from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.runs.options import CONFIGS
+from fastvmt_pl.toy.toy_jobs import toy_jobs
+
+CONFIG = str(CONFIGS / "wan_tiny.yaml")
+
+
+def test_every_clip_is_a_job_of_every_setting_and_its_place_is_its_seed(tmp_path):
+    clips = [ClipWithPrompt(tmp_path / f"{name}.mp4", name) for name in "ab"]
+    common = {"data.num_frames": 5, "model.shift": 3.0}
+    plan = Experiment(clips, {"plain": {}, "other": {"model.shift": 2.0}}, config=CONFIG, common=common)
+    trials = make_trials(plan, tmp_path)
+    assert [(trial.setting, trial.number) for trial in trials] == [
+        ("plain", 0),
+        ("plain", 1),
+        ("other", 0),
+        ("other", 1),
+    ]
+    assert [(trial.job.prompt, trial.job.seed) for trial in trials] == [("a", 0), ("b", 1)] * 2
+    assert [trial.job.settings["model.shift"] for trial in trials] == [3.0, 3.0, 2.0, 2.0]
+    assert trials[0].job.shared == trials[1].job.shared  # they can run side by side
+    assert len({trial.job.name for trial in trials}) == 4
+    changed = make_trials(Experiment(clips, {"plain": {"model.shift": 2.0}}, config=CONFIG, common=common), tmp_path)
+    assert not {trial.job.name for trial in changed} & {trial.job.name for trial in trials}
+
+
+def test_toy_clips_are_written_and_judged_by_their_true_paths(tmp_path):
+    plan = Experiment(ToyClips(2, split="test"), {"plain": {}}, config=CONFIG)
+    for trial, expected in zip(make_trials(plan, tmp_path), toy_jobs(2, "test"), strict=True):
+        assert torch.equal(trial.toy.clip.frames, expected.clip.frames)
+        written = read_clip(trial.job.clip, len(expected.clip.frames)).frames
+        assert (written.float() - expected.clip.frames.float()).abs().mean() < 5  # as a codec leaves them
+        judged = asdict(trial.toy.judge(expected.clip.frames))
+        assert judged["path_error"] == pytest.approx(asdict(expected.judge(expected.clip.frames))["path_error"])
+    moving = {trial.job.clip for trial in make_trials(plan, tmp_path)}
+    plan.jobs.camera = True
+    assert not {trial.job.clip for trial in make_trials(plan, tmp_path)} & moving  # another clip, another file
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_can_run(path, tmp_path):
+    plan = read_experiment(path)
+    assert isinstance(plan.jobs, ToyClips)
+    assert plan.jobs.num_jobs >= 32
+    plan.jobs.num_jobs = 1
+    check = JobCheck(JobRunner(tmp_path, Rank(0, 0, False), StopRequest()).compose_settings)
+    for trial in make_trials(plan, tmp_path):
+        assert check.needs(trial.job).cost > 0
