@@ -35,7 +35,7 @@ class Seen:
     unrotated_key: dict[int, AllTokens] = field(default_factory=dict)
     hidden: dict[int, Float[Tensor, "jobs tokens width"]] = field(default_factory=dict)
 
-    def misses(self, request: Request) -> set[int]:
+    def misses(self, request: Request) -> frozenset[int]:
         """Return the blocks of which something that was asked for is not there yet."""
         return (
             (request.query_key - self.query.keys())
@@ -141,7 +141,8 @@ def _watched(
     def until_kernel(*args: Any, **kwargs: Any) -> tuple[AllTokens, AllTokens] | None:
         with _AtKernel(stop=True) as kernel, _native(attention), suppress(_KernelReached):
             forward(*args, **kwargs)
-        return kernel.found
+        found: tuple[AllTokens, AllTokens] | None = kernel.found
+        return found
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         if block in request.unrotated:
@@ -191,7 +192,7 @@ def _neither_checkpointed_nor_compiled(transformer: nn.Module, blocks: list[nn.M
         for block in blocks:
             stack.enter_context(_set(block, "_compiled_call_impl", None))
         if getattr(transformer, "gradient_checkpointing", False):
-            recompute = transformer._gradient_checkpointing_func
+            recompute: Any = transformer._gradient_checkpointing_func
 
             def run(module: nn.Module, *args: Any) -> Any:
                 return module(*args) if any(module is block for block in blocks) else recompute(module, *args)
