@@ -1,4 +1,4 @@
-"""Score what a transfer made, before it is encoded."""
+"""Score the videos of a transfer before they are encoded."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lightning import Callback, LightningModule, Trainer
 
 from fastvmt_pl.callbacks.run_folder import METRICS, RunFolder
+from fastvmt_pl.callbacks.trainer_parts import datamodule_of
 from fastvmt_pl.clips import Clip, align
 from fastvmt_pl.evaluation import LucasKanade
 from fastvmt_pl.evaluation.finished_runs import SCORES
@@ -16,34 +17,34 @@ from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 Judge = Callable[[Frames], Mapping[str, float]]
-"""Returns scores of a video of which more is known than its reference."""
+"""Returns further scores of a video, for example from ground truth."""
 
 
 class JobScores(Callback):
-    """Writes ``scores.json`` for each job when a transfer is done, from its pictures in memory.
+    """Writes ``scores.json`` for each job at the end of a transfer, from the pictures in memory.
 
-    It comes between :class:`~fastvmt_pl.callbacks.Costs`, whose clock has stopped by then, and the run folder, whose
-    ``metrics.json`` says that a job is finished.
+    List it after :class:`~fastvmt_pl.callbacks.Costs`, whose clock has then stopped, and before the run folder, whose
+    ``metrics.json`` marks a job as finished.
 
     Args:
-        folder: Where the jobs have their folders.
-        judges: What else scores each job's video, if anything does.
+        folder: The callback that has the jobs' folders.
+        judges: Further scores of each job's video, or ``None``.
     """
 
     def __init__(self, folder: RunFolder, judges: Sequence[Judge | None]) -> None:
         self.folder, self.judges = folder, judges
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Score every job that is not finished, once the module has its result."""
+        """Score every job that is not finished, if the module has a result."""
         assert isinstance(pl_module, MotionTransfer)
         result = pl_module.result
         if result is None:
             return
-        clips: Sequence[Clip] = trainer.datamodule.clips  # type: ignore[attr-defined]
+        clips: Sequence[Clip] = datamodule_of(trainer).clips
         baselines = [None] * len(clips) if result.baseline is None else result.baseline
         jobs = zip(self.folder.job_folders or [], self.judges, clips, result.frames, baselines, strict=True)
         for folder, judge, clip, frames, baseline in jobs:
-            if (folder / METRICS).exists():  # of a batch that was killed while it wrote
+            if (folder / METRICS).exists():  # written by a batch that was killed while writing
                 continue
             known = {} if judge is None else judge(frames)
             scores = {**known, **_scores(clip, frames, baseline)}

@@ -59,18 +59,18 @@ class MotionDataModule(LightningDataModule):
         start: Start of the interval of each clip in seconds.
         end: End of the interval in seconds; ``None`` is the end of the clip.
         stride: Take every stride-th frame; ``None`` spreads the frames evenly over the interval.
-        fps: Pictures a second of clips that are folders of numbered pictures.
-        decoder: What makes the pictures of video files, see :func:`~fastvmt_pl.clips.read_clip`.
+        fps: Frames per second of clips that are folders of numbered pictures.
+        decoder: Decoder of video files, see :func:`~fastvmt_pl.clips.read_clip`.
         motion: How motion is read from the backbone, by losses that name no feature of their own.
         reference_timestep: Noise level times 1000 at which the reference is read; ``None`` is the sample's own.
-        reference_noise: Noise the reference with the same noise for all jobs, which makes its motion reusable for any
-            seed, or with each job's own, as the paper does.
+        reference_noise: ``shared`` noises the reference with the same noise for all jobs, so that its motion serves
+            every seed; ``job`` with each job's own noise. The published code uses noise that is neither.
         extraction_batch: Guided steps whose motion is extracted at a time; more is faster and takes more memory.
         keep_motion: Keep extracted motion on disk.
         cache_dir: Folder of kept motion; ``None`` is ``fastvmt_pl/motion`` in the user's cache folder.
 
     Raises:
-        ValueError: If a setting is out of range or numbers of clips and prompts do not go together.
+        UserError: If a setting is out of range, or the numbers of clips and prompts do not match.
         ClipError: If a clip cannot be used.
     """
 

@@ -4,8 +4,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
 
 class UserError(ValueError):
     """Something that was given cannot be used; the message says what was given, what is allowed and what to change.
@@ -17,6 +15,8 @@ class UserError(ValueError):
 @contextmanager
 def blaming_settings() -> Iterator[None]:
     """Turn what classes of other libraries raise of settings into a :class:`UserError` while they are made."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # takes seconds, which help need not
+
     try:
         yield
     except UserError:
@@ -32,15 +32,19 @@ def one_line(message: str) -> str:
     'a b'
     """
     message = re.sub(r"\s+", " ", message).strip()
-    found = re.fullmatch(r'Parser key "([^"]+)": (.*)', message)
-    if found is None:
+    keys = re.findall(r'Parser key "([^"]+)":', message)
+    if not keys:
         return message
-    name, problem = found.groups()
+    name = keys[0] if len(keys) == 1 else f"{keys[0]}: {keys[-1]}"  # the setting of a class, and its own
+    problem = message.rsplit("Parser key", 1)[1].split(": ", 1)[1]
+    unknown = re.search(r"Option '(.+?)' is not accepted", problem)
+    if unknown is not None:
+        return f"{name} has no setting {unknown[1]!r}"
     is_list = "'collections.abc.Sequence'>" in problem and "Union subtypes" not in problem
     if is_list or "'utf-8' codec" in problem:  # a clip that was taken for a file of settings
         return f"""{name} is a list; write it as '["first", "second"]', or '["first"]' for a single one"""
-    types = re.fullmatch(r".*Subtypes: [\[(](.*?)[\])] Errors: .* Given value: (.*)", problem) or re.fullmatch(
-        r"Expected a (.*)\. Got value: (.*)", problem
+    types = re.fullmatch(r".*Subtypes: [\[(](.*?)[\])] Errors: .*? Given value: (.*)", problem) or re.fullmatch(
+        r"Expected a (.*?)\. Got value: (.*?)(?:\. Got value: .*| - Expected .*)?", problem
     )
     if types is None:
         return message

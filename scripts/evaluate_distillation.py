@@ -33,7 +33,7 @@ from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import sample
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.composition import SILENT, compose_training, compose_transfer_of
+from fastvmt_pl.runs.composition import SILENT, compose, compose_training
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.runs.settings import merged, read_config
@@ -109,7 +109,7 @@ class Motion:
             "data.seed": FIRST_SEED,
             **{name.replace("__", "."): value for name, value in options.items()},
         }
-        return compose_transfer_of(merged(read_config(CONFIGS / "wan_tiny.yaml"), arguments))
+        return compose(merged(read_config(CONFIGS / "wan_tiny.yaml"), arguments))
 
     def teach(self, batch_size: int, max_flow_error: float) -> None:
         """Make the teacher's samples."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, write_video
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy.toy_world import FPS, ToyWorld
@@ -45,7 +45,7 @@ def main(output: Path, seed: int = 3) -> None:
             clip, file = ToyWorld(seed, num_objects=1, camera=False, paths=(kind,))[1], Path(scratch) / f"{kind}.mp4"
             write_video(file, clip.frames, FPS)
             settings = {"model.baseline": False, "data.clips": [str(file)], "data.prompts": prompts}
-            cli = compose_transfer_of(merged(read_config(CONFIGS / "wan_tiny.yaml"), settings))
+            cli = compose(merged(read_config(CONFIGS / "wan_tiny.yaml"), settings))
             cli.trainer.fit(cli.model, cli.datamodule)
             rows.append(enlarge(side_by_side([clip.frames, *cli.model.result.frames])))
     pictures = [Image.fromarray(frame.numpy()) for frame in torch.cat(rows, 1)]

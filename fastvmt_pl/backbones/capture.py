@@ -37,11 +37,11 @@ class Seen:
 
     def misses(self, request: Request) -> frozenset[int]:
         """Return the blocks of which something that was asked for is not there yet."""
-        return (
-            (request.query_key - self.query.keys())
-            | (request.unrotated - self.unrotated_query.keys())
-            | (request.hidden - self.hidden.keys())
-        )
+        return {
+            *(request.query_key - self.query.keys()),
+            *(request.unrotated - self.unrotated_query.keys()),
+            *(request.hidden - self.hidden.keys()),
+        }
 
 
 class _AllSeen(Exception):
@@ -139,7 +139,8 @@ def _watched(
     forward, signature = attention.forward, inspect.signature(attention.forward)
 
     def until_kernel(*args: Any, **kwargs: Any) -> tuple[AllTokens, AllTokens] | None:
-        with _AtKernel(stop=True) as kernel, _native(attention), suppress(_KernelReached):
+        kernel = _AtKernel(stop=True)
+        with kernel, _native(attention), suppress(_KernelReached):
             forward(*args, **kwargs)
         found: tuple[AllTokens, AllTokens] | None = kernel.found
         return found

@@ -7,9 +7,9 @@ from pathlib import Path
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.method.motion_cache import Entry, MotionCache, cache_limit
 
-DETAIL = """Prints the size, the time of the last use and the clip of each entry, and the total. Example:
-fastvmt cache --clear
-"""
+DETAIL = """Prints the size, the time of the last use and the clip of each entry, and the total.
+
+Example: fastvmt cache --clear"""
 
 
 def command(args: Sequence[str]) -> Command:

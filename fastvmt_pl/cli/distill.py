@@ -9,9 +9,9 @@ from fastvmt_pl.runs.distill_run import distill
 
 DETAIL = """Makes guided samples of many prompts that move as the clip moves, trains a LoRA on them, on the clip, or on
 both, and writes it for diffusers and ComfyUI, verified, with a model card. A run that was stopped continues where it
-was when it is started again with the same settings. The default of an option without one is the config's. Example:
-fastvmt distill clip.mp4 "a red circle on a gray background" --output runs/motion
-"""
+was when it is started again with the same settings. The default of an option without one is the config's.
+
+Example: fastvmt distill clip.mp4 "a red circle on a gray background" --output runs/motion"""
 
 
 def command(args: Sequence[str]) -> Command:

@@ -6,8 +6,8 @@ from pathlib import Path
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.planning.machine import check_machine
 
-DETAIL = """Prints a line for each thing: ok, warning or failure, and how to mend it. The exit code is 1 if one fails.
-"""
+DETAIL = """Prints a line for each thing: ok, warning or failure, and how to mend it. The exit code is 1 if one
+fails."""
 
 
 def command(args: Sequence[str]) -> Command:

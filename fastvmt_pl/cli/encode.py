@@ -6,9 +6,9 @@ from typing import Any
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.runs.encode_run import encode
 
-DETAIL = """Videos and captions that cannot be used are named, counted and skipped. Example:
-fastvmt encode videos.tar data --size 480x832
-"""
+DETAIL = """Videos and captions that cannot be used are named, counted and skipped.
+
+Example: fastvmt encode videos.tar data --size 480x832"""
 
 
 def command(args: Sequence[str]) -> Command:

@@ -16,10 +16,11 @@ DETAIL = """Takes a reference and a video, or run folders and tables (CSV, TSV o
 if wanted baseline and prompt); prints a table and writes JSON. A reference may be a folder of numbered pictures, with
 --fps. Pairs that cannot be read are named, and the exit code is 1. Videos are compared by the clock, from their
 beginnings to the shorter's end, at the lower of their rates; the middle of the reference is cropped to the video's
-shape. Examples:
-fastvmt evaluate clip.mp4 output.mp4
-fastvmt evaluate runs/a runs/b --output scores.json
-"""
+shape.
+
+Example: fastvmt evaluate clip.mp4 output.mp4
+
+Example: fastvmt evaluate runs/a runs/b --output scores.json"""
 
 
 def command(args: Sequence[str]) -> Command:

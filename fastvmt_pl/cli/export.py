@@ -6,9 +6,7 @@ from typing import Any
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.runs.export_run import export
 
-DETAIL = """Example:
-fastvmt export runs/motion/checkpoints/last.ckpt runs/motion/config.yaml loras/motion
-"""
+DETAIL = """Example: fastvmt export runs/motion/checkpoints/last.ckpt runs/motion/config.yaml loras/motion"""
 
 
 def command(args: Sequence[str]) -> Command:

@@ -12,9 +12,9 @@ from fastvmt_pl.planning.planning_run import PROMPT, plan_shares, shares_of
 from fastvmt_pl.runs.transfer_options import TransferOptions
 
 DETAIL = """Memory by part and by step, how often each step is taken, and an estimate of the time. It needs only the
-model's configs. The exit code is 1 if the run does not fit. Example:
-fastvmt plan --config configs/wan2.1_1.3b.yaml --num-jobs 8 --memory 24 --no-calibrated
-"""
+model's configs. The exit code is 1 if the run does not fit.
+
+Example: fastvmt plan --config configs/wan2.1_1.3b.yaml --num-jobs 8 --memory 24 --no-calibrated"""
 
 
 def command(args: Sequence[str]) -> Command:

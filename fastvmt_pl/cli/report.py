@@ -13,9 +13,9 @@ from fastvmt_pl.errors import one_line
 from fastvmt_pl.report.report_run import report
 
 DETAIL = """One file that needs no network: videos side by side in step, with tracks and flow over them, curves of loss
-and gradients, and a table of scores, times, memory and the settings that differ. Example:
-fastvmt report runs/a runs/b --output report.html
-"""
+and gradients, and a table of scores, times, memory and the settings that differ.
+
+Example: fastvmt report runs/a runs/b --output report.html"""
 
 
 def command(args: Sequence[str]) -> Command:

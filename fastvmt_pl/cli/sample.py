@@ -9,9 +9,9 @@ from rich.progress import Progress
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.runs.sample_run import sample
 
-DETAIL = """Writes a folder with the video and all settings. Example:
-fastvmt sample "a blue cross on a navy background" --loras runs/motion/lora
-"""
+DETAIL = """Writes a folder with the video and all settings.
+
+Example: fastvmt sample "a blue cross on a navy background" --loras runs/motion/lora"""
 
 
 def command(args: Sequence[str]) -> Command:

@@ -14,10 +14,11 @@ from fastvmt_pl.runs.transfer_run import run_transfer
 
 DETAIL = """Writes a folder with the video (output.mp4), the same video without guidance (baseline.mp4), both beside the
 clip (comparison.mp4), pictures of the motion, measures and all settings. A run that was stopped continues where it was
-when it is started again with the same settings. The default of an option without one is the config's. Example:
-fastvmt transfer clip.mp4 "a red circle on a gray background" --num-steps 30 --output runs/circle
-Many at once, on any number of devices: fastvmt transfer --jobs FILE; see fastvmt transfer --jobs FILE --help.
-"""
+when it is started again with the same settings. The default of an option without one is the config's.
+
+Example: fastvmt transfer clip.mp4 "a red circle on a gray background" --num-steps 30 --output runs/circle
+
+Many at once, on any number of devices: fastvmt transfer --jobs FILE; see fastvmt transfer --jobs FILE --help."""
 
 
 def command(args: Sequence[str]) -> Command:

@@ -1,6 +1,8 @@
 """The words of a command line: options from a function's parameters, in any of their spellings."""
 
 import argparse
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import Parameter, signature
 from types import UnionType
@@ -31,7 +33,15 @@ class Command(NamedTuple):
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
-    """Help in which a switch has no value."""
+    """Help in paragraphs, in which a switch has no value."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = (" ".join(part.split()) for part in text.split("\n\n"))
+        return "\n\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in lines)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        invocation = str(super()._format_action_invocation(action))
+        return re.sub(r", --\S+\+ \w+", "", invocation).replace(" ,", ",").rstrip()
 
     def _format_args(self, action: argparse.Action, default_metavar: Any) -> str:
         switch = any(name.startswith("--no-") for name in action.option_strings)

@@ -24,9 +24,9 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import add_lora, check_numbers, remove_lora
-from fastvmt_pl.method.motion_transfer import NonFiniteError
 from fastvmt_pl.method.sampling import add_noise, job_noise
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
+from fastvmt_pl.method.video_sampler import NonFiniteError
 
 Objective = Literal["flow_matching", "trajectory"]
 

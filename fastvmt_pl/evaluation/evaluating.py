@@ -38,9 +38,9 @@ class Evaluation:
     """Scores of videos.
 
     Attributes:
-        results: The files of each pair with its scores, or with why it has none.
-        problems: Why pairs, tables or folders have no scores.
-        num_pairs: How many pairs there are, a table or folder that cannot be read counted as one.
+        results: The files of each pair with its scores, or with the reason why it has none.
+        problems: The reasons why pairs, tables or folders have no scores.
+        num_pairs: Number of pairs; a table or folder that cannot be read counts as one.
     """
 
     results: list[Result]
@@ -67,11 +67,11 @@ def evaluate(
         output: JSON file for the scores. Pairs that it already contains are not scored again.
         tracker: Tracker of points: OpenCV's Lucas-Kanade on corners, its DIS flow on a grid, or CoTracker.
         cotracker_checkpoint: File of CoTracker's weights.
-        clip_model: Hub id or folder of a CLIP model, for the likeness of frames to prompts and to each other.
-        reconstruction: The videos are meant to show the reference itself; also gives PSNR and SSIM.
-        fps: Pictures a second of references that are folders of numbered pictures.
-        device: Where CoTracker and CLIP run: cpu, cuda, cuda:1 or mps.
-        track: Yields the pairs one after the other, and may show how far it is.
+        clip_model: Hub id or folder of a CLIP model, for the similarity of frames to prompts and to each other.
+        reconstruction: The videos reconstruct the reference; also gives PSNR and SSIM.
+        fps: Frames per second of references that are folders of numbered pictures.
+        device: Device of CoTracker and CLIP: cpu, cuda, cuda:1 or mps.
+        track: Iterates over the pairs, and may show progress.
 
     Returns:
         The scores, and what could not be scored.
@@ -118,7 +118,7 @@ def evaluate(
             if kept.get(pair) != result:
                 kept[pair] = result
                 _write(output, settings, kept, problems)
-        _write(output, settings, kept, problems)  # without the errors of another time
+        _write(output, settings, kept, problems)  # without errors from earlier calls
     num_pairs = len(problems) + len(results)  # a table or a folder that cannot be read counts as one
     return Evaluation(results, problems + [one["error"] for one in results if "error" in one], num_pairs)
 

@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.tables import path_in_table, read_text
 from fastvmt_pl.runs.options import CONFIGS
+from fastvmt_pl.toy import toy_world
 from fastvmt_pl.toy.toy_jobs import MOVING, Split
-from fastvmt_pl.toy.toy_world import Path as ToyPath
 
 Overrides = dict[str, Any]
 
@@ -49,7 +49,7 @@ class ToyClips:
     split: Split = "tuning"
     num_objects: int = 1
     camera: bool = False
-    paths: Sequence[ToyPath] = MOVING
+    paths: Sequence[toy_world.Path] = MOVING
 
 
 @dataclass

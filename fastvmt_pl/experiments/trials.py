@@ -57,7 +57,7 @@ def _sources(plan: Experiment, folder: Path) -> list[tuple[Path, str, ToyJob | N
     """Return each clip with its prompt, and what is true of it."""
     if not isinstance(plan.jobs, ToyClips):
         return [(one.clip, one.prompt, None) for one in plan.jobs]
-    wanted, found = plan.jobs, []
+    wanted, found = plan.jobs, list[tuple[Path, str, ToyJob | None]]()
     toys = toy_jobs(wanted.num_jobs, wanted.split, wanted.num_objects, wanted.camera, wanted.paths)
     for number, toy in enumerate(toys):
         digest = sha256(toy.clip.frames.numpy().tobytes()).hexdigest()[:8]

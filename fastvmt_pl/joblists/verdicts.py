@@ -73,8 +73,8 @@ class Verdicts:
         found = self.known(job)
         if found is not None and found.status == "refused":
             return Outcome(job.name, "refused", found.detail)
-        is_whole = found is None or found.num_frames is None
-        return Outcome(job.name, "open", "" if is_whole else f"trimmed to {found.num_frames} frames")
+        num_frames = None if found is None else found.num_frames
+        return Outcome(job.name, "open", "" if num_frames is None else f"trimmed to {num_frames} frames")
 
     def _find(self, job: Job) -> Verdict:
         """Check a job; a clip that is too short is used with as many frames as it has."""

@@ -1,42 +1,27 @@
 """Motion transfer as a fit loop: an epoch is a guided denoising step, a batch is a step of the optimiser on latents."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning import Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.backbone import Backbone
-from fastvmt_pl.backbones.condition import Condition
-from fastvmt_pl.backbones.request import Latents
-from fastvmt_pl.clips.video_writing import to_frames
-from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.optimizers import clip_per_job
-from fastvmt_pl.method.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
-from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
+from fastvmt_pl.method.video_sampler import NonFiniteError, VideoSampler, check
 from fastvmt_pl.objectives import MotionFeature, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
 from fastvmt_pl.objectives.motion_target import joined_request
-
-CHECKPOINT_SECONDS = 60.0
-"""Wall time from one checkpoint to the next in the unguided steps; a run that is killed loses no more."""
-
-
-class NonFiniteError(RuntimeError):
-    """The loss, its gradient or the latents are infinite or not a number."""
 
 
 class UnfinishedError(RuntimeError):
     """The trainer stopped before all guided steps were taken."""
 
 
-class MotionTransfer(LightningModule):
+class MotionTransfer(VideoSampler):
     """Moves the motion of reference clips into videos of prompts (FastVMT, arXiv 2602.05551).
 
     The first denoising steps are guided: before each of them, an optimiser moves the latents so that the motion flow in
@@ -45,9 +30,7 @@ class MotionTransfer(LightningModule):
     :class:`~fastvmt_pl.method.transfer_jobs.TransferJobs`) and yields each step's
     :class:`~fastvmt_pl.objectives.MotionTarget`.
 
-    A checkpoint holds latents, optimiser, position and random state, and never the backbone. Position is the
-    module's own state, so a run that was killed anywhere goes on to the same latents. In the unguided steps, the
-    trainer's last checkpoint is written again every :data:`CHECKPOINT_SECONDS`, and after each video's last step.
+    A checkpoint also holds the optimiser and the inner step, so a killed run continues to the same bits.
 
     Args:
         backbone: The frozen video model.
@@ -70,15 +53,6 @@ class MotionTransfer(LightningModule):
 
     cached_gradients: dict[int, Tensor]
     """Gradients of jobs, by number, that a training step yields as they are; it runs the backbone for the others."""
-    result: TransferResult | None
-    """What came of the last fit."""
-    predicted: Latents | None
-    """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
-    on_denoised: list[Callable[[], None]]
-    """Called after each unguided denoising step; a fit begins with none."""
-    latents: nn.Parameter
-    condition: Condition
-    negative_condition: Condition
 
     def __init__(
         self,
@@ -96,61 +70,45 @@ class MotionTransfer(LightningModule):
         baseline: bool = True,
         keep_trajectory: bool = False,
     ) -> None:
-        super().__init__()
-        _check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
-        _check(
+        super().__init__(
+            backbone, num_steps, guidance_scale, negative_prompt, strength, shift, baseline, keep_trajectory
+        )
+        check(
             0 <= num_guided_steps <= num_steps,
             f"num_guided_steps is {num_guided_steps}; use 0 to num_steps, that is {num_steps} (the paper's is a fifth)",
         )
-        _check(num_inner_steps >= 1, f"num_inner_steps is {num_inner_steps}; use at least 1 (the paper's is 10)")
-        _check(0 < strength <= 1, f"strength is {strength}; use above 0 (the reference itself) to 1 (pure noise)")
-        _check(guidance_scale >= 1, f"guidance_scale is {guidance_scale}; use 1 (off) or more")
-        _check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
-        _check(final_rate >= 0, f"final_rate is {final_rate}; use a share of the first rate, 0 or more")
-        self.backbone = backbone
+        check(num_inner_steps >= 1, f"num_inner_steps is {num_inner_steps}; use at least 1 (the paper's is 10)")
+        check(final_rate >= 0, f"final_rate is {final_rate}; use a share of the first rate, 0 or more")
         losses = [MotionFlowLoss(), WindowLoss()] if losses is None else losses
         self.losses: Sequence[MotionLoss] = nn.ModuleList(losses)  # type: ignore[assignment]  # it is one, but untyped
         optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
         self.optimizer = optimizer
-        self.num_steps, self.num_guided_steps, self.num_inner_steps = num_steps, num_guided_steps, num_inner_steps
-        self.final_rate = final_rate
-        self.guidance_scale = guidance_scale
-        usual = backbone.family.defaults.negative_prompt
-        self.negative_prompt = usual if negative_prompt is None else negative_prompt
-        self.strength, self.baseline = strength, baseline
-        self.keep_trajectory = keep_trajectory
-        self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
-        self.restart()
+        self.num_guided_steps, self.num_inner_steps, self.final_rate = num_guided_steps, num_inner_steps, final_rate
 
     def restart(self) -> None:
         """Forget what an earlier fit did."""
-        self.step, self.inner_step = 0, 0
+        super().restart()
+        self.inner_step = 0
         self.cached_gradients = {}
-        self.on_denoised = []
-        self.result = None
-        self.predicted = None
-        self.baseline_latents: Tensor | None = None
-        self.baseline_step = 0
-        self.trajectory: list[Latents] = []
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Raise ``ValueError`` if a trainer's settings do not go with an optimisation of latents."""
-        _check(
+        check(
             trainer.max_epochs == self.num_guided_steps,
             f"the trainer's max_epochs is {trainer.max_epochs}; set it to num_guided_steps, "
             f"which is {self.num_guided_steps}: an epoch is a guided step",
         )
-        _check(
+        check(
             trainer.world_size == 1,
             f"the trainer has {trainer.world_size} processes; set devices to 1: jobs do not share their gradients, so "
             "several devices run a trainer each",
         )
-        _check(
+        check(
             trainer.precision == "32-true",
             f"the trainer's precision is {trainer.precision}; leave it at 32-true, which latents need, and set the "
             "backbone's dtype",
         )
-        _check(
+        check(
             trainer.accumulate_grad_batches == 1,
             f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; leave it at 1: a batch is an inner step",
         )
@@ -179,21 +137,9 @@ class MotionTransfer(LightningModule):
             loss.check(num_token_frames, motion)
 
     def setup(self, stage: str) -> None:
-        """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""
+        """Check the trainer, embed the prompts and put the latents at their start."""
         self.check_trainer(self.trainer)
-        self.restart()
-        jobs = self.jobs
-        self.condition = self.backbone.embed_prompts(list(jobs.prompts))
-        self.negative_condition = self.backbone.embed_prompts([self.negative_prompt]).expand(len(jobs.prompts))
-        self.backbone.release_text_encoder()
-        self.latents = nn.Parameter(self.initial_latents(jobs))
-        self._keep_latents()
-
-    @property
-    def jobs(self) -> TransferJobs:
-        """What the trainer's datamodule says is to be done."""
-        jobs: TransferJobs = self.trainer.datamodule.jobs  # type: ignore[attr-defined]
-        return jobs
+        super().setup(stage)
 
     @property
     def latents_optimizer(self) -> LightningOptimizer:
@@ -202,21 +148,11 @@ class MotionTransfer(LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         return optimizer
 
-    def initial_latents(self, jobs: TransferJobs) -> Latents:
-        """Return the references, noised to the first noise level with each job's own noise, in fp32."""
-        reference = jobs.reference.float()
-        noise = job_noise(tuple(reference.shape[1:]), list(jobs.seeds)).to(reference.device)
-        return add_noise(reference, noise, float(self.sigmas[0]))
-
     @property
     def relative_rate(self) -> float:
         """The learning rate of this inner step, as a share of the first one's."""
         progress = self.inner_step / max(1, self.num_inner_steps - 1)
         return 1 + progress * (self.final_rate - 1)
-
-    def timestep(self, step: int) -> float:
-        """Return the noise level before a denoising step, times 1000."""
-        return 1000 * float(self.sigmas[step])
 
     def training_step(self, target: MotionTarget, batch_index: int) -> Tensor:
         """Return the weighted losses of the latents; for cached gradients, a surrogate that has exactly those."""
@@ -290,10 +226,8 @@ class MotionTransfer(LightningModule):
         """Take the scheduler's step once all inner steps are done; otherwise, and if called again, do nothing."""
         if self.step >= self.num_guided_steps or self.inner_step < self.num_inner_steps:
             return
-        with torch.no_grad():
-            self.latents.copy_(self.denoised(self.latents, self.step))
-        self._keep_latents()
-        self.step, self.inner_step = self.step + 1, 0
+        self.advance_unguided()
+        self.inner_step = 0
         self.cached_gradients = {}
         self.latents_optimizer.state.clear()
 
@@ -305,7 +239,6 @@ class MotionTransfer(LightningModule):
         """End a guided step."""
         self.advance()
 
-    @torch.no_grad()
     def on_fit_end(self) -> None:
         """Denoise the rest unguided and decode; a resumed run passes here whatever it had done."""
         self.advance()
@@ -314,84 +247,14 @@ class MotionTransfer(LightningModule):
                 f"the trainer stopped at guided step {self.step + 1} of {self.num_guided_steps}, so nothing was "
                 "decoded; resume from its checkpoint, without max_time, max_steps or limit_train_batches"
             )
-        self.saved_at = time.monotonic()
-        while self.step < self.num_steps:
-            self.latents.data = self.denoised(self.latents.data, self.step)
-            self._keep_latents()
-            self.step += 1
-            self._end_unguided_step(is_last=self.step == self.num_steps)
-        if self.baseline:
-            if self.baseline_latents is None:
-                self.baseline_latents = self.initial_latents(self.jobs)
-            while self.baseline_step < self.num_steps:
-                self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
-                self.baseline_step += 1
-                self._end_unguided_step(is_last=self.baseline_step == self.num_steps)
-        self.result = TransferResult(
-            latents=self.latents.detach().cpu(),
-            frames=self.decoded(self.latents),
-            baseline=None if self.baseline_latents is None else self.decoded(self.baseline_latents),
-            trajectory=torch.stack(self.trajectory, 1) if self.trajectory else None,
-        )
-
-    def decoded(self, latents: Latents) -> UInt8[Tensor, "jobs frames height width 3"]:
-        """Decode job by job: the autoencoder takes more memory for a video than anything before it."""
-        return torch.cat([to_frames(self.backbone.decode(job)) for job in latents.split(1)])
-
-    @torch.no_grad()
-    def denoised(self, latents: Latents, step: int) -> Latents:
-        """Take one denoising step with classifier-free guidance."""
-        latents, timestep = latents.to(self.backbone.device), self.timestep(step)
-        velocity = guided_velocity(
-            self.backbone, latents, timestep, self.condition, self.negative_condition, self.guidance_scale
-        )
-        denoised = denoise(velocity, latents, self.sigmas, step)
-        self.predicted = latents - self.sigmas[step] * velocity
-        if not denoised.isfinite().all():
-            raise NonFiniteError(
-                f"the latents are not finite after denoising step {step + 1}; lower the learning rate, or use dtype "
-                "float32 or bfloat16"
-            )
-        return denoised
-
-    def _keep_latents(self) -> None:
-        if self.keep_trajectory:
-            self.trajectory.append(self.latents.detach().cpu().clone())
-
-    def _end_unguided_step(self, is_last: bool) -> None:
-        """Write a checkpoint if one is due, and report the step."""
-        if is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
-            self.save_last_checkpoint()
-        for told in self.on_denoised:
-            told()
-
-    def save_last_checkpoint(self) -> None:
-        """Write the last checkpoint again, where the trainer writes one."""
-        callback = self.trainer.checkpoint_callback
-        if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
-            self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
-        self.saved_at = time.monotonic()
+        self.finish()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add position, baseline, trajectory and random state."""
-        checkpoint["motion_transfer"] = {
-            "step": self.step,
-            "inner_step": self.inner_step,
-            "baseline_latents": self.baseline_latents,
-            "baseline_step": self.baseline_step,
-            "trajectory": self.trajectory,
-            "random_state": torch.get_rng_state(),
-        }
+        """Add the inner step."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["motion_transfer"]["inner_step"] = self.inner_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore position, baseline, trajectory and random state."""
-        state = checkpoint["motion_transfer"]
-        self.step, self.inner_step = state["step"], state["inner_step"]
-        self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
-        self.trajectory = state["trajectory"]
-        torch.set_rng_state(state["random_state"])
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise UserError(otherwise)
+        """Restore the inner step."""
+        super().on_load_checkpoint(checkpoint)
+        self.inner_step = checkpoint["motion_transfer"]["inner_step"]

@@ -37,8 +37,8 @@ def calibrate(backbone: Backbone, condition: Condition, latent_shape: tuple[int,
     Each processes an increasing part of a video, until it takes half a second or has processed the whole.
 
     Args:
-        backbone: The model, of which only the configs are used.
-        condition: Of one job or more, the first of which is used.
+        backbone: The model; only its configs are used.
+        condition: Conditions of jobs; the first one is used.
         latent_shape: Channels, frames, height and width of the video's latents.
     """
     sample, condition = backbone.untrained(2, random=True), condition[:1]

@@ -1,4 +1,4 @@
-"""What jobs that have all settings in common will cost, and whether that fits."""
+"""The cost of jobs with the same settings, and whether they fit."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +10,16 @@ from fastvmt_pl.planning import Change, Plan, Rates, advise, gib, parts_table, s
 from fastvmt_pl.runs.transfer_options import TransferOptions
 
 RESERVE = 0.1
-"""Share of a device's memory that tensors should leave to its driver, its kernels and gaps between tensors."""
+"""Share of a device's memory for its driver, its kernels and gaps between tensors."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Jobs of a run that have all settings in common.
+    """Jobs with the same settings.
 
     Attributes:
         options: Their options.
-        settings: What else they override of the config, by dotted names.
+        settings: Other settings of the config that they override, by dotted names.
         prompts: Their prompts, by clip.
     """
 
@@ -35,15 +35,15 @@ class Share:
 
 @dataclass(frozen=True)
 class PlannedShare:
-    """What jobs that have all settings in common will cost.
+    """The cost of jobs with the same settings.
 
     Attributes:
         share: The jobs.
         module: The module, whose weights are not read.
-        plan: What they cost.
-        rates: How fast this device is; ``None`` if it was not measured.
-        memory: Bytes of memory to fit into.
-        auto_dtype: The precision that ``dtype: auto`` is planned as; ``None`` if the settings name one.
+        plan: Their cost.
+        rates: This device's speed; ``None`` if it was not measured.
+        memory: Available memory in bytes.
+        auto_dtype: The value of ``dtype: auto``; ``None`` if the settings name a dtype.
     """
 
     share: Share
@@ -55,22 +55,22 @@ class PlannedShare:
 
     @property
     def room(self) -> int:
-        """Bytes that tensors may take."""
+        """Memory for tensors in bytes."""
         return round((1 - RESERVE) * self.memory)
 
     @property
     def fits(self) -> bool:
-        """Whether they do."""
+        """Whether the jobs fit."""
         return self.plan.peak <= self.room
 
     @cached_property
     def changes(self) -> list[Change]:
-        """What to change so that they do, one after the other; the last one may not be enough."""
+        """Changes that make the jobs fit, applied one after the other; all of them may not be enough."""
         return [] if self.fits else list(advise(self.module, self.plan.workload, self.plan, self.room))
 
     @property
     def problem(self) -> str | None:
-        """What is wrong, if they do not fit."""
+        """The error message if the jobs do not fit, else ``None``."""
         if self.fits:
             return None
         enough = bool(self.changes) and self.changes[-1].plan.peak <= self.room

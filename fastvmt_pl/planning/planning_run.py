@@ -19,17 +19,17 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.planning import Plan, Rates, Workload, calibrate
 from fastvmt_pl.planning import plan as plan_run
 from fastvmt_pl.planning.planned_share import PlannedShare, Share
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.sample_run import NO_CLIP
 from fastvmt_pl.runs.settings import Config, merged, read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
 
 PROMPT = "a giant panda riding a bicycle through a busy street at night, neon lights reflected on the wet asphalt"
-"""Stands for the jobs' prompts, of which only the length counts."""
+"""Represents the jobs' prompts, since only their length matters."""
 
 
 def shares_of(path: Path, options: TransferOptions) -> tuple[list[Share], int]:
-    """Return the jobs of a list by their settings, and how many of its entries cannot run.
+    """Return the jobs of a list by their settings, and the number of entries that cannot run.
 
     Raises:
         UserError: If none can.
@@ -49,16 +49,16 @@ def shares_of(path: Path, options: TransferOptions) -> tuple[list[Share], int]:
 def plan_shares(
     shares: Sequence[Share], batch_size: int, memory: float | None = None, calibrated: bool = True
 ) -> Iterator[PlannedShare]:
-    """Yield what jobs will cost, by their settings.
+    """Yield the cost of jobs, by their settings.
 
     Args:
         shares: The jobs.
-        batch_size: How many prompts of a clip are optimised side by side.
-        memory: GiB to fit into, of a GPU that may be elsewhere. Default: those of this device.
-        calibrated: Measure how fast this device is, by some seconds of work.
+        batch_size: Number of prompts of a clip that are optimised together.
+        memory: Available GiB, of a GPU that may be on another machine. Default: those of this device.
+        calibrated: Measure this device's speed with some seconds of work.
 
     Raises:
-        UserError: If a setting or the model cannot be used, or the device is not there.
+        UserError: If a setting or the model cannot be used, or the device does not exist.
     """
     for share in shares:
         config = merged(read_config(config_of(share.options)), settings_of(share.options) | share.settings)
@@ -67,7 +67,7 @@ def plan_shares(
         if dtype is not None:
             config = merged(config, {"model.backbone.init_args.dtype": dtype})
         config = merged(config, {"data.clips": [NO_CLIP], "data.prompts": [PROMPT]})
-        cli = compose_transfer_of(config, check="nothing", with_trainer=False)
+        cli = compose(config, check="nothing", with_trainer=False)
         callbacks = cli.config_init["trainer"]["callbacks"] or []
         workload = _workload(cli.model, cli.datamodule, callbacks, list(share.prompts.values()), batch_size)
         place = _device(trainer) if calibrated or memory is None else torch.device("cpu")
@@ -83,7 +83,7 @@ def plan_shares(
 
 
 def _auto_dtype(config: Config, elsewhere: bool) -> str | None:
-    """Return what ``dtype: auto`` stands for, if the config says that; a GPU elsewhere is taken to have bfloat16."""
+    """Return the value of ``dtype: auto``, if the config has it; a GPU elsewhere is assumed to have bfloat16."""
     backbone, trainer = (config.get("model") or {}).get("backbone") or {}, config.get("trainer") or {}
     if (backbone.get("init_args") or {}).get("dtype") != "auto":
         return None
@@ -105,7 +105,7 @@ def _workload(
     prompts: list[list[str]],
     batch_size: int,
 ) -> Workload:
-    """Return the largest batch of the prompts of some clips, and as many as there are batches."""
+    """Return the workload of prompts by clip, all batches as large as the largest."""
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     caches = [each for each in callbacks if isinstance(each, GradientCache)]
     return Workload(
@@ -122,20 +122,22 @@ def _workload(
 
 
 def num_gradients(module: MotionTransfer, cache: GradientCache | None) -> int:
-    """Return how many gradients a job computes, at most where that is decided on the way."""
+    """Return the number of gradients that a job computes; with adaptive reuse, the largest possible number."""
     steps, inner = module.num_guided_steps, module.num_inner_steps
     interval = 1 if cache is None or cache.budget is not None else cache.interval
     return -(-steps * inner // interval) if cache is not None and cache.carry_over else steps * -(-inner // interval)
 
 
 def _device(trainer: Mapping[str, Any]) -> torch.device:
-    """Return where a trainer with these settings computes."""
+    """Return the device of a trainer with these settings."""
     accelerator, devices = trainer.get("accelerator", "auto"), trainer.get("devices")
     kind = {"auto": None, "gpu": None}.get(accelerator, accelerator)
     best = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     index = devices[0] if isinstance(devices, list) else 0
     if kind not in (None, "cpu", best.type) or (best.type != "cpu" and index >= torch.accelerator.device_count()):
-        raise UserError(f"there is no {kind or best.type}:{index} here; give its GiB as --memory, and --no-calibrated")
+        raise UserError(
+            f"this machine has no {kind or best.type}:{index}; give its GiB as --memory, and --no-calibrated"
+        )
     kind = kind or best.type
     return torch.device(kind) if kind == "cpu" else torch.device(kind, index)
 

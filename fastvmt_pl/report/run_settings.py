@@ -39,7 +39,7 @@ def flattened(config: Any, prefix: str = "") -> dict[str, str]:
 def differing(settings: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     """Return for each run the settings that are not the same in all runs; runs without any are not compared.
 
-    Settings of a single job, and settings that follow from others, are left out.
+    Settings of a single job, and settings that follow from others, are not returned.
 
     >>> differing([{"a": "1", "b": "2"}, {"a": "1", "b": "3"}])
     [{'b': '2'}, {'b': '3'}]

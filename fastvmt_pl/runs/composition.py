@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastvmt_pl.runs.lightning_cli import Check, DistillCLI, TransferCLI
-from fastvmt_pl.runs.old_spellings import with_new_classes
+from fastvmt_pl.runs.old_spellings import renewed
 
 SILENT = {
     "logger": False,
@@ -15,7 +15,7 @@ SILENT = {
 """A trainer's settings with which it shows and writes nothing."""
 
 
-def compose_transfer_of(
+def compose(
     config: Mapping[str, Any],
     trainer_defaults: Mapping[str, Any] = SILENT,
     check: Check = "clips",
@@ -37,7 +37,7 @@ def compose_transfer_of(
         UserError: If a setting, a clip or the model cannot be used; the message says what to change.
     """
     return TransferCLI(
-        with_new_classes(config),
+        renewed(config),
         trainer_defaults,
         check,
         with_trainer=with_trainer,
@@ -49,7 +49,7 @@ def compose_transfer_of(
 def compose_training(
     config: Mapping[str, Any], trainer_defaults: Mapping[str, Any] = SILENT, with_trainer: bool = True
 ) -> DistillCLI:
-    """Return the module, datamodule and trainer of a LoRA's training; see :func:`compose_transfer_of`.
+    """Return the module, datamodule and trainer of a LoRA's training; see :func:`compose`.
 
     Args:
         config: Settings in the groups model, data and trainer, as YAML gives them.
@@ -60,5 +60,5 @@ def compose_training(
         UserError: If a setting cannot be used; the message says what to change.
     """
     return DistillCLI(
-        with_new_classes(config), trainer_defaults, with_trainer=with_trainer, run=False, save_config_callback=None
+        renewed(config), trainer_defaults, with_trainer=with_trainer, run=False, save_config_callback=None
     )

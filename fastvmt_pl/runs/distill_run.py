@@ -20,7 +20,7 @@ from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.files.names import slug
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.composition import compose_training, compose_transfer_of
+from fastvmt_pl.runs.composition import compose, compose_training
 from fastvmt_pl.runs.identity import Settings, identity_of
 from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
 from fastvmt_pl.runs.old_spellings import OPTIONS, new_names
@@ -139,7 +139,7 @@ def distill(
         "model.strength": 1.0,  # samples are to have nothing of the clip but its motion
         "model.keep_trajectory": objective == "trajectory",
     }
-    teacher = compose_transfer_of(
+    teacher = compose(
         _overridden(read_config(teacher_config or default_config(usual)), {**shared, **guided, **jobs, **geometry})
     )
     trained = {

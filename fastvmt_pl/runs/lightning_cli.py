@@ -19,13 +19,13 @@ from fastvmt_pl.datamodules import DistillationDataModule, MotionDataModule
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError, blaming_settings, one_line
 from fastvmt_pl.method.motion_transfer import MotionTransfer
-from fastvmt_pl.runs.old_spellings import with_new_classes
+from fastvmt_pl.runs.old_spellings import renewed
 
 Check = Literal["clips", "settings", "nothing"]
 """What is looked at while a transfer is composed: its clips and settings, its settings alone, or nothing."""
 MODE = "yaml with old spellings"
 read_yaml = get_loader("yaml")
-set_loader(MODE, lambda text: with_new_classes(read_yaml(text)), (yaml.YAMLError,))
+set_loader(MODE, lambda text: renewed(read_yaml(text)), (yaml.YAMLError,))
 
 
 class SettingsParser(LightningArgumentParser):

@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from fastvmt_pl.runs.settings import merged
+
 TRANSFER = {"steps": "num_steps", "guided_steps": "num_guided_steps", "lora": "loras"}
 """Options of a transfer and of a plan, and columns of job lists."""
 OPTIONS = {
@@ -15,16 +17,20 @@ OPTIONS = {
     "encode": {"fps": "rate"},
 }
 """Options by command."""
-IN_IDENTITY = {"teacher_batch": "teacher_batch_size", "fps": "output_fps"}
-"""Settings in the ``identity.json`` of a distillation and of a sample."""
-LOSSES = ("MotionFlowLoss", "MotionLoss", "WindowLoss")
+MOVED = {"model.centres": "data.motion.centres"}
+"""Settings of a config that are in another group now, by dotted names."""
+IN_IDENTITY = {"teacher_batch": "teacher_batch_size", "fps": "output_fps", **MOVED}
+"""Settings in an ``identity.json``."""
+CLASSES = {
+    **{f"metrics.{name}": f"objectives.{name}" for name in ("MotionFlowLoss", "MotionLoss", "WindowLoss")},
+    "motion.MotionSettings": "objectives.AttentionFlow",
+    "motion.target.MotionSettings": "objectives.AttentionFlow",
+}
+"""Classes of this package that YAML may name, which moved by themselves; without the package."""
 MODULES = {
-    **{f"metrics.{name}": "objectives" for name in LOSSES},
     "metrics": "evaluation",
     "metrics.motion": "objectives",
     "metrics.video": "evaluation",
-    "motion": "objectives",
-    "motion.target": "objectives",
     "motion_transfer": "method.motion_transfer",
     "motion_distillation": "distillation.motion_distillation",
     "optimizers": "method.optimizers",
@@ -37,7 +43,7 @@ MODULES = {
     "datamodules.distillation": "datamodules",
     "datamodules.toy_metric": "toy.toy_metric",
 }
-"""Modules of this package whose classes YAML may name, without the package; one class may have moved by itself."""
+"""Modules of this package whose classes YAML may name."""
 PACKAGE = "fastvmt_pl."
 
 
@@ -58,25 +64,36 @@ def new_names(given: Mapping[str, Any], names: Mapping[str, str], warn: bool = T
     return {names.get(name, name): value for name, value in given.items()}
 
 
-def with_new_classes(settings: Any) -> Any:
-    """Return settings as read from YAML, with the paths that classes have now."""
+def renewed(settings: Any) -> Any:
+    """Return settings as read from YAML, in their present places and with the paths that classes have now."""
     if isinstance(settings, list):
-        return [with_new_classes(each) for each in settings]
+        return [renewed(each) for each in settings]
     if not isinstance(settings, dict):
         return settings
-    changed = {name: with_new_classes(value) for name, value in settings.items()}
+    changed = {name: renewed(value) for name, value in _in_place(settings).items()}
     if isinstance(settings.get("class_path"), str):
         changed["class_path"] = _new_class_path(settings["class_path"])
     return changed
 
 
+def _in_place(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with those settings moved that are in another group now."""
+    for old, new in MOVED.items():
+        group, name = old.split(".")
+        inner = settings.get(group)
+        if isinstance(inner, dict) and name in inner:
+            warn_of_old(old, new)
+            rest = {each: value for each, value in inner.items() if each != name}
+            settings = merged({**settings, group: rest}, {new: inner[name]})
+    return settings
+
+
 def _new_class_path(path: str) -> str:
     inner = path.removeprefix(PACKAGE)
     module, _, name = inner.rpartition(".")
-    found = MODULES.get(inner, MODULES.get(module))
-    if inner == path or found is None:
+    if inner == path or (inner not in CLASSES and module not in MODULES):
         return path
-    new = f"{PACKAGE}{found}.{name}"
+    new = PACKAGE + (CLASSES.get(inner) or f"{MODULES[module]}.{name}")
     warn_of_old(path, new)
     return new
 

@@ -15,7 +15,7 @@ from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.files.names import slug
 from fastvmt_pl.method.sampling import sample as draw
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.identity import Settings, backbone_identity
 from fastvmt_pl.runs.old_spellings import new_names
 from fastvmt_pl.runs.options import Loras, default_config, parse_device, parse_loras, parse_size
@@ -89,7 +89,7 @@ def sample(
         name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")
     }
     unguided = {"model.num_guided_steps": 0, "model.strength": 1.0, "data.clips": [NO_CLIP], "data.prompts": [prompt]}
-    cli = compose_transfer_of(merged({**settings, "trainer": places}, unguided), check="nothing")
+    cli = compose(merged({**settings, "trainer": places}, unguided), check="nothing")
     module, frames, video_size = cli.model, cli.datamodule.num_frames, cli.datamodule.size
     backbone = module.backbone
     backbone.check_geometry(frames, *video_size)

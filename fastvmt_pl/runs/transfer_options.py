@@ -14,7 +14,7 @@ from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import Loras, default_config, parse_device, parse_loras, parse_size, run_loggers
 from fastvmt_pl.runs.settings import Config, merged, read_config
@@ -142,7 +142,7 @@ def compose_transfer(
     """
     config = merged(read_config(config_of(options)), settings_of(options) | settings)
     trainer = in_folder(folder, [*results, *([TransferProgress()] if progress else []), Preemption(request)])
-    cli = compose_transfer_of(config, trainer, check="clips" if read_clips else "settings")
+    cli = compose(config, trainer, check="clips" if read_clips else "settings")
     warn_if_unguided(cli, {**options, **settings})
     return cli
 

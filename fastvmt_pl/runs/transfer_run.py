@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from jaxtyping import Float, UInt8
 from lightning import Callback
@@ -16,7 +16,7 @@ from fastvmt_pl.clips import Clip, align
 from fastvmt_pl.evaluation import LucasKanade
 from fastvmt_pl.evaluation.scores import score_video
 from fastvmt_pl.runs.claims import claimed_folder
-from fastvmt_pl.runs.composition import SILENT, compose_transfer_of
+from fastvmt_pl.runs.composition import SILENT, compose
 from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, settings_of_backbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import default_config
@@ -142,7 +142,7 @@ def run_transfer(
     base = _base(model, config)
     source = clip_of(clip, options.get("fps"))
     backbone = settings_of_backbone(model, options) if isinstance(model, Backbone) else {}
-    asked: TransferOptions = {**options, "model": None if backbone or model is None else str(model)}
+    asked = cast(TransferOptions, {**options, "model": None if backbone or model is None else str(model)})
     given = {
         **settings_of(asked, base),
         **backbone,
@@ -158,7 +158,7 @@ def run_transfer(
         trainer = {**SILENT, "callbacks": list(callbacks)}
     else:
         trainer = in_folder(folder, [Costs(), RunFolder(folder), *callbacks])
-    cli = compose_transfer_of(merged(base, given), trainer)
+    cli = compose(merged(base, given), trainer)
     warn_if_unguided(cli, {**options, **(settings or {})})
     if folder is None:
         cli.trainer.fit(cli.model, cli.datamodule)

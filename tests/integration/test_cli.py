@@ -22,7 +22,7 @@ from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import MotionFlowLoss
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.options import CONFIGS, default_config, default_lora_config, default_prompts
 from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy import ToyWorld
@@ -265,7 +265,7 @@ def test_help_names_every_command_and_option(capsys):
     said = capsys.readouterr().out
     names = "model output seed num-steps num-guided-steps guidance-scale negative-prompt strength num-frames size"
     for name in [*names.split(), "device", "dtype", "loras", "no-baseline", "config"]:
-        assert f"--{name} " in said
+        assert f"--{name}" in said
     assert "_frames" not in said.replace("NUM_FRAMES", "")
     with pytest.raises(SystemExit) as end:
         main(["fit", "--help"])
@@ -282,7 +282,7 @@ TRANSFER_CONFIGS = sorted(path for path in SHIPPED if not path.stem.endswith("lo
 @pytest.mark.parametrize("path", TRANSFER_CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_makes_a_run(path, clip, no_weights):
     settings = {"model.backbone.init_args.model": "wan-tiny", "data.clips": [clip], "data.prompts": [PROMPT]}
-    cli = compose_transfer_of(merged(read_config(path), settings), check="nothing")  # wan-tiny has fewer blocks
+    cli = compose(merged(read_config(path), settings), check="nothing")  # wan-tiny has fewer blocks
     assert isinstance(cli.model, MotionTransfer)
     assert cli.trainer.max_epochs == cli.model.num_guided_steps
     assert cli.trainer.num_devices == 1

@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fastvmt_pl.callbacks import Costs
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips.video_reader import ClipReader
 from fastvmt_pl.clips.video_writing import write_video
@@ -31,7 +32,7 @@ PLAN = {
         "adaptive": {"model.num_guided_steps": 1, "data.motion.window": None, "trainer.callbacks": [CACHE]},
     },
 }
-TWO = {"jobs": {"num_jobs": 1}, "settings": {name: PLAN["settings"][name] for name in ("guided", "unguided")}}
+TWO = {name: PLAN["settings"][name] for name in ("guided", "unguided")}
 
 
 def written(path, **changes):
@@ -46,6 +47,12 @@ def rows_of(path):
 
 def untimed(rows):
     return [{**row, "seconds": ""} for row in rows]
+
+
+def on_a_clip(clip, settings):
+    """Write an experiment of one job of five frames, and return its path."""
+    jobs = [{"clip": clip, "prompt": "a red cross on a navy background"}]
+    return written("plan.yaml", jobs=jobs, common={**SHORT, "data.num_frames": 5}, settings=settings)
 
 
 def folder_of(setting, job=0):
@@ -123,9 +130,9 @@ def test_toy_jobs_are_judged_by_their_true_paths(succeed):
 
 
 @pytest.mark.processes
-def test_processes_share_the_jobs_and_what_fails_is_named_and_done_once(monkeypatch, capfd):
-    hot = {"hot": {**TWO["settings"]["guided"], "model.optimizer.init_args.lr": 1e38}}
-    plan = written("plan.yaml", **{**TWO, "settings": {**hot, **TWO["settings"]}})
+def test_processes_share_the_jobs_and_what_fails_is_named_and_done_once(clip, monkeypatch, capfd):
+    hot = {"hot": {**TWO["guided"], "model.optimizer.init_args.lr": 1e38}}
+    plan = on_a_clip(clip, {**hot, **TWO})
     monkeypatch.setattr(JobRunner, "run", lambda *args: pytest.fail("nobody else has run it"))
     assert main(["sweep", plan, "out", "--devices", "2"]) == 1
     assert [row["setting"] for row in rows_of("out/results.csv")] == ["guided", "unguided"]
@@ -137,19 +144,19 @@ def test_processes_share_the_jobs_and_what_fails_is_named_and_done_once(monkeypa
 
 
 def test_a_sweep_that_is_preempted_leaves_with_the_code_to_requeue_it_and_goes_on_to_the_same_results(
-    succeed, monkeypatch
+    clip, succeed, monkeypatch
 ):
-    plan, original = written("plan.yaml", **TWO), JobRunner.run
+    plan, original = on_a_clip(clip, TWO), Costs.on_train_batch_end
     succeed("sweep", plan, "out")
     whole, latents = rows_of("out/results.csv"), load_file(folder_of("guided") / "latents.safetensors")["latents"]
     Path("out").rename("whole")
 
-    def preempted(self, batch):
+    def preempted(*args):
+        original(*args)
         os.kill(os.getpid(), signal.SIGUSR1)
-        original(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(JobRunner, "run", preempted)
+        patch.setattr(Costs, "on_train_batch_end", preempted)
         assert main(["sweep", plan, "out"]) == 75
     assert not list(Path("out").rglob("metrics.json"))
     assert len(list(Path("out").rglob("last.ckpt"))) == 1  # in the middle of the first job

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastvmt_pl.clips.video_writing import write_video
-from fastvmt_pl.runs.composition import compose_transfer_of
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy import ToyWorld
@@ -24,7 +24,7 @@ def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path
         "data.keep_motion": False,
         "data.seed": 3,
     }
-    cli = compose_transfer_of(merged(read_config(default_config("wan-tiny")), settings))
+    cli = compose(merged(read_config(default_config("wan-tiny")), settings))
     cli.trainer.fit(cli.model, cli.datamodule)
     result = cli.model.result
     guided, plain = (

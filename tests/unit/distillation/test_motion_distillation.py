@@ -13,8 +13,8 @@ from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation, spread
 from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import without_lora
-from fastvmt_pl.method.motion_transfer import NonFiniteError
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
+from fastvmt_pl.method.video_sampler import NonFiniteError
 
 SHAPE = (8, 3, 4, 4)
 PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")

@@ -8,7 +8,7 @@ from fastvmt_pl.processes.ranks import Rank
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.toy import ToyWorld
 
-FAST = {"num_frames": 5, "steps": 2, "guided_steps": 0, "baseline": False}
+FAST = {"num_frames": 5, "num_steps": 2, "num_guided_steps": 0, "baseline": False}
 
 
 @pytest.fixture

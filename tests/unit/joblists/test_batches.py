@@ -14,7 +14,7 @@ def names_of(batches):
 
 
 def test_a_batch_has_jobs_of_one_clip_and_the_same_settings_in_the_order_of_the_list():
-    jobs = [*jobs_of("a", 3), *jobs_of("b", 2), *jobs_of("c", 1, steps=1)]
+    jobs = [*jobs_of("a", 3), *jobs_of("b", 2), *jobs_of("c", 1, num_steps=1)]
     batches = make_batches(jobs, {}, batch_size=2)
     assert names_of(batches) == [["a0", "a1"], ["b0", "b1"], ["a2"], ["c0"]]
     mixed = random.Random(0).sample(jobs, len(jobs))
@@ -23,7 +23,7 @@ def test_a_batch_has_jobs_of_one_clip_and_the_same_settings_in_the_order_of_the_
 
 
 def test_jobs_of_different_clips_with_the_same_settings_share_a_batch_if_asked_for():
-    jobs = [*jobs_of("a", 1), *jobs_of("b", 2), *jobs_of("c", 1, steps=1), *jobs_of("d", 1)]
+    jobs = [*jobs_of("a", 1), *jobs_of("b", 2), *jobs_of("c", 1, num_steps=1), *jobs_of("d", 1)]
     assert names_of(make_batches(jobs, {}, 3, across_clips=True)) == [["a0", "b0", "b1"], ["d0"], ["c0"]]
 
 
@@ -45,7 +45,7 @@ def test_a_batch_has_another_key_once_one_of_its_clips_has_changed(tmp_path):
 
 
 def test_expensive_batches_come_first_and_so_do_those_of_unknown_cost():
-    cheap, dear, unknown = jobs_of("a", 1), jobs_of("b", 1, steps=9), jobs_of("c", 1, steps=5)
+    cheap, dear, unknown = jobs_of("a", 1), jobs_of("b", 1, num_steps=9), jobs_of("c", 1, num_steps=5)
     batches = make_batches([*cheap, *dear, *unknown], {cheap[0].kind: 1, dear[0].kind: 9}, 2)
     assert names_of(batches) == [["b0"], ["c0"], ["a0"]]
 

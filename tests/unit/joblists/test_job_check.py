@@ -25,7 +25,7 @@ def test_settings_are_checked_once_a_kind_and_no_clip_is_read(clip, jobs, check,
 
 def test_the_check_of_very_many_kinds_is_left_to_their_jobs(clip, jobs, check, monkeypatch):
     monkeypatch.setattr(job_check, "NUM_KINDS", 1)
-    listed = jobs({}, {"steps": 3}, {"num_frames": 6})
+    listed = jobs({}, {"num_steps": 3}, {"num_frames": 6})
     able, _, costs = check_settings(listed, check, StopRequest())
     assert able == listed
     assert list(costs) == [listed[0].kind]
@@ -34,7 +34,7 @@ def test_the_check_of_very_many_kinds_is_left_to_their_jobs(clip, jobs, check, m
 def test_the_same_frames_of_a_clip_are_read_once_whatever_else_the_settings_say(clip, jobs, check, monkeypatch):
     read, original = [], ClipReader.read
     monkeypatch.setattr(ClipReader, "read", lambda self, indices: (read.append(indices), original(self, indices))[1])
-    first, second, third = jobs({}, {"steps": 4}, {"num_frames": 9})
+    first, second, third = jobs({}, {"num_steps": 4}, {"num_frames": 9})
     for job in (first, second, first):
         check.read(job)
     assert len(read) == 1

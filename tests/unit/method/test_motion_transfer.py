@@ -8,8 +8,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.callbacks import GradientCache, LastCheckpoint
-from fastvmt_pl.method.motion_transfer import MotionTransfer, NonFiniteError, UnfinishedError
+from fastvmt_pl.method.motion_transfer import MotionTransfer, UnfinishedError
 from fastvmt_pl.method.optimizers import NormalizedGradientDescent
+from fastvmt_pl.method.video_sampler import NonFiniteError
 from fastvmt_pl.objectives import AttentionFlow, MotionFlowLoss, WindowLoss
 
 PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")

@@ -23,16 +23,17 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, claim):
 
 
 def test_settings_that_were_renamed_are_the_same_run(tmp_path):
-    with claimed_folder(tmp_path / "run", config="teacher_batch_size: 8"):
+    def claim(batch_size):
+        config = f"teacher_batch_size: {batch_size}"
+        return claimed_folder(tmp_path / "run", lambda files: files["config"], config=config)
+
+    with claim(8):
         pass
     identity = tmp_path / "run" / "identity.json"
     identity.write_text(identity.read_text().replace("teacher_batch_size", "teacher_batch"))
-    with claimed_folder(tmp_path / "run", config="teacher_batch_size: 8"):
+    with claim(8):
         pass
-    with (
-        pytest.raises(UserError, match="teacher_batch_size"),
-        claimed_folder(tmp_path / "run", config="teacher_batch_size: 4"),
-    ):
+    with pytest.raises(UserError, match="teacher_batch_size"), claim(4):
         pytest.fail("it was claimed")
 
 

@@ -3,13 +3,14 @@ import warnings
 
 import pytest
 
-from fastvmt_pl.runs.composition import compose_transfer_of
-from fastvmt_pl.runs.old_spellings import LOSSES, with_new_classes
+from fastvmt_pl.runs.composition import compose
+from fastvmt_pl.runs.old_spellings import renewed
 from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.runs.settings import read_config
 
 RELEASED = [
-    *(f"fastvmt_pl.metrics.{name}" for name in LOSSES),
+    "fastvmt_pl.metrics.MotionFlowLoss",
+    "fastvmt_pl.metrics.WindowLoss",
     "fastvmt_pl.metrics.motion.WindowLoss",
     "fastvmt_pl.metrics.MotionFidelity",
     "fastvmt_pl.metrics.video.FlowEndpointError",
@@ -30,7 +31,7 @@ RELEASED = [
 @pytest.mark.parametrize("path", RELEASED)
 def test_a_class_path_that_was_released_is_found_and_named_in_a_warning(path):
     with pytest.warns(FutureWarning) as warned:
-        found = with_new_classes([{"a": {"class_path": path, "init_args": {"weight": 2}}}])
+        found = renewed([{"a": {"class_path": path, "init_args": {"weight": 2}}}])
     new = found[0]["a"]["class_path"]
     assert path in str(warned[0].message)
     assert new in str(warned[0].message)
@@ -43,7 +44,7 @@ def test_a_class_path_that_was_released_is_found_and_named_in_a_warning(path):
 def test_other_class_paths_stay(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert with_new_classes({"class_path": path}) == {"class_path": path}
+        assert renewed({"class_path": path}) == {"class_path": path}
 
 
 def test_a_config_of_an_older_version_makes_a_run(toy_clips):
@@ -52,5 +53,11 @@ def test_a_config_of_an_older_version_makes_a_run(toy_clips):
         loss["class_path"] = loss["class_path"].replace("objectives", "metrics")
     config["data"] |= {"clips": toy_clips[:1], "prompts": ["a red circle"], "num_frames": 5}
     with pytest.warns(FutureWarning, match="WindowLoss"):
-        cli = compose_transfer_of(config)
+        cli = compose(config)
     assert [type(loss).__name__ for loss in cli.model.losses] == ["MotionFlowLoss", "WindowLoss"]
+
+
+def test_a_setting_that_moved_to_another_group_is_found_there():
+    with pytest.warns(FutureWarning, match=r"data\.motion\.centres"):
+        found = renewed({"model": {"num_steps": 4, "centres": "sample"}, "data": {"motion": {"block": 1}}})
+    assert found == {"model": {"num_steps": 4}, "data": {"motion": {"block": 1, "centres": "sample"}}}

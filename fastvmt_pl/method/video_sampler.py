@@ -1,0 +1,207 @@
+"""Sample videos from the starts of jobs, unguided by any motion: what a transfer does after its guided steps."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.clips.video_writing import to_frames
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.method.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
+from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
+
+CHECKPOINT_SECONDS = 60.0
+"""Wall time from one checkpoint to the next in the unguided steps; a run that is killed loses no more."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss, its gradient or the latents are infinite or not a number."""
+
+
+class VideoSampler(LightningModule):
+    """Denoises the jobs of the trainer's datamodule from their starts to their videos, and if wanted a baseline.
+
+    A checkpoint holds latents, position and random state, and never the backbone. Position is the module's own state,
+    so a run that was killed anywhere continues to the same latents. The trainer's last checkpoint is written again
+    every :data:`CHECKPOINT_SECONDS`, and after each video's last step.
+
+    Args:
+        backbone: The frozen video model.
+        num_steps: Denoising steps.
+        guidance_scale: Classifier-free guidance scale; 1 turns it off.
+        negative_prompt: What to steer away from; ``None`` is what the model's makers recommend.
+        strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
+        shift: Shift of the noise schedule towards high noise.
+        baseline: Also denoise the same start without motion guidance, to compare.
+        keep_trajectory: Keep the latents before each denoising step, to learn from.
+
+    Raises:
+        UserError: If a setting is out of range, saying which and what is allowed.
+    """
+
+    result: TransferResult | None
+    """What the last fit made."""
+    predicted: Latents | None
+    """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
+    on_denoised: list[Callable[[], None]]
+    """Called after each unguided denoising step; a fit begins with none."""
+    latents: nn.Parameter
+    condition: Condition
+    negative_condition: Condition
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_steps: int,
+        guidance_scale: float,
+        negative_prompt: str | None,
+        strength: float,
+        shift: float,
+        baseline: bool,
+        keep_trajectory: bool,
+    ) -> None:
+        super().__init__()
+        check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
+        check(0 < strength <= 1, f"strength is {strength}; use above 0 (the reference itself) to 1 (pure noise)")
+        check(guidance_scale >= 1, f"guidance_scale is {guidance_scale}; use 1 (off) or more")
+        check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
+        self.backbone = backbone
+        self.num_steps, self.guidance_scale, self.strength = num_steps, guidance_scale, strength
+        usual = backbone.family.defaults.negative_prompt
+        self.negative_prompt = usual if negative_prompt is None else negative_prompt
+        self.baseline, self.keep_trajectory = baseline, keep_trajectory
+        self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what an earlier fit did."""
+        self.step = 0
+        self.on_denoised = []
+        self.result = None
+        self.predicted = None
+        self.baseline_latents: Tensor | None = None
+        self.baseline_step = 0
+        self.trajectory: list[Latents] = []
+
+    @property
+    def jobs(self) -> TransferJobs:
+        """What the trainer's datamodule says is to be done."""
+        jobs: TransferJobs = self.trainer.datamodule.jobs  # type: ignore[attr-defined]
+        return jobs
+
+    def setup(self, stage: str) -> None:
+        """Embed the prompts and put the latents at their start; a checkpoint is loaded after this."""
+        self.restart()
+        jobs = self.jobs
+        self.condition = self.backbone.embed_prompts(list(jobs.prompts))
+        self.negative_condition = self.backbone.embed_prompts([self.negative_prompt]).expand(len(jobs.prompts))
+        self.backbone.release_text_encoder()
+        self.latents = nn.Parameter(self.initial_latents(jobs))
+        self._keep_latents()
+
+    def initial_latents(self, jobs: TransferJobs) -> Latents:
+        """Return the references, noised to the first noise level with each job's own noise, in fp32."""
+        reference = jobs.reference.float()
+        noise = job_noise(tuple(reference.shape[1:]), list(jobs.seeds)).to(reference.device)
+        return add_noise(reference, noise, float(self.sigmas[0]))
+
+    def timestep(self, step: int) -> float:
+        """Return the noise level before a denoising step, times 1000."""
+        return 1000 * float(self.sigmas[step])
+
+    @torch.no_grad()
+    def denoised(self, latents: Latents, step: int) -> Latents:
+        """Take one denoising step with classifier-free guidance."""
+        latents, timestep = latents.to(self.backbone.device), self.timestep(step)
+        velocity = guided_velocity(
+            self.backbone, latents, timestep, self.condition, self.negative_condition, self.guidance_scale
+        )
+        denoised = denoise(velocity, latents, self.sigmas, step)
+        self.predicted = latents - self.sigmas[step] * velocity
+        if not denoised.isfinite().all():
+            raise NonFiniteError(
+                f"the latents are not finite after denoising step {step + 1}; lower the learning rate, or use dtype "
+                "float32 or bfloat16"
+            )
+        return denoised
+
+    @torch.no_grad()
+    def advance_unguided(self) -> None:
+        """Take a denoising step of the jobs."""
+        self.latents.data = self.denoised(self.latents.data, self.step)
+        self._keep_latents()
+        self.step += 1
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Denoise the rest and the baseline, and decode; a resumed run goes on where it was."""
+        self.saved_at = time.monotonic()
+        while self.step < self.num_steps:
+            self.advance_unguided()
+            self._end_unguided_step(is_last=self.step == self.num_steps)
+        if self.baseline:
+            if self.baseline_latents is None:
+                self.baseline_latents = self.initial_latents(self.jobs)
+            while self.baseline_step < self.num_steps:
+                self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
+                self.baseline_step += 1
+                self._end_unguided_step(is_last=self.baseline_step == self.num_steps)
+        self.result = TransferResult(
+            latents=self.latents.detach().cpu(),
+            frames=self.decoded(self.latents),
+            baseline=None if self.baseline_latents is None else self.decoded(self.baseline_latents),
+            trajectory=torch.stack(self.trajectory, 1) if self.trajectory else None,
+        )
+
+    def decoded(self, latents: Latents) -> UInt8[Tensor, "jobs frames height width 3"]:
+        """Decode job by job: the autoencoder takes more memory for a video than anything before it."""
+        return torch.cat([to_frames(self.backbone.decode(job)) for job in latents.split(1)])
+
+    def _keep_latents(self) -> None:
+        if self.keep_trajectory:
+            self.trajectory.append(self.latents.detach().cpu().clone())
+
+    def _end_unguided_step(self, is_last: bool) -> None:
+        """Write a checkpoint if one is due, and report the step."""
+        if is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+            self.save_last_checkpoint()
+        for told in self.on_denoised:
+            told()
+
+    def save_last_checkpoint(self) -> None:
+        """Write the last checkpoint again, where the trainer writes one."""
+        callback = self.trainer.checkpoint_callback
+        if isinstance(callback, ModelCheckpoint) and callback.last_model_path:
+            self.trainer.save_checkpoint(callback.last_model_path, weights_only=False)
+        self.saved_at = time.monotonic()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add position, baseline, trajectory and random state."""
+        checkpoint["motion_transfer"] = {
+            "step": self.step,
+            "baseline_latents": self.baseline_latents,
+            "baseline_step": self.baseline_step,
+            "trajectory": self.trajectory,
+            "random_state": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore position, baseline, trajectory and random state."""
+        state = checkpoint["motion_transfer"]
+        self.step, self.trajectory = state["step"], state["trajectory"]
+        self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
+        torch.set_rng_state(state["random_state"])
+
+
+def check(holds: bool, otherwise: str) -> None:
+    """Raise ``UserError`` with a message unless a condition holds."""
+    if not holds:
+        raise UserError(otherwise)
