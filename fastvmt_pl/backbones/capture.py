@@ -35,7 +35,7 @@ class Seen:
     unrotated_key: dict[int, AllTokens] = field(default_factory=dict)
     hidden: dict[int, Float[Tensor, "jobs tokens width"]] = field(default_factory=dict)
 
-    def misses(self, request: Request) -> set[int]:
+    def misses(self, request: Request) -> frozenset[int]:
         """Return the blocks of which something that was asked for is not there yet."""
         return {
             *(request.query_key - self.query.keys()),
@@ -142,7 +142,8 @@ def _watched(
         kernel = _AtKernel(stop=True)
         with kernel, _native(attention), suppress(_KernelReached):
             forward(*args, **kwargs)
-        return kernel.found
+        found: tuple[AllTokens, AllTokens] | None = kernel.found
+        return found
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         if block in request.unrotated:

@@ -108,7 +108,8 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         """Return the video's tokens by frame; hidden states have no others."""
         num_tokens = num_frames * grid[0] * grid[1]
         own = tokens[:, -num_tokens:] if self.family.text_tokens == "first" else tokens[:, :num_tokens]
-        return own.unflatten(1, (num_frames, grid[0] * grid[1]))
+        framed: Tensor = own.unflatten(1, (num_frames, grid[0] * grid[1]))
+        return framed
 
     def _placed(self, latents: Tensor, timestep: float | Tensor) -> tuple[Tensor, Float[Tensor, "jobs"]]:
         times = torch.as_tensor(timestep, dtype=torch.float32).to(self.device, non_blocking=True)

@@ -117,8 +117,9 @@ class PretrainedParts:
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         for block in self.family.blocks(transformer):
+            attention: Any = self.family.attention(block)
             if self.attention_backend is not None:  # cross-attention, whose mask most do not take, is left alone
-                self.family.attention(block).set_attention_backend(self.attention_backend)
+                attention.set_attention_backend(self.attention_backend)
             if self.compile:
                 block.compile()
         return transformer.requires_grad_(False).eval().to(self.device)

@@ -98,7 +98,8 @@ class CogVideoX(Family):
         """Noise level of each of the timesteps that the model was trained on, rising."""
         alphas = CogVideoXDDIMScheduler.from_pretrained(self.folder / "scheduler").alphas_cumprod.double()
         noise, clean = (1 - alphas).sqrt(), alphas.sqrt()
-        return noise / (clean + noise)
+        levels: Tensor = noise / (clean + noise)
+        return levels
 
     def blocks(self, transformer: ModelMixin) -> list[nn.Module]:
         """Return all transformer blocks, in the order in which they run."""
@@ -106,8 +107,8 @@ class CogVideoX(Family):
 
     def attention(self, block: nn.Module) -> nn.Module:
         """Return a block's attention, which is one for text and video."""
-        attention: nn.Module = block.attn1
-        return attention
+        assert isinstance(block.attn1, nn.Module)
+        return block.attn1
 
     def embed(self, text_pipeline: Any, prompt: str) -> Condition:
         """Embed a prompt as ``CogVideoXPipeline`` does, which attends to padding as to words."""
@@ -161,11 +162,13 @@ class CogVideoX(Family):
     def normalise(self, autoencoder: ModelMixin, latents: Encoded) -> Latents:
         """Return scaled latents; for 1.5, whose tokens span two of them, the first frame comes twice."""
         padding = latents[:, :, : self.geometry.num_padding_frames]
-        return torch.cat([padding, latents], 2) * autoencoder.config.scaling_factor
+        scale: float = autoencoder.config.scaling_factor
+        return torch.cat([padding, latents], 2) * scale
 
     def denormalise(self, autoencoder: ModelMixin, latents: Latents) -> Encoded:
         """Return latents without the padding in front and with the autoencoder's own scale."""
-        return latents[:, :, self.geometry.num_padding_frames :] / autoencoder.config.scaling_factor
+        scale: float = autoencoder.config.scaling_factor
+        return latents[:, :, self.geometry.num_padding_frames :] / scale
 
     def example(self) -> Condition:
         """Return random text tokens."""

@@ -117,8 +117,8 @@ class Wan(Family):
 
     def attention(self, block: nn.Module) -> nn.Module:
         """Return a block's self-attention."""
-        attention: nn.Module = block.attn1
-        return attention
+        assert isinstance(block.attn1, nn.Module)
+        return block.attn1
 
     def prepare(self, transformer: ModelMixin) -> None:
         """Let cross-attention count the zeros that fill a prompt up instead of attending to each of them."""
