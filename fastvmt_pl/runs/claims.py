@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import PREFIX, remove_unfinished, written_whole
-from fastvmt_pl.files.locks import LOCK, PATIENCE, locked
+from fastvmt_pl.files.locks import LOCK, locked
 from fastvmt_pl.runs.identity import Settings, differences, flat
 from fastvmt_pl.runs.old_spellings import IN_IDENTITY, new_names
 

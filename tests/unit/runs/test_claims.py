@@ -2,22 +2,20 @@ import pytest
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.locks import InUseError, locked
-from fastvmt_pl.runs.claims import claimed_folder, shared_folder
+from fastvmt_pl.runs.claims import claimed_folder
 
 
-@pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
-def test_a_folder_that_a_killed_process_had_begun_is_taken_over(tmp_path, claim):
+def test_a_folder_that_a_killed_process_had_begun_is_taken_over(tmp_path):
     (tmp_path / "run" / ".writing-x").mkdir(parents=True)
-    with claim(tmp_path / "run", config="a: 1"):
+    with claimed_folder(tmp_path / "run", config="a: 1"):
         assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1"
-    with pytest.raises(ValueError, match="other settings"), claim(tmp_path / "run", config="a: 2"):
+    with pytest.raises(ValueError, match="other settings"), claimed_folder(tmp_path / "run", config="a: 2"):
         pytest.fail("it was claimed")
 
 
-@pytest.mark.parametrize("claim", [claimed_folder, shared_folder])
-def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, claim):
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds no run"), claim(tmp_path, config="a: 1"):
+    with pytest.raises(ValueError, match="holds no run"), claimed_folder(tmp_path, config="a: 1"):
         pytest.fail("it was claimed")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
