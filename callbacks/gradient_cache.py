@@ -176,5 +176,7 @@ class GradientCache(Callback):
         return {"gradient": self.gradient, "jobs": [asdict(job) for job in self.jobs]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
-        self.gradient, self.jobs = state_dict["gradient"], [JobState(**job) for job in state_dict["jobs"]]
+        """Restore the state of a checkpoint; earlier versions called the distance ``way``."""
+        names = {"way": "distance"}
+        jobs = [{names.get(name, name): value for name, value in job.items()} for job in state_dict["jobs"]]
+        self.gradient, self.jobs = state_dict["gradient"], [JobState(**job) for job in jobs]

@@ -45,16 +45,6 @@ class Backbone(ABC):
         """Return the models that it is made of, by name, reading them if need be."""
 
     @abstractmethod
-    def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> "Backbone":
-        """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
-
-        Args:
-            num_blocks: Transformer blocks that it has; default: all of them.
-            random: Weights are random numbers on its device; otherwise they are fake tensors on the CPU, which have
-                shapes but no contents and are all that a :class:`~fastvmt_pl.planning.meter.TensorMeter` needs.
-        """
-
-    @abstractmethod
     def lora_model(self) -> ModelMixin:
         """Return the frozen transformer, which a LoRA is added to."""
 

@@ -35,7 +35,7 @@ class Seen:
     unrotated_key: dict[int, AllTokens] = field(default_factory=dict)
     hidden: dict[int, Float[Tensor, "jobs tokens width"]] = field(default_factory=dict)
 
-    def misses(self, request: Request) -> frozenset[int]:
+    def misses(self, request: Request) -> set[int]:
         """Return the blocks of which something that was asked for is not there yet."""
         return {
             *(request.query_key - self.query.keys()),

@@ -29,12 +29,6 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         self.move_to(torch.device(device))
         return self
 
-    def untrained(self, num_blocks: int | None = None, *, random: bool = False) -> Backbone:
-        """Return the same model from its configs alone, with fake weights or random ones."""
-        from fastvmt_pl.backbones.untrained import UntrainedBackbone  # which is made of this class
-
-        return UntrainedBackbone(self, num_blocks, random)
-
     @torch.no_grad()
     def encode(self, video: Video) -> Latents:
         """Encode a video to the mode of its latents, normalised."""

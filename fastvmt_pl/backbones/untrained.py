@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoTokenizer
 
+from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.diffusers_backbone import DiffusersBackbone
 from fastvmt_pl.backbones.pretrained import LAZY
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.clip import Video
+from fastvmt_pl.errors import UserError
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 """Makes tensors with shape, type and device but no contents, which compute with each other and with real ones."""
@@ -116,3 +118,20 @@ class UntrainedBackbone(DiffusersBackbone):
             return torch.randn(empty.shape, dtype=dtype, device=self.device) * 0.02
         with FAKE:
             return torch.empty(empty.shape, dtype=dtype)
+
+
+def untrained(backbone: Backbone, num_blocks: int | None = None, *, random: bool = False) -> Backbone:
+    """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
+
+    Args:
+        backbone: The model.
+        num_blocks: Transformer blocks that it has; default: all of them.
+        random: Weights are random numbers on its device; otherwise they are fake tensors on the CPU, which have
+            shapes but no contents and are all that a :class:`~fastvmt_pl.planning.meter.TensorMeter` needs.
+
+    Raises:
+        UserError: If it is no model of diffusers, of whose configs nothing is known.
+    """
+    if not isinstance(backbone, DiffusersBackbone):
+        raise UserError(f"{backbone.name} is a {type(backbone).__name__}; only models of diffusers can be planned")
+    return UntrainedBackbone(backbone, num_blocks, random)

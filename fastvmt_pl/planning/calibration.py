@@ -10,6 +10,7 @@ from torch import Tensor
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.backbones.untrained import untrained
 from fastvmt_pl.planning.meter import TensorMeter
 
 ENOUGH_SECONDS = 0.5
@@ -41,7 +42,7 @@ def calibrate(backbone: Backbone, condition: Condition, latent_shape: tuple[int,
         condition: Conditions of jobs; the first one is used.
         latent_shape: Channels, frames, height and width of the video's latents.
     """
-    sample, condition = backbone.untrained(2, random=True), condition[:1]
+    sample, condition = untrained(backbone, 2, random=True), condition[:1]
     channels, frames, height, width = latent_shape
     fewest = frames // backbone.num_token_frames(frames)
     longer = [(channels, count, height, width) for count in _doubling(fewest, frames)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
-from fastvmt_pl.backbones.untrained import FAKE
+from fastvmt_pl.backbones.untrained import FAKE, untrained
 from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.transfer_jobs import TransferJobs
@@ -50,7 +50,7 @@ class Rehearsal:
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
-        self.module.backbone = module.backbone.untrained()
+        self.module.backbone = untrained(module.backbone)
         self.workload = workload
         self.gradient: dict[bool, Reading] = {}
         with TensorMeter() as self.meter, warnings.catch_warnings():

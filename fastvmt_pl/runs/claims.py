@@ -46,16 +46,6 @@ def claimed_folder(folder: Path, identify: Identify = flat, **settings: str) -> 
         yield
 
 
-@contextmanager
-def shared_folder(folder: Path, identify: Identify = flat, **settings: str) -> Iterator[None]:
-    """As :func:`claimed_folder`, for a run that many processes work on: others wait for the end of the block."""
-    run = _Run(folder, identify, settings)
-    run.refuse_others()
-    with locked(folder, PATIENCE):
-        run.settle()
-        yield
-
-
 def other_settings(folder: Path, identify: Identify = flat, **settings: str) -> list[str]:
     """Return which settings of a run folder differ; see :func:`claimed_folder`. A new folder differs in none.
 

@@ -56,6 +56,8 @@ WATCHING = {
     "TransferProgress",
 }
 """Callbacks that change nothing."""
+USUAL_MOTION = "AttentionFlow"
+"""The class of ``data.motion`` where the settings name none."""
 NAMED_BY_CLASS = ("fastvmt_pl.", "lightning.", "torch.")
 """Packages that move their classes from one version to the next; a class of theirs is known by its name alone."""
 RENAMED = {"WanBackbone": "DiffusersBackbone"}
@@ -75,6 +77,9 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
     if isinstance(backbone, Mapping) and isinstance(backbone.get("init_args"), Mapping):
         model["backbone"] = {**backbone, "init_args": backbone_identity(backbone["init_args"])}
     data = {name: value for name, value in data.items() if name not in OUTSIDE}
+    motion = data.get("motion")
+    if isinstance(motion, Mapping) and _class_name(motion.get("class_path")) == USUAL_MOTION:
+        data["motion"] = motion.get("init_args")  # a config need not name the class
     if data.get("clips"):
         data["clips"] = [_clip_content(clip) for clip in _as_list(data["clips"])]
     trainer = {name: value for name, value in trainer.items() if name in TRAINER}

@@ -42,7 +42,8 @@ def _parsed(text: str) -> Any:
 def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
     """Return a config with some settings overridden; values are taken as they are, ``None`` too.
 
-    A mapping is merged into the mapping that it overrides, unless that names another class.
+    A mapping is merged into the mapping that it overrides, unless that names another class. A setting of a class may be
+    named without ``init_args``.
 
     >>> merged({"data": {"motion": {"block": 4, "window": 7}}}, {"data.motion": {"window": 5}, "data.num_frames": 9})
     {'data': {'motion': {'block': 4, 'window': 5}, 'num_frames': 9}}
@@ -67,6 +68,8 @@ def merged(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
     if "class_path" in changes and changes["class_path"] != base.get("class_path"):
         base = {}
+    if "class_path" in base and not {"class_path", "init_args"} & changes.keys():
+        changes = {"init_args": changes}
     result = dict(base)
     for name, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(base.get(name), Mapping) and name not in WHOLE

@@ -60,7 +60,6 @@ def test_a_module_imports_from_no_higher_layer(module):
     assert [other for other in sorted(IMPORTS[module]) if _layer(other) > _layer(module)] == []
 
 
-@pytest.mark.xfail(reason="backbones.wan and backbones.untrained import each other")
 def test_modules_form_no_circle():
     list(TopologicalSorter(IMPORTS).static_order())
 

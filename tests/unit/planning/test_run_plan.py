@@ -10,6 +10,7 @@ from torch import nn
 from fastvmt_pl.backbones import WanBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.backbones.untrained import untrained
 from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
@@ -109,12 +110,12 @@ def test_planned_memory_equals_that_of_a_model_of_wan_2_1_1_3bs_size(tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype):
     backbone = WanBackbone("wan-tiny", dtype=dtype)
-    for real, fake in zip(backbone.parts().values(), backbone.untrained().parts().values(), strict=True):
+    for real, fake in zip(backbone.parts().values(), untrained(backbone).parts().values(), strict=True):
         tensors = [dict([*part.named_parameters(), *part.named_buffers()]) for part in (real, fake)]
         shapes = [{name: (each.shape, each.dtype) for name, each in one.items()} for one in tensors]
         assert shapes[0] == shapes[1]
     prompts = ["", PROMPT]
-    real, fake = (each.embed_prompts(prompts).tensors["text"] for each in (backbone, backbone.untrained()))
+    real, fake = (each.embed_prompts(prompts).tensors["text"] for each in (backbone, untrained(backbone)))
     assert (real.any(-1) == fake.any(-1)).all()
 
 

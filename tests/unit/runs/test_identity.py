@@ -38,6 +38,11 @@ def with_backbone(config, **arguments):
         lambda config: with_backbone(config, model=str(BUNDLED["wan-tiny"])),
         lambda config: changed(config, "model", added_by_a_newer_version=None, another=False),
         lambda config: changed(
+            config,
+            "data",
+            motion={"class_path": "fastvmt_pl.objectives.AttentionFlow", "init_args": config["data"]["motion"]},
+        ),
+        lambda config: changed(
             config, "model", losses=[{**loss, "class_path": loss["class_path"].replace("metrics", "objectives")}
                                      for loss in config["model"]["losses"]]
         ),

@@ -15,6 +15,11 @@ CONFIG = {"model": {"optimizer": ADAMW, "num_steps": 3}, "data": {"motion": {"bl
         ({"model.num_steps": "4"}, "model", {"optimizer": ADAMW, "num_steps": "4"}),
         ({"data.motion.window": None}, "data", {"motion": {"block": 4, "window": None}}),
         ({"data.motion": {"window": 5}}, "data", {"motion": {"block": 4, "window": 5}}),
+        (
+            {"model.optimizer.lr": 0.2},
+            "model",
+            {"optimizer": {**ADAMW, "init_args": {"lr": 0.2, "weight_decay": 0.0}}, "num_steps": 3},
+        ),
         ({"data.clips": ["a"]}, "data", {**CONFIG["data"], "clips": ["a"]}),
         ({"trainer.devices": 2}, "trainer", {"devices": 2}),
         (
