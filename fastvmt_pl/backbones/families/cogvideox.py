@@ -136,10 +136,10 @@ class CogVideoX(Family):
 
     def own_timestep(self, sigma: Levels) -> Levels:
         """Return the model's timestep, 0 to 999, at a noise level: exact at its own levels, and linear between them."""
-        levels, sigma = self.levels.to(sigma.device), sigma.double()
+        levels = self.levels.to(sigma.device, sigma.dtype)
         above = torch.searchsorted(levels, sigma.contiguous()).clamp(1, len(levels) - 1)
         low, high = levels[above - 1], levels[above]
-        return (above - 1 + ((sigma - low) / (high - low)).clamp(0, 1)).float()
+        return above - 1 + ((sigma - low) / (high - low)).clamp(0, 1)
 
     def _rotary(self, transformer: ModelMixin, latents: Latents) -> tuple[Tensor, Tensor] | None:
         """Return the rotary embedding, as the stock pipeline makes it; 2B has none."""
