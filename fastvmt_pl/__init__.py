@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastvmt_pl.backbones import Backbone, WanBackbone, load_backbone
+    from fastvmt_pl.backbones import Backbone, DiffusersBackbone, load_backbone
     from fastvmt_pl.clips import Clip, read_clip
     from fastvmt_pl.method.motion_transfer import MotionTransfer
     from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
@@ -15,6 +15,7 @@ MODULES = {
     "AttentionFlow": "objectives",
     "Backbone": "backbones",
     "Clip": "clips",
+    "DiffusersBackbone": "backbones",
     "MotionFlowLoss": "objectives",
     "MotionLoss": "objectives",
     "MotionTarget": "objectives",
@@ -22,7 +23,6 @@ MODULES = {
     "Transfer": "runs.transfer_run",
     "TransferJobs": "method.transfer_jobs",
     "TransferResult": "method.transfer_jobs",
-    "WanBackbone": "backbones",
     "WindowLoss": "objectives",
     "load_backbone": "backbones",
     "read_clip": "clips",
@@ -34,6 +34,7 @@ __all__ = [
     "AttentionFlow",
     "Backbone",
     "Clip",
+    "DiffusersBackbone",
     "MotionFlowLoss",
     "MotionLoss",
     "MotionTarget",
@@ -41,7 +42,6 @@ __all__ = [
     "Transfer",
     "TransferJobs",
     "TransferResult",
-    "WanBackbone",
     "WindowLoss",
     "load_backbone",
     "read_clip",

@@ -21,7 +21,7 @@ from benchmark.measure import hardware
 from jsonargparse import auto_cli
 from lightning import Callback, LightningModule, Trainer
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.clips.video_writing import to_frames, write_video
 from fastvmt_pl.datamodules.distillation_datamodule import Source
@@ -144,7 +144,7 @@ class Motion:
         """
         if name in self.results:
             return
-        backbone = WanBackbone(dtype=self.dtype, loras=loras)
+        backbone = DiffusersBackbone(dtype=self.dtype, loras=loras)
         if guided_steps is None:
             frames, _ = self._sampled(backbone, len(self.jobs))
         else:
@@ -161,7 +161,7 @@ class Motion:
 
     def seconds(self, lora: Path, fewer_guided_steps: int, num_repeats: int) -> dict[str, float]:
         """Return the time of a decoded video, without and with a fused LoRA, and guided: the median of runs in turn."""
-        plain, fused = WanBackbone(dtype=self.dtype), WanBackbone(dtype=self.dtype, loras={str(lora): 1.0})
+        plain, fused = DiffusersBackbone(dtype=self.dtype), DiffusersBackbone(dtype=self.dtype, loras={str(lora): 1.0})
         sides: dict[str, Callable[[], tuple[torch.Tensor, float]]] = {
             "plain": lambda: self._sampled(plain, 1),
             "a LoRA": lambda: self._sampled(fused, 1),
@@ -174,7 +174,7 @@ class Motion:
                 times[name].append(run()[1])
         return {name: median(found[1:]) for name, found in times.items()}
 
-    def _guided(self, backbone: WanBackbone, guided_steps: int, num_videos: int) -> tuple[torch.Tensor, float]:
+    def _guided(self, backbone: DiffusersBackbone, guided_steps: int, num_videos: int) -> tuple[torch.Tensor, float]:
         prompts = [job.prompt for job in self.jobs[:num_videos]]
         cli = self.transfer(model__num_guided_steps=guided_steps, data__prompts=prompts)
         cli.model.backbone = backbone
@@ -183,7 +183,7 @@ class Motion:
         cli.trainer.fit(cli.model, cli.datamodule)
         return cli.model.result.frames, time.perf_counter() - begun
 
-    def _sampled(self, backbone: WanBackbone, num_videos: int) -> tuple[torch.Tensor, float]:
+    def _sampled(self, backbone: DiffusersBackbone, num_videos: int) -> tuple[torch.Tensor, float]:
         module: MotionTransfer = self.transfer(model__num_guided_steps=0).model
         prompts = [job.prompt for job in self.jobs[:num_videos]]
         seeds = [FIRST_SEED + number for number in range(num_videos)]
@@ -194,7 +194,7 @@ class Motion:
         return to_frames(backbone.decode(latents)), time.perf_counter() - begun
 
 
-def _read(backbone: WanBackbone, prompts: list[str]) -> None:
+def _read(backbone: DiffusersBackbone, prompts: list[str]) -> None:
     """Read the weights and embed the prompts, which would otherwise be done when they are first used: on the clock."""
     backbone.embed_prompts(prompts)
     _ = backbone.transformer, backbone.vae

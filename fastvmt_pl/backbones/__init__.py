@@ -5,7 +5,4 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.diffusers_backbone import DiffusersBackbone, load_backbone
 from fastvmt_pl.backbones.request import Capture, Request
 
-WanBackbone = DiffusersBackbone
-"""The name that released configs give."""
-
-__all__ = ["Backbone", "Capture", "Condition", "DiffusersBackbone", "Request", "WanBackbone", "load_backbone"]
+__all__ = ["Backbone", "Capture", "Condition", "DiffusersBackbone", "Request", "load_backbone"]

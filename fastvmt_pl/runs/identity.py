@@ -13,6 +13,7 @@ from fastvmt_pl.clips import ClipError, content_hash
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import find_lora, lora_files
+from fastvmt_pl.runs.old_spellings import CLASSES
 from fastvmt_pl.runs.settings import merged
 
 Settings = dict[str, Any]
@@ -60,7 +61,7 @@ USUAL_MOTION = "AttentionFlow"
 """The class of ``data.motion`` where the settings name none."""
 NAMED_BY_CLASS = ("fastvmt_pl.", "lightning.", "torch.")
 """Packages that move their classes from one version to the next; a class of theirs is known by its name alone."""
-RENAMED = {"WanBackbone": "DiffusersBackbone"}
+RENAMED = {old.rsplit(".", 1)[-1]: new.rsplit(".", 1)[-1] for old, new in CLASSES.items()}
 """Classes that had other names in earlier versions."""
 
 

@@ -22,6 +22,8 @@ MOVED = {"model.centres": "data.motion.centres"}
 IN_IDENTITY = {"teacher_batch": "teacher_batch_size", "fps": "output_fps", **MOVED}
 """Settings in an ``identity.json``."""
 CLASSES = {
+    "backbones.WanBackbone": "backbones.DiffusersBackbone",
+    "backbones.wan.WanBackbone": "backbones.DiffusersBackbone",
     **{f"metrics.{name}": f"objectives.{name}" for name in ("MotionFlowLoss", "MotionLoss", "WindowLoss")},
     "motion.MotionSettings": "objectives.AttentionFlow",
     "motion.target.MotionSettings": "objectives.AttentionFlow",

@@ -9,7 +9,7 @@ from guidance import fresh_gradient
 from measure import MIB, medians, now, table
 from subject import Sizes, load_subject
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.processes.peak_memory import PeakMemory
 
 LEVERS: dict[str, dict[str, Any]] = {
@@ -63,7 +63,7 @@ def part_g(folder: Path, sizes: Sizes, repeats: int) -> str:
 def _decoding(device: str) -> str:
     sides = {}
     for name, tiling in (("whole", False), ("vae_tiling", True)):
-        backbone = WanBackbone(vae_tiling=tiling).to(device)
+        backbone = DiffusersBackbone(vae_tiling=tiling).to(device)
         latents = torch.zeros(1, *backbone.latent_shape(FRAMES, SIDE, SIDE), device=device)
         sides[name] = lambda backbone=backbone, latents=latents: backbone.decode(latents)
     peaks = {name: _peak(decode, device) for name, decode in sides.items()}

@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.precision import Precision
 from fastvmt_pl.backbones.request import Latents
@@ -39,7 +39,9 @@ class PublishedBackbone:
     """
 
     def __init__(self, folder: Path, dtype: Precision, device: str, block: int) -> None:
-        self.transformer = WanBackbone(str(folder), dtype=dtype, gradient_checkpointing=True).to(device).transformer
+        self.transformer = (
+            DiffusersBackbone(str(folder), dtype=dtype, gradient_checkpointing=True).to(device).transformer
+        )
         self.transformer.blocks = self.transformer.blocks[:NUM_BLOCKS_RUN]
         for each in self.transformer.blocks:
             each.attn1.forward = partial(checkpoint, each.attn1.forward, use_reentrant=False)

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.backbones.precision import Precision
@@ -99,7 +99,7 @@ def write_scaled_wan(folder: Path, sizes: Sizes) -> None:
 
 def load_subject(folder: Path, sizes: Sizes, **levers: Any) -> Subject:
     """Set up a job at its first guided step, its reference measured as the datamodule measures it."""
-    backbone = WanBackbone(str(folder), dtype=sizes.dtype, **levers).to(sizes.device)
+    backbone = DiffusersBackbone(str(folder), dtype=sizes.dtype, **levers).to(sizes.device)
     module = MotionTransfer(backbone)
     condition, negative, null = (backbone.embed_prompts([each]) for each in (PROMPT, module.negative_prompt, ""))
     backbone.release_text_encoder()

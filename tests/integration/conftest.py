@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.toy import ToyWorld
@@ -29,7 +29,7 @@ def clip(tmp_path_factory):
 def no_weights(monkeypatch):
     """Fails a test as soon as any weights are read."""
     for part in ("transformer", "vae", "text_pipeline"):
-        monkeypatch.setattr(WanBackbone, part, property(lambda self: pytest.fail("weights were read")))
+        monkeypatch.setattr(DiffusersBackbone, part, property(lambda self: pytest.fail("weights were read")))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from filelock import FileLock
 from lightning import Trainer
 
 from fastvmt_pl import configs
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips import read_clip
@@ -416,8 +416,10 @@ def test_the_folder_is_named_after_clip_prompt_and_seed(succeed, clip, tmp_path)
 @pytest.fixture
 def num_decoded(monkeypatch):
     """The videos that the backbone has decoded so far."""
-    videos, decode = [], WanBackbone.decode
-    monkeypatch.setattr(WanBackbone, "decode", lambda self, latents: videos.extend(latents) or decode(self, latents))
+    videos, decode = [], DiffusersBackbone.decode
+    monkeypatch.setattr(
+        DiffusersBackbone, "decode", lambda self, latents: videos.extend(latents) or decode(self, latents)
+    )
     return lambda: len(videos)
 
 

@@ -10,7 +10,7 @@ import yaml
 from lightning import Trainer
 from safetensors.torch import load_file
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips import Clip, read_clip
@@ -172,7 +172,7 @@ def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_pa
     kept = {DIFFUSERS_FILE, ORIGINAL_FILE, "UNVERIFIED.md", "preview.mp4"}
     assert {path.name for path in (tmp_path / "unverified").iterdir()} == kept
     fused = [None, {"exported": 1.0}, {"exported": 0.5}, {"unleaked": 1.0}]
-    assert len({WanBackbone(loras=loras).fingerprint() for loras in fused}) == 4
+    assert len({DiffusersBackbone(loras=loras).fingerprint() for loras in fused}) == 4
     torch.save({"state_dict": {}}, tmp_path / "no.ckpt")
     assert "holds no LoRA" in refused("export", tmp_path / "no.ckpt", config, "other")
 
@@ -207,7 +207,7 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     succeed("encode", "b.tar", "begun", *size, "--rate", "8")  # the first frames, at the clip's own rate
     (sample,) = read_shards([Path("begun/videos-b.tar")], pytest.fail)
     first = Clip(read_clip(clip, 17).frames[:5], 8.0, "first")
-    torch.testing.assert_close(sample.latents[None], WanBackbone().encode(first.to_video((48, 48))))
+    torch.testing.assert_close(sample.latents[None], DiffusersBackbone().encode(first.to_video((48, 48))))
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
     assert main(["train", *args, "--model.objective", "trajectory", "--trainer.logger", "false"]) == 2
     assert "have no trajectories" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 
@@ -17,9 +17,9 @@ def test_a_lora_of_another_model_is_refused_before_any_weights_are_read(command,
 def test_a_file_that_is_given_twice_counts_twice(tmp_path, write_lora):
     write_lora("lora.safetensors")
     (tmp_path / "link.safetensors").symlink_to("lora.safetensors")
-    plain = WanBackbone().transformer.blocks[0].attn1.to_q.weight
+    plain = DiffusersBackbone().transformer.blocks[0].attn1.to_q.weight
     for loras in ({"lora.safetensors": 0.5, f"{tmp_path}/lora.safetensors": 0.25}, {"lora.safetensors": 0.75}):
-        fused = WanBackbone(loras=loras).transformer.blocks[0].attn1.to_q.weight
+        fused = DiffusersBackbone(loras=loras).transformer.blocks[0].attn1.to_q.weight
         torch.testing.assert_close(fused, plain + 1.5)
-    twice = WanBackbone(loras={"lora.safetensors": 0.5, "link.safetensors": 0.25}).transformer
+    twice = DiffusersBackbone(loras={"lora.safetensors": 0.5, "link.safetensors": 0.25}).transformer
     torch.testing.assert_close(twice.blocks[0].attn1.to_q.weight, plain + 1.5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.cli.main import main
@@ -75,7 +75,7 @@ def test_a_list_is_planned_by_its_settings(succeed, config, tmp_path):
     ],
 )
 def test_gradients_are_counted_as_the_cache_computes_them(cache, expected):
-    module = MotionTransfer(WanBackbone(), num_steps=5, num_guided_steps=3, num_inner_steps=10)
+    module = MotionTransfer(DiffusersBackbone(), num_steps=5, num_guided_steps=3, num_inner_steps=10)
     assert num_gradients(module, cache) == expected
 
 

@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE
@@ -26,7 +26,7 @@ SHARDED = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Seven samples in two shards, so that no batch divides them."""
-    folder, backbone = tmp_path_factory.mktemp("data"), WanBackbone()
+    folder, backbone = tmp_path_factory.mktemp("data"), DiffusersBackbone()
     condition = backbone.embed_prompts(["a red cross on a navy background"]).compact()
     draw = torch.Generator().manual_seed(0)
     samples = [Sample(torch.randn(SHAPE, generator=draw), condition, "a red cross", number) for number in range(7)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from fastvmt_pl import Clip, WanBackbone, read_clip, transfer
+from fastvmt_pl import Clip, DiffusersBackbone, read_clip, transfer
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs.options import default_config
 
@@ -20,7 +20,7 @@ SMALL = {"num_frames": 5, "num_steps": 2, "num_guided_steps": 1, "baseline": Fal
 
 @pytest.fixture(scope="module")
 def backbone():
-    return WanBackbone("wan-tiny")
+    return DiffusersBackbone("wan-tiny")
 
 
 def test_a_transfer_gives_frames_latents_and_scores_and_leaves_no_trace(clip, tmp_path, capfd, recwarn):

@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
@@ -36,7 +36,7 @@ def full_disk():
 
 @pytest.fixture(scope="module")
 def backbone():
-    return WanBackbone("wan-tiny")
+    return DiffusersBackbone("wan-tiny")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 import torch
 from diffusers.utils import is_flash_attn_available
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.attention_kernel import KNOWN, check_backend, try_backend
 
 
@@ -18,13 +18,13 @@ from fastvmt_pl.backbones.attention_kernel import KNOWN, check_backend, try_back
 )
 def test_a_backend_that_cannot_be_is_refused_with_those_that_can(name, message):
     with pytest.raises(ValueError, match=message):
-        WanBackbone(attention_backend=name)
+        DiffusersBackbone(attention_backend=name)
 
 
 @pytest.mark.skipif(is_flash_attn_available(), reason="the package is there")
 def test_a_backend_whose_package_is_missing_is_refused_before_weights_are_read():
     with pytest.raises(ValueError, match=r"'flash' cannot be used: .*install `flash-attn"):
-        WanBackbone(attention_backend="flash")
+        DiffusersBackbone(attention_backend="flash")
 
 
 def test_pytorchs_own_backends_are_always_there():
@@ -44,13 +44,13 @@ def test_a_backend_is_tried_forward_and_backward(dtype):
 
 def test_a_device_where_the_backend_does_not_work_is_refused_before_weights_are_read():
     with pytest.raises(ValueError, match="'flex' does not work forward and backward on meta"):
-        WanBackbone(attention_backend="flex").to("meta")
-    WanBackbone(attention_backend="_native_math").to("meta")
+        DiffusersBackbone(attention_backend="flex").to("meta")
+    DiffusersBackbone(attention_backend="_native_math").to("meta")
 
 
 def test_the_users_default_is_not_asked_to_mask_padding():
     """What flash attention, as most, refuses; the default may also come from DIFFUSERS_ATTN_BACKEND."""
-    backbone = WanBackbone()
+    backbone = DiffusersBackbone()
     latents, text = torch.randn(1, *backbone.latent_shape(5, 32, 32)), backbone.embed_prompts(["a red circle"])
     with torch.no_grad():
         expected = backbone.velocity(latents, 500.0, text)
@@ -62,6 +62,6 @@ def test_the_users_default_is_not_asked_to_mask_padding():
 
 
 def test_one_backbones_backend_is_not_anothers():
-    chosen, other = WanBackbone(attention_backend="_native_math"), WanBackbone()
+    chosen, other = DiffusersBackbone(attention_backend="_native_math"), DiffusersBackbone()
     assert {block.attn1.processor._attention_backend for block in chosen.transformer.blocks} == {"_native_math"}
     assert {block.attn1.processor._attention_backend for block in other.transformer.blocks} == {None}

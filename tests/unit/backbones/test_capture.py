@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.request import Request
 
 TIMESTEP = torch.tensor([700.0, 300.0])
@@ -14,7 +14,7 @@ TIMESTEP = torch.tensor([700.0, 300.0])
 
 @pytest.fixture(scope="module")
 def backbone():
-    return WanBackbone("wan-tiny")
+    return DiffusersBackbone("wan-tiny")
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_block_that_is_not_there_is_refused(backbone, latents, condition):
 def test_other_kernels_and_compiled_code_bring_the_same(backbone, latents, condition, settings):
     request = everything([1, 3], velocity=True)
     whole = backbone.capture(latents, TIMESTEP, condition, request)
-    other = WanBackbone("wan-tiny", **settings)
+    other = DiffusersBackbone("wan-tiny", **settings)
     with torch.compiler.set_stance(force_backend="aot_eager"):
         found = other.capture(latents, TIMESTEP, condition, request)
         torch.testing.assert_close(found.query[3], whole.query[3], rtol=1e-4, atol=1e-4)

@@ -7,7 +7,7 @@ from diffusers import WanPipeline
 from einops import rearrange
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvmt_pl.backbones import Backbone, WanBackbone
+from fastvmt_pl.backbones import Backbone, DiffusersBackbone
 from fastvmt_pl.backbones import model_folder as folder
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.method.sampling import denoise
@@ -15,7 +15,7 @@ from fastvmt_pl.method.sampling import denoise
 
 @pytest.fixture(scope="module")
 def backbone():
-    return WanBackbone("wan-tiny")
+    return DiffusersBackbone("wan-tiny")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_encoding_and_decoding_keeps_a_clip(backbone, toy_clips):
 
 
 def test_bfloat16_weights_take_float32_latents(inputs):
-    backbone = WanBackbone("wan-tiny", dtype="bfloat16")
+    backbone = DiffusersBackbone("wan-tiny", dtype="bfloat16")
     latents, timestep, text = inputs
     query, _ = backbone.query_key(latents, timestep, text, 2)
     query.float().sum().backward()
@@ -116,7 +116,7 @@ def test_bfloat16_weights_take_float32_latents(inputs):
 
 
 def test_prompts_are_embedded_once_and_the_text_encoder_is_released():
-    backbone = WanBackbone("wan-tiny")
+    backbone = DiffusersBackbone("wan-tiny")
     first = backbone.embed_prompts(["a blue cross on a navy background"])
     backbone.release_text_encoder()
     assert "text_pipeline" not in vars(backbone)
@@ -129,7 +129,7 @@ def test_it_is_a_frozen_backbone(backbone):
     assert isinstance(backbone, Backbone)
     assert not any(p.requires_grad for p in [*backbone.transformer.parameters(), *backbone.vae.parameters()])
     assert len(backbone.fingerprint()) == 16
-    assert backbone.fingerprint() != WanBackbone("wan-tiny", dtype="bfloat16").fingerprint()
+    assert backbone.fingerprint() != DiffusersBackbone("wan-tiny", dtype="bfloat16").fingerprint()
 
 
 @pytest.mark.parametrize("missing", ["velocity", "capture", "load_weights"])
@@ -167,11 +167,11 @@ def copied(tmp_path):
 
 
 def test_a_copy_of_the_folder_loads(copied):
-    assert WanBackbone(str(copied)).num_blocks == 6
+    assert DiffusersBackbone(str(copied)).num_blocks == 6
 
 
 def test_every_byte_of_weights_and_configs_is_in_the_fingerprint(copied):
-    backbone = WanBackbone(str(copied))
+    backbone = DiffusersBackbone(str(copied))
     found = {backbone.fingerprint()}
     places = [(path, 5) for path in copied.rglob("*/*.json") if path.parent.name != "scheduler"]
     for path in copied.rglob("*.safetensors"):
@@ -189,19 +189,19 @@ def test_every_byte_of_weights_and_configs_is_in_the_fingerprint(copied):
 
 def test_every_byte_of_a_lora_and_its_weight_are_in_the_fingerprint(tmp_path, write_lora):
     path = write_lora(tmp_path / "lora.safetensors")
-    content, found = path.read_bytes(), {WanBackbone().fingerprint()}
+    content, found = path.read_bytes(), {DiffusersBackbone().fingerprint()}
     for position, weight in ((-2000, 1.0), (-1000, 1.0), (-1, 1.0), (-1, 0.5)):  # all in the weights
         changed = bytearray(content)
         changed[position] ^= 1
         path.write_bytes(changed)
-        found.add(WanBackbone(loras={str(path): weight}).fingerprint())
+        found.add(DiffusersBackbone(loras={str(path): weight}).fingerprint())
     assert len(found) == 5
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "/no/such/folder", "some-org/no-such-model", ""])
 def test_an_unknown_model_is_refused(name):
     with pytest.raises(ValueError, match="wan-tiny"):
-        WanBackbone(name)
+        DiffusersBackbone(name)
 
 
 def test_a_hub_models_weights_are_fetched_when_they_are_used(tmp_path, monkeypatch):
@@ -214,12 +214,12 @@ def test_a_hub_models_weights_are_fetched_when_they_are_used(tmp_path, monkeypat
         return str(tmp_path)
 
     monkeypatch.setattr(folder, "snapshot_download", fetch)
-    backbone = WanBackbone("some-org/a-wan", revision="main")
+    backbone = DiffusersBackbone("some-org/a-wan", revision="main")
     backbone.check_geometry(17, 48, 48)
     backbone.check_block(5)
     assert list(tmp_path.rglob("*.json"))
     assert not list(tmp_path.rglob("*.safetensors"))
-    assert backbone.fingerprint() == WanBackbone("wan-tiny").fingerprint()
+    assert backbone.fingerprint() == DiffusersBackbone("wan-tiny").fingerprint()
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
@@ -227,7 +227,7 @@ def test_a_folder_without_safetensors_is_refused(copied, part):
     for path in (copied / part).glob("*.safetensors"):
         path.rename(path.with_suffix(".bin"))
     with pytest.raises(ValueError, match=r"safetensors"):
-        WanBackbone(str(copied))
+        DiffusersBackbone(str(copied))
 
 
 @pytest.mark.parametrize(
@@ -242,14 +242,14 @@ def test_an_unsupported_class_is_refused(copied, key, value):
     index = json.loads((copied / "model_index.json").read_text())
     (copied / "model_index.json").write_text(json.dumps(index | {key: value}))
     with pytest.raises(ValueError, match=r"support|Wan 2\.1"):
-        WanBackbone(str(copied))
+        DiffusersBackbone(str(copied))
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json", "vae/config.json"])
 def test_a_damaged_config_is_named(copied, name):
     (copied / name).write_text("{")
     with pytest.raises(ValueError, match=name):
-        WanBackbone(str(copied))
+        DiffusersBackbone(str(copied))
 
 
 @pytest.mark.parametrize("video", [(17, 48, 48), (5, 64, 32)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.processes.peak_memory import PeakMemory
 
 PROMPTS = ["a red circle on a gray background", ""]
@@ -12,7 +12,7 @@ SIZE = (5, 32, 32)
 
 @pytest.fixture(scope="module")
 def plain():
-    return WanBackbone()
+    return DiffusersBackbone()
 
 
 @pytest.fixture
@@ -48,26 +48,26 @@ def check_predictions(plain, latents):
     ids=str,
 )
 def test_a_lever_of_the_transformer_changes_no_prediction_and_no_gradient(check_predictions, lever):
-    backbone = WanBackbone(**lever)
+    backbone = DiffusersBackbone(**lever)
     check_predictions(backbone)
-    assert backbone.fingerprint() == WanBackbone().fingerprint()
+    assert backbone.fingerprint() == DiffusersBackbone().fingerprint()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_blocks_change_no_prediction_and_no_gradient(check_predictions, checkpointing):
     """All of compilation but the machine code at its end, which takes a minute."""
-    backbone = WanBackbone(compile=True, gradient_checkpointing=checkpointing)
+    backbone = DiffusersBackbone(compile=True, gradient_checkpointing=checkpointing)
     with torch.compiler.set_stance(force_backend="aot_eager"):
         check_predictions(backbone)
 
 
 @pytest.mark.slow
 def test_machine_code_changes_no_prediction_and_no_gradient(check_predictions):
-    check_predictions(WanBackbone(compile=True))
+    check_predictions(DiffusersBackbone(compile=True))
 
 
 def test_blocks_are_compiled_once_more_for_all_lengths_of_prompts(plain, latents):
-    backbone, counters = WanBackbone(compile=True), torch._dynamo.utils.counters
+    backbone, counters = DiffusersBackbone(compile=True), torch._dynamo.utils.counters
     counters.clear()
     with torch.no_grad(), torch.compiler.set_stance(force_backend="eager"):
         for prompt, jobs in (
@@ -82,7 +82,10 @@ def test_blocks_are_compiled_once_more_for_all_lengths_of_prompts(plain, latents
 
 
 def test_tiles_decode_what_the_whole_decodes_but_for_their_seams(plain, latents, toy_clips):
-    tiled, wide = WanBackbone(vae_tiling=True), plain.encode(toy_clips[0].to_video((32, 272)))  # a tile has 256 pixels
+    tiled, wide = (
+        DiffusersBackbone(vae_tiling=True),
+        plain.encode(toy_clips[0].to_video((32, 272))),
+    )  # a tile has 256 pixels
     assert torch.equal(tiled.decode(latents), plain.decode(latents))  # one tile holds it
     difference = tiled.decode(wide) - plain.decode(wide)
     assert 0 < difference.square().mean().sqrt() < 0.002  # of -1 to 1
@@ -117,7 +120,7 @@ def moves(monkeypatch):
 def test_idle_parts_are_offloaded_and_compute_the_same(plain, latents, moves):
     text, decoded = plain.embed_prompts(PROMPTS).tensors["text"], plain.decode(latents)
     encoded = plain.encode(decoded)
-    backbone = WanBackbone(offload=True).to("cpu:0")
+    backbone = DiffusersBackbone(offload=True).to("cpu:0")
     backbone.load_weights()
     moves.clear()
     assert torch.equal(backbone.embed_prompts(PROMPTS).tensors["text"], text)
@@ -134,7 +137,7 @@ def test_idle_parts_are_offloaded_and_compute_the_same(plain, latents, moves):
 
 
 def test_a_part_that_fails_at_work_is_offloaded_all_the_same(moves):
-    backbone = WanBackbone(offload=True).to("cpu:0")
+    backbone = DiffusersBackbone(offload=True).to("cpu:0")
     with pytest.raises(RuntimeError):
         backbone.decode(torch.zeros(1, 3, 2, 4, 4))
     assert moves[-1] == ("AutoencoderKLWan", "cpu")
@@ -142,7 +145,7 @@ def test_a_part_that_fails_at_work_is_offloaded_all_the_same(moves):
 
 @pytest.mark.gpu
 def test_idle_parts_leave_the_gpu(plain, latents):
-    backbone = WanBackbone(offload=True).to("cuda")
+    backbone = DiffusersBackbone(offload=True).to("cuda")
     text = backbone.embed_prompts(PROMPTS).tensors["text"]
     decoded = backbone.decode(latents)
     assert text.device.type == decoded.device.type == "cuda"
@@ -155,7 +158,7 @@ def test_idle_parts_leave_the_gpu(plain, latents):
 
 def test_small_steps_of_latents_survive_the_low_precision_of_weights(latents):
     """Most of the latents are at least 0.25, where the next number in bfloat16 is 1e-3 away, and a step is 1e-4."""
-    backbone = WanBackbone(dtype="bfloat16")
+    backbone = DiffusersBackbone(dtype="bfloat16")
     text, moving = backbone.embed_prompts(PROMPTS), torch.nn.Parameter(latents.clone())
     optimizer = torch.optim.AdamW([moving], lr=1e-4, weight_decay=0.0)
     for _ in range(2):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jsonargparse import Namespace
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.precision import settle_config, settled
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -52,13 +52,13 @@ def test_auto_is_float32_on_other_devices():
 
 
 def test_a_backbone_settles_for_the_device_that_it_is_on_when_its_weights_are_needed():
-    backbone = WanBackbone(dtype="auto").to("cpu").to("meta")
+    backbone = DiffusersBackbone(dtype="auto").to("cpu").to("meta")
     assert backbone.dtype == torch.float32
     assert backbone.to("cpu").dtype == torch.float32  # weights that have been read are not converted
 
 
 def test_a_fingerprint_tells_what_was_computed_with():
-    assert WanBackbone(dtype="auto").fingerprint() == WanBackbone(dtype=settled("auto", CPU)).fingerprint()
+    assert DiffusersBackbone(dtype="auto").fingerprint() == DiffusersBackbone(dtype=settled("auto", CPU)).fingerprint()
 
 
 def test_a_config_is_settled_if_it_leaves_the_precision_open():

@@ -7,7 +7,7 @@ import torch
 from lightning import Trainer
 from safetensors.torch import load_file
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.clips import Clip, ClipError
 from fastvmt_pl.clips.video_reader import ClipReader
 from fastvmt_pl.clips.video_writing import write_video
@@ -21,7 +21,7 @@ SETTINGS = AttentionFlow(block=1, window=5)
 
 @pytest.fixture(scope="module")
 def backbone():
-    return WanBackbone("wan-tiny")
+    return DiffusersBackbone("wan-tiny")
 
 
 @pytest.fixture
@@ -300,6 +300,6 @@ def test_clips_that_are_no_files_are_refused_at_once(tmp_path):
 def test_what_the_model_cannot_do_is_refused_before_weights_are_read(prepare, backbone, monkeypatch, options, message):
     for part in ("transformer", "vae", "text_pipeline"):
         vars(backbone).pop(part, None)
-        monkeypatch.setattr(WanBackbone, part, property(lambda self: pytest.fail("weights were read")))
+        monkeypatch.setattr(DiffusersBackbone, part, property(lambda self: pytest.fail("weights were read")))
     with pytest.raises(ValueError, match=message):
         prepare(**options)

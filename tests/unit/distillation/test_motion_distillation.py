@@ -6,7 +6,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD, AdamW
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.datamodules import DistillationDataModule
 from fastvmt_pl.distillation import Sample, write_shard
@@ -199,12 +199,12 @@ def test_accumulated_batches_are_a_large_batch(train):
 
 def test_a_checkpointed_backward_pass_gives_the_same_weights(train):
     plain = train()
-    checkpointed = train(backbone=WanBackbone(gradient_checkpointing=True))
+    checkpointed = train(backbone=DiffusersBackbone(gradient_checkpointing=True))
     assert_same(weights(checkpointed), weights(plain), atol=1e-6, rtol=1e-5)
 
 
 def test_half_precision_keeps_the_adapter_in_full(train):
-    module = train(steps=1, backbone=WanBackbone(dtype="bfloat16"), trainer={"precision": "bf16-mixed"})
+    module = train(steps=1, backbone=DiffusersBackbone(dtype="bfloat16"), trainer={"precision": "bf16-mixed"})
     assert {p.dtype for p in module.adapter.values()} == {torch.float32}
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastvmt_pl import lora as loras_of_models
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.families.wan import Wan
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.errors import UserError
@@ -149,9 +149,9 @@ def test_a_backbone_refuses_before_it_reads_weights(lora, tmp_path):
     for part in ("transformer", "vae", "text_encoder"):
         (model / part / "model.safetensors").touch()  # reading any would fail
     good = {f"{LAYER}.lora_A.weight": torch.ones(2, 144), f"{LAYER}.lora_B.weight": torch.ones(144, 2)}
-    WanBackbone(str(model), loras={str(lora(good)): 1.0})
+    DiffusersBackbone(str(model), loras={str(lora(good)): 1.0})
     with pytest.raises(UserError, match=rf"other.safetensors.*{LAYER}.*\(24, 2\).*\(144, 144\)"):
-        WanBackbone(str(model), loras={str(lora(PAIR, name="other.safetensors")): 1.0})
+        DiffusersBackbone(str(model), loras={str(lora(PAIR, name="other.safetensors")): 1.0})
 
 
 @pytest.mark.parametrize("name", ["missing", "missing.safetensors", "", "lora.bin"])

@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.callbacks import GradientCache, LastCheckpoint
 from fastvmt_pl.method.motion_transfer import MotionTransfer, UnfinishedError
 from fastvmt_pl.method.optimizers import NormalizedGradientDescent
@@ -202,7 +202,7 @@ def test_checkpoints_of_unguided_steps_are_bounded_in_time(fit, tmp_path, clock)
 @pytest.mark.parametrize("done", [1, 2])
 def test_a_run_killed_in_its_guided_steps_goes_on_after_the_last_one_that_was_done(fit, tmp_path, monkeypatch, done):
     whole = fit(num_guided_steps=3)
-    capture, calls = WanBackbone.capture, []
+    capture, calls = DiffusersBackbone.capture, []
 
     def killed(self, *args, **options):
         calls.append(args)
@@ -210,10 +210,10 @@ def test_a_run_killed_in_its_guided_steps_goes_on_after_the_last_one_that_was_do
             raise KeyboardInterrupt
         return capture(self, *args, **options)
 
-    monkeypatch.setattr(WanBackbone, "capture", killed)
+    monkeypatch.setattr(DiffusersBackbone, "capture", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit([LastCheckpoint(tmp_path / "run")], num_guided_steps=3)
-    monkeypatch.setattr(WanBackbone, "capture", capture)
+    monkeypatch.setattr(DiffusersBackbone, "capture", capture)
     kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert kept["motion_transfer"]["step"] == done
     resumed = fit(num_guided_steps=3, ckpt_path=tmp_path / "run" / "last.ckpt")

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.backbones.untrained import untrained
@@ -77,11 +77,11 @@ def assert_as_measured(backbone, work):
 
 
 def test_planned_memory_equals_that_of_real_tensors():
-    assert_as_measured(WanBackbone("wan-tiny", gradient_checkpointing=True), workload(2))
+    assert_as_measured(DiffusersBackbone("wan-tiny", gradient_checkpointing=True), workload(2))
 
 
 def test_an_offloaded_autoencoder_only_counts_where_it_is_used():
-    found = plan(MotionTransfer(WanBackbone(offload=True), negative_prompt=""), workload())
+    found = plan(MotionTransfer(DiffusersBackbone(offload=True), negative_prompt=""), workload())
     before = [
         step.reading.before for step in found.steps[1:]
     ]  # an encoding, its motion, a gradient, denoising, decoding
@@ -103,13 +103,13 @@ def test_planned_memory_equals_that_of_a_model_of_wan_2_1_1_3bs_size(tmp_path):
         torch.set_default_dtype(torch.float32)
     transformer.save_pretrained(tmp_path / "transformer")
     del transformer
-    backbone = WanBackbone(str(tmp_path), dtype="bfloat16", gradient_checkpointing=True)
+    backbone = DiffusersBackbone(str(tmp_path), dtype="bfloat16", gradient_checkpointing=True)
     assert_as_measured(backbone, workload(1, 9, (128, 128), AttentionFlow()))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype):
-    backbone = WanBackbone("wan-tiny", dtype=dtype)
+    backbone = DiffusersBackbone("wan-tiny", dtype=dtype)
     for real, fake in zip(backbone.parts().values(), untrained(backbone).parts().values(), strict=True):
         tensors = [dict([*part.named_parameters(), *part.named_buffers()]) for part in (real, fake)]
         shapes = [{name: (each.shape, each.dtype) for name, each in one.items()} for one in tensors]
@@ -120,6 +120,6 @@ def test_an_untrained_model_has_the_shapes_and_precisions_of_the_real_one(dtype)
 
 
 def test_calibration_times_two_random_blocks():
-    backbone = WanBackbone("wan-tiny")
+    backbone = DiffusersBackbone("wan-tiny")
     rates = calibrate(backbone, Condition({"text": torch.ones(1, 512, 64)}), (8, 3, 16, 16))
     assert min(rates.prediction, rates.gradient, rates.autoencoder) > 0

@@ -3,14 +3,16 @@ from fastvmt_pl.report.run_settings import differing, flattened
 
 def test_classes_are_shown_by_their_names():
     config = {
-        "model": {"backbone": {"class_path": "fastvmt_pl.backbones.WanBackbone", "init_args": {"model": "wan-tiny"}}},
+        "model": {
+            "backbone": {"class_path": "fastvmt_pl.backbones.DiffusersBackbone", "init_args": {"model": "wan-tiny"}}
+        },
         "trainer": {
             "callbacks": [{"class_path": "a.GradientCache", "init_args": {"interval": 3}}, {"class_path": "b.Costs"}]
         },
     }
     assert flattened(config) == {
-        "model.backbone": "WanBackbone",
-        "model.backbone.WanBackbone.model": '"wan-tiny"',
+        "model.backbone": "DiffusersBackbone",
+        "model.backbone.DiffusersBackbone.model": '"wan-tiny"',
         "trainer.callbacks": "GradientCache, Costs",
         "trainer.callbacks.GradientCache.interval": "3",
     }

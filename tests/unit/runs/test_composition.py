@@ -2,7 +2,7 @@ import pytest
 import torch
 import yaml
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.optimizers import NormalizedGradientDescent
 from fastvmt_pl.runs.composition import compose, compose_training
@@ -32,7 +32,7 @@ def test_a_config_gives_module_datamodule_trainer_and_all_settings(config):
 
 
 def test_objects_are_used_as_they_are(config, toy_clips):
-    backbone = WanBackbone("wan-tiny")
+    backbone = DiffusersBackbone("wan-tiny")
     run = compose(merged(config, {"model.backbone": backbone}))
     assert run.model.backbone is backbone
     assert run.datamodule.sources[0] is toy_clips[0]

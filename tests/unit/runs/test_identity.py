@@ -114,7 +114,7 @@ def test_an_override_is_what_the_config_would_say(config):
         {"trainer": {"callbacks": "GradientCache"}, "data": {"clips": "clip.mp4"}},
         {"trainer": {"callbacks": ["GradientCache", {"init_args": {}}]}},
         {"model": {"backbone": "wan"}},
-        {"model": {"backbone": {"class_path": "WanBackbone", "init_args": ["wan-tiny"]}}},
+        {"model": {"backbone": {"class_path": "DiffusersBackbone", "init_args": ["wan-tiny"]}}},
         {"model": {"backbone": {"init_args": {"model": None, "loras": ["a"]}}}},
     ],
     ids=str,

@@ -9,6 +9,7 @@ from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.runs.settings import read_config
 
 RELEASED = [
+    "fastvmt_pl.backbones.WanBackbone",
     "fastvmt_pl.metrics.MotionFlowLoss",
     "fastvmt_pl.metrics.WindowLoss",
     "fastvmt_pl.metrics.motion.WindowLoss",

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastvmt_pl.backbones import WanBackbone
+from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, padding_logits, trim_padding
 
 PROMPTS = ["a red circle on a gray background", ""]
@@ -17,7 +17,7 @@ def found(backbone, latents, text):
 
 def whole_and_trimmed(num_latents, **settings):
     """Return what is found with 512 tokens, and with their zeros counted."""
-    backbone = WanBackbone("wan-tiny", **settings)
+    backbone = DiffusersBackbone("wan-tiny", **settings)
     latents = torch.randn(num_latents, *backbone.latent_shape(5, 32, 32), generator=torch.Generator().manual_seed(0))
     text = backbone.embed_prompts(PROMPTS).tensors["text"].repeat(num_latents // 2, 1, 1)
     return found(backbone, latents, text), found(backbone, latents, trim_padding(text))
