@@ -22,7 +22,7 @@ from fastvmt_pl.joblists.job_queue import JobQueue
 from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.toy import ToyWorld
 
-FAST = ["--num-num_steps=3", "--num-guided-num_steps=2", "--baseline=false", "--num-frames=5"]
+FAST = ["--num-steps=3", "--num-guided-steps=2", "--baseline=false", "--num-frames=5"]
 COLOURS = ("red", "green", "blue", "white", "yellow", "cyan", "purple", "orange")
 
 
@@ -157,7 +157,7 @@ def test_bad_entries_leave_the_rest_done(clips, tmp_path, capsys, monkeypatch):
         work(self, **options)
 
     monkeypatch.setattr(JobQueue, "work", after_the_check)
-    assert run(path, output, "--batch-size=10", "--num-num_steps=2", "--num-guided-num_steps=1") == 1
+    assert run(path, output, "--batch-size=10", "--num-steps=2", "--num-guided-steps=1") == 1
     said = capsys.readouterr()
     first_done = said.out.index(" done\n")
     assert first_done < said.out.index("noise.mp4")  # no clip is read before its turn
@@ -224,7 +224,7 @@ def test_each_backbone_is_read_once_and_one_is_in_memory_at_a_time(clips, tmp_pa
         for number, row in enumerate(good_rows(clips, 4))
     ]
     path = write_list(tmp_path / "jobs.jsonl", rows)
-    assert run(path, tmp_path / "run", "--num-num_steps=2", "--num-guided-num_steps=0") == 0
+    assert run(path, tmp_path / "run", "--num-steps=2", "--num-guided-steps=0") == 0
     assert num_alive == [0, 0]
     assert len(texts) == 2
     assert len(latents_of(tmp_path / "run")) == 4
