@@ -27,10 +27,10 @@ def test_motion_is_listed_and_cleared(succeed, clip, tmp_path):
     succeed("transfer", clip, PROMPT, *SMALL, "--output", "out")
     said = succeed("cache").out
     assert clip in said
-    assert "1 entry" in said
+    assert "2 entries" in said  # its latents, and its motion
     assert str(tmp_path / "cache") in said
     assert "10 GiB" in said
-    assert "removed 1 entry" in succeed("cache", "--clear").out
+    assert "removed 2 entries" in succeed("cache", "--clear").out
     assert MotionCache().entries() == []
 
 
