@@ -13,7 +13,7 @@ from fastvmt_pl.evaluation import LucasKanade
 from fastvmt_pl.evaluation.finished_runs import SCORES
 from fastvmt_pl.evaluation.scores import score_video
 from fastvmt_pl.evaluation.tracks import Frames
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 Judge = Callable[[Frames], Mapping[str, float]]
@@ -49,8 +49,7 @@ class JobScores(Callback):
             known = {} if judge is None else judge(frames)
             scores = {**known, **_scores(clip, frames, baseline)}
             judged = {name: value if math.isfinite(value) else None for name, value in scores.items()}
-            with written_whole(folder / SCORES) as path:
-                path.write_text(json.dumps([judged], indent=1) + "\n", encoding="utf-8")
+            write_text(folder / SCORES, json.dumps([judged], indent=1) + "\n")
 
 
 def _scores(clip: Clip, frames: Frames, baseline: Frames | None) -> dict[str, float]:

@@ -15,7 +15,7 @@ from fastvmt_pl.callbacks.gradient_cache import GradientCache, JobState
 from fastvmt_pl.callbacks.trainer_parts import datamodule_of, find_callback
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_picture, write_video
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text, written_whole
 from fastvmt_pl.method.measuring import attention_flow_error, motion_of, motion_picture
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 
@@ -113,8 +113,7 @@ def _write_metrics(folder: Path, backbone: Backbone, jobs: list[dict[str, Any]],
         "logs": os.path.relpath(logs, folder),
         "jobs": jobs,
     }
-    with written_whole(folder / METRICS) as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
 
 
 def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text, written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora, written_files
 
 UNVERIFIED = """
@@ -73,8 +73,7 @@ def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, trai
     """
     verified, unverified = folder / "README.md", folder / "UNVERIFIED.md"
     verified.unlink(missing_ok=True)  # of an earlier export, whose files are replaced
-    with written_whole(unverified) as path:
-        path.write_text(model_card(adapter, module, training, verified=False))
+    write_text(unverified, model_card(adapter, module, training, verified=False))
     family = module.backbone.family
     write_lora(adapter, folder, family)
     if training.preview is not None:
@@ -85,8 +84,7 @@ def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, trai
         deviations = verify_lora(adapter, folder, Path(module.backbone.source), family)
     except (RuntimeError, OSError, MemoryError) as error:
         raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
-    with written_whole(verified) as path:
-        path.write_text(model_card(adapter, module, training))
+    write_text(verified, model_card(adapter, module, training))
     unverified.unlink()
     return deviations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 
 INDEX = "index.json"
 
@@ -50,5 +50,4 @@ def read_index(folder: Path) -> list[Shard]:
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:
     """Write a data folder's index."""
-    with written_whole(folder / INDEX) as path:
-        path.write_text(json.dumps({"shards": [asdict(shard) for shard in shards]}, indent=1) + "\n")
+    write_text(folder / INDEX, json.dumps({"shards": [asdict(shard) for shard in shards]}, indent=1) + "\n")

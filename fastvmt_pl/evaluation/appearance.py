@@ -5,13 +5,13 @@ Axes: ``videos``, ``frames``, ``height``, ``width``; colours are 0 to 255.
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
+
+from fastvmt_pl.evaluation.tracks import Frames
 
 NUM_LEVELS = 8
 """Levels of each of red, green and blue in a histogram."""
-
-Frames = UInt8[Tensor, "frames height width 3"]
 
 
 def colour_histogram(frames: Frames) -> Float[Tensor, "colours"]:

@@ -21,7 +21,7 @@ from fastvmt_pl.evaluation.opencv_trackers import DenseFlow, LucasKanade
 from fastvmt_pl.evaluation.pair_files import PairFiles, find_pairs
 from fastvmt_pl.evaluation.scores import BETTER, score_video
 from fastvmt_pl.evaluation.tracks import Tracker
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.files.locks import locked_file
 
@@ -183,9 +183,8 @@ def _files_of(result: Result) -> PairFiles:
 
 
 def _write(output: Path, settings: dict[str, Any], kept: Pairs, problems: Sequence[str]) -> None:
-    with written_whole(output) as path:
-        content = {"settings": settings, "pairs": list(kept.values()), "left_out": list(problems)}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {"settings": settings, "pairs": list(kept.values()), "left_out": list(problems)}
+    write_text(output, json.dumps(content, indent=1) + "\n")
 
 
 def _result(pair: PairFiles, kept: Pairs, score: Callable[[PairFiles], dict[str, float]]) -> Result:

@@ -14,7 +14,7 @@ from fastvmt_pl.experiments.experiment import read_experiment
 from fastvmt_pl.experiments.results_table import ResultsTable
 from fastvmt_pl.experiments.summary import Row, summarise
 from fastvmt_pl.experiments.trials import Trial, make_trials
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.joblists.batches import make_batches
 from fastvmt_pl.joblists.job import Job, forget_files
 from fastvmt_pl.joblists.job_check import JobCheck
@@ -73,8 +73,7 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
         return table.rows()
     rows = table.finish()
     summary = summarise(rows, plan.reference)
-    with written_whole(output / "summary.md") as path:
-        path.write_text(summary + "\n", encoding="utf-8")
+    write_text(output / "summary.md", summary + "\n")
     print(summary, end="\n\n")
     conclude([queue.outcome(job) for job in jobs], f"the results are in {output}")
     return rows

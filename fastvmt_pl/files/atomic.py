@@ -51,6 +51,16 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole, in UTF-8.
+
+    Raises:
+        UnwritableError: If the file cannot be written.
+    """
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Replace errors that name a temporary file, or no file, by an error that names the user's file.

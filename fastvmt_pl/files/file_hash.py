@@ -14,7 +14,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.files.user_cache import user_cache
 
 SETTLED = 2.0
@@ -83,8 +83,8 @@ def _remember(path: Path, record: Path | None = None) -> str:
     if _stamp(path) == before and not 0 <= age < SETTLED:
         KNOWN[before] = found
         if record is not None:
-            with suppress(OSError), written_whole(record) as temporary:
-                temporary.write_text(json.dumps({"file": before._asdict(), "sha256": found}))
+            with suppress(OSError):
+                write_text(record, json.dumps({"file": before._asdict(), "sha256": found}))
     return found
 
 

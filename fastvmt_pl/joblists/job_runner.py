@@ -8,7 +8,7 @@ import yaml
 from lightning import Callback
 
 from fastvmt_pl.callbacks import Costs, RunFolder
-from fastvmt_pl.files.atomic import remove_unfinished, written_whole
+from fastvmt_pl.files.atomic import remove_unfinished, write_text
 from fastvmt_pl.joblists.batches import Batch
 from fastvmt_pl.joblists.job import Job
 from fastvmt_pl.processes.failures import FAILED
@@ -88,8 +88,7 @@ class JobRunner:
             _refuse_another_device(folder, config)
         self.kept.lend(cli, self.prompts.get(batch.jobs[0].backbone, []))
         for path in (folder, *(self.folder / "jobs" / job.name for job in batch.jobs)):
-            with written_whole(path / "config.yaml") as temporary:
-                temporary.write_text(config, encoding="utf-8")
+            write_text(path / "config.yaml", config)
         fit(cli, folder)
         for job in batch.jobs:
             (self.folder / "jobs" / job.name / FAILED).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastvmt_pl.clips import TooShortError
 from fastvmt_pl.errors import one_line
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.joblists.job import Job, Outcome, stamp_of
 from fastvmt_pl.joblists.job_check import BAD, JobCheck, cut
 from fastvmt_pl.processes.failures import now_of
@@ -64,8 +64,8 @@ class Verdicts:
         found = self.known(job)
         if found is None:
             found = self._found[job.group] = self._find(job)
-            with suppress(OSError), written_whole(self._path(job)) as path:  # the disk may be full
-                path.write_text(json.dumps(asdict(found)) + "\n", encoding="utf-8")
+            with suppress(OSError):  # the disk may be full
+                write_text(self._path(job), json.dumps(asdict(found)) + "\n")
         return found
 
     def outcome(self, job: Job) -> Outcome:

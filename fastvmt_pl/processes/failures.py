@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastvmt_pl.errors import UserError, one_line
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.processes.stop_request import Preempted
 
 FAILED = "failed.json"
@@ -61,8 +61,8 @@ class Failures:
     def record(self, folder: Path, reason: str) -> None:
         """Record for all processes why the work of a folder failed."""
         self.reasons[folder] = reason
-        with suppress(OSError), written_whole(folder / FAILED) as path:  # the disk may be full
-            path.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")
+        with suppress(OSError):  # the disk may be full
+            write_text(folder / FAILED, json.dumps({"reason": reason}) + "\n")
 
     def reason(self, folder: Path) -> str | None:
         """Return why the work of a folder failed, or ``None`` if it did not."""

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fastvmt_pl.evaluation.scores import BETTER
 from fastvmt_pl.report.curve import curve
-from fastvmt_pl.report.report_job import Job
+from fastvmt_pl.report.report_jobs import Job
 
 ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
 

@@ -4,6 +4,7 @@ import base64
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from fastvmt_pl.evaluation.finished_runs import Run
 from fastvmt_pl.evaluation.scores import score_video
 from fastvmt_pl.report.logged_curves import read_curves
 from fastvmt_pl.report.motion_overlay import motion_overlay
-from fastvmt_pl.report.report_job import Job
 from fastvmt_pl.report.run_settings import differing, read_settings
 
 Track = Callable[[Sequence[Any]], Iterable[Any]]
@@ -31,6 +31,33 @@ MEASURES = (
     "baseline_attention_flow_error",
 )
 """Measures in ``metrics.json``, in the order of the table."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video of a report.
+
+    Attributes:
+        name: Its folder, relative to the folder that holds all runs of the report.
+        prompt: Its prompt.
+        clip: File name of its reference.
+        settings: Settings in which the runs of the report differ, by their dotted names.
+        scores: Its scores and costs.
+        videos: Each video as a data URL.
+        overlays: The motion in each video, see :func:`~fastvmt_pl.report.motion_overlay.motion_overlay`.
+        curves: Logged values by name, averaged over the run's jobs: inner step and value, ordered by step.
+        fps: Frames per second.
+    """
+
+    name: str
+    prompt: str
+    clip: str
+    settings: dict[str, str]
+    scores: dict[str, float | None]
+    videos: dict[str, str]
+    overlays: dict[str, dict[str, Any]]
+    curves: dict[str, list[tuple[int, float]]]
+    fps: float
 
 
 def collect(runs: Sequence[Run], track: Track = iter) -> tuple[list[Job], list[str]]:

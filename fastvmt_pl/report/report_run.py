@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.finished_runs import find_runs
-from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.report.page import render
 from fastvmt_pl.report.report_jobs import Track, collect
 
@@ -32,6 +32,5 @@ def report(
     if not jobs:
         raise UserError(f"no job can be shown: {'; '.join(problems[:3])}")
     page = render(jobs, title)
-    with written_whole(output) as path:
-        path.write_text(page, encoding="utf-8")
+    write_text(output, page)
     return problems

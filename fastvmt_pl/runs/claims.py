@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files.atomic import PREFIX, remove_unfinished, written_whole
+from fastvmt_pl.files.atomic import PREFIX, remove_unfinished, write_text
 from fastvmt_pl.files.locks import LOCK, locked
 from fastvmt_pl.runs.identity import Settings, differences, flat
 from fastvmt_pl.runs.old_spellings import IN_IDENTITY, new_names
@@ -97,8 +97,7 @@ class _Run:
         files = {f"{name}.yaml": content for name, content in self.settings.items()}
         for name, content in {**files, IDENTITY: json.dumps(self.identity, indent=1) + "\n"}.items():
             if not (self.folder / name).exists():
-                with written_whole(self.folder / name) as temporary:
-                    temporary.write_text(content, encoding="utf-8")
+                write_text(self.folder / name, content)
 
     def _refuse_differences(self) -> None:
         found = self.differences()

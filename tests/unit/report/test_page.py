@@ -5,7 +5,7 @@ import pytest
 
 from fastvmt_pl.report.curve import curve
 from fastvmt_pl.report.page import render
-from fastvmt_pl.report.report_job import Job
+from fastvmt_pl.report.report_jobs import Job
 
 OVERLAY = {"tracks": [[[1, 2], None]], "flow": [[[[0, 5]]]], "rows": 1, "columns": 1}
 
