@@ -8,10 +8,9 @@ from lightning import Callback, LightningModule, Trainer
 
 from fastvmt_pl.callbacks.run_folder import METRICS, RunFolder
 from fastvmt_pl.callbacks.trainer_parts import datamodule_of
-from fastvmt_pl.clips import Clip, align
-from fastvmt_pl.evaluation import LucasKanade
+from fastvmt_pl.clips import Clip
 from fastvmt_pl.evaluation.finished_runs import SCORES
-from fastvmt_pl.evaluation.scores import score_video
+from fastvmt_pl.evaluation.scores import score_transfer
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.method.motion_transfer import MotionTransfer
@@ -47,12 +46,6 @@ class JobScores(Callback):
             if (folder / METRICS).exists():  # written by a batch that was killed while writing
                 continue
             known = {} if judge is None else judge(frames)
-            scores = {**known, **_scores(clip, frames, baseline)}
+            scores = {**known, **score_transfer(clip, frames, baseline)}
             judged = {name: value if math.isfinite(value) else None for name, value in scores.items()}
             write_text(folder / SCORES, json.dumps([judged], indent=1) + "\n")
-
-
-def _scores(clip: Clip, frames: Frames, baseline: Frames | None) -> dict[str, float]:
-    pair = align(clip, Clip(frames, clip.fps, "output"))
-    plain = None if baseline is None else align(clip, Clip(baseline, clip.fps, "baseline")).output
-    return score_video(pair.reference, pair.output, LucasKanade(), plain)

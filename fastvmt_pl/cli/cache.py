@@ -12,11 +12,6 @@ DETAIL = """Prints the size, the time of the last use and the clip of each entry
 Example: fastvmt cache --clear"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, cache)
-
-
 def cache(clear: bool = False, folder: Path | None = None) -> None:
     """List the motion that was extracted from clips and is kept for other prompts and seeds.
 
@@ -49,3 +44,6 @@ def _total(entries: Sequence[Entry]) -> str:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:9.1f} MiB"
+
+
+COMMAND = Command(DETAIL, cache)

@@ -1,6 +1,5 @@
 """``fastvmt distill``."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastvmt_pl.cli.words import Command
@@ -14,14 +13,12 @@ was when it is started again with the same settings. The default of an option wi
 Example: fastvmt distill clip.mp4 "a red circle on a gray background" --output runs/motion"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, distill, run, frozenset({"request", "progress"}))
-
-
 def run(**options: Any) -> None:
     """Distil, and say where the LoRA is."""
     request = StopRequest()
     with listening(request):
         folder = distill(**options, request=request, progress=True)
     print(f"the LoRA is in {folder}")
+
+
+COMMAND = Command(DETAIL, distill, run, frozenset({"request", "progress"}))

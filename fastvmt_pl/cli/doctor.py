@@ -1,6 +1,5 @@
 """``fastvmt doctor``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fastvmt_pl.cli.words import Command
@@ -8,11 +7,6 @@ from fastvmt_pl.planning.machine import check_machine
 
 DETAIL = """Prints a line for each thing: ok, warning or failure, and how to mend it. The exit code is 1 if one
 fails."""
-
-
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, doctor)
 
 
 def doctor(folder: Path = Path("runs")) -> None:
@@ -30,3 +24,6 @@ def doctor(folder: Path = Path("runs")) -> None:
         failed += [check.name] if check.status == "failure" else []
     if failed:
         raise RuntimeError(f"{len(failed)} checks failed: {', '.join(failed)}; each line above says how to mend it")
+
+
+COMMAND = Command(DETAIL, doctor)

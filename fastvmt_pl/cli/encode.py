@@ -1,6 +1,5 @@
 """``fastvmt encode``."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastvmt_pl.cli.words import Command
@@ -11,14 +10,12 @@ DETAIL = """Videos and captions that cannot be used are named, counted and skipp
 Example: fastvmt encode videos.tar data --size 480x832"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, encode, run)
-
-
 def run(**options: Any) -> None:
     """Encode, and say what came of each file."""
     for done in encode(**options):
         print(f"{done.tar}: {done.num_samples} videos encoded, {len(done.problems)} skipped", flush=True)
         for problem in done.problems:
             print(f"skipped: {problem}", flush=True)
+
+
+COMMAND = Command(DETAIL, encode, run)

@@ -1,7 +1,6 @@
 """``fastvmt evaluate``."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,6 @@ Example: fastvmt evaluate clip.mp4 output.mp4
 Example: fastvmt evaluate runs/a runs/b --output scores.json"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, evaluate, run, frozenset({"track"}))
-
-
 def run(output: Path, **options: Any) -> None:
     """Evaluate, and print the scores.
 
@@ -44,3 +38,6 @@ def run(output: Path, **options: Any) -> None:
     if found.problems:
         reasons = "; ".join(found.problems[:3])
         raise RuntimeError(f"{len(found.problems)} of {found.num_pairs} pairs could not be scored: {reasons}")
+
+
+COMMAND = Command(DETAIL, evaluate, run, frozenset({"track"}))

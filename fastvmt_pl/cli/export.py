@@ -1,6 +1,5 @@
 """``fastvmt export``."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastvmt_pl.cli.words import Command
@@ -9,11 +8,9 @@ from fastvmt_pl.runs.export_run import export
 DETAIL = """Example: fastvmt export runs/motion/checkpoints/last.ckpt runs/motion/config.yaml loras/motion"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, export, run)
-
-
 def run(**options: Any) -> None:
     """Export, and say where the LoRA is."""
     print(f"the LoRA is in {export(**options)}")
+
+
+COMMAND = Command(DETAIL, export, run)

@@ -87,7 +87,8 @@ def _run(name: str, *args: str) -> None:
     from fastvmt_pl.cli.words import parse
     from fastvmt_pl.runs.old_spellings import OPTIONS
 
-    command = import_module(f"fastvmt_pl.cli.{name}").command(args)
+    file = import_module(f"fastvmt_pl.cli.{name}")
+    command = file.command(args) if name == "transfer" else file.COMMAND
     options = parse(f"fastvmt {name}", COMMANDS[name], command, args, OPTIONS.get(name, {}))
     (command.run or command.function)(**options)
 

@@ -1,6 +1,5 @@
 """``fastvmt plan``."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
@@ -15,11 +14,6 @@ DETAIL = """Memory by part and by step, how often each step is taken, and an est
 model's configs. The exit code is 1 if the run does not fit.
 
 Example: fastvmt plan --config configs/wan2.1_1.3b.yaml --num-jobs 8 --memory 24 --no-calibrated"""
-
-
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, plan)
 
 
 def plan(
@@ -60,3 +54,6 @@ def plan(
         problems += [] if found.problem is None else [found.problem]
     if problems:
         raise RuntimeError("; ".join(problems))
+
+
+COMMAND = Command(DETAIL, plan)

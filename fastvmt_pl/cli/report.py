@@ -1,7 +1,6 @@
 """``fastvmt report``."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,6 @@ DETAIL = """One file that needs no network: videos side by side in step, with tr
 and gradients, and a table of scores, times, memory and the settings that differ.
 
 Example: fastvmt report runs/a runs/b --output report.html"""
-
-
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, report, run, frozenset({"track"}))
 
 
 def run(output: Path, **options: Any) -> None:
@@ -38,3 +32,6 @@ def run(output: Path, **options: Any) -> None:
     if problems:
         reasons = "; ".join(problems[:3])
         raise RuntimeError(f"{output} lacks what could not be read of {len(problems)} jobs or runs: {reasons}")
+
+
+COMMAND = Command(DETAIL, report, run, frozenset({"track"}))

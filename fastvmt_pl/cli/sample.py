@@ -1,6 +1,5 @@
 """``fastvmt sample``."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,11 +13,6 @@ DETAIL = """Writes a folder with the video and all settings.
 Example: fastvmt sample "a blue cross on a navy background" --loras runs/motion/lora"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, sample, run, frozenset({"on_step"}))
-
-
 def run(**options: Any) -> None:
     """Sample, and say where the video is."""
     console = Console(stderr=True)
@@ -26,3 +20,6 @@ def run(**options: Any) -> None:
         task = progress.add_task("denoising", total=None)
         video = sample(**options, on_step=lambda num_steps: progress.update(task, total=num_steps, advance=1))
     print(f"the result is in {video.parent}")
+
+
+COMMAND = Command(DETAIL, sample, run, frozenset({"on_step"}))

@@ -1,7 +1,5 @@
 """``fastvmt sweep``."""
 
-from collections.abc import Sequence
-
 from fastvmt_pl.cli.words import Command
 from fastvmt_pl.experiments.sweeping import sweep
 
@@ -12,6 +10,4 @@ launcher, share the runs.
 Example: fastvmt sweep configs/experiment/reuse.yaml runs/reuse"""
 
 
-def command(args: Sequence[str]) -> Command:
-    """Return the command."""
-    return Command(DETAIL, sweep)
+COMMAND = Command(DETAIL, sweep)

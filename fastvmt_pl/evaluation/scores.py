@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from fastvmt_pl.clips import Clip, align
 from fastvmt_pl.evaluation.appearance import appearance_leak
 from fastvmt_pl.evaluation.clip_similarity import ClipEmbedder, frame_similarity, text_similarity
 from fastvmt_pl.evaluation.cotracker import CoTracker
@@ -15,6 +16,7 @@ from fastvmt_pl.evaluation.functional import (
     published_motion_fidelity,
     temporal_consistency,
 )
+from fastvmt_pl.evaluation.opencv_trackers import LucasKanade
 from fastvmt_pl.evaluation.tracks import Frames, Tracker
 
 LOCAL_REACH = 0.25
@@ -35,6 +37,19 @@ BETTER: dict[str, Better] = {
     "clip_frames": "higher",
 }
 """All scores by name, in the order of tables, and whether higher or lower is better."""
+
+
+def score_transfer(reference: Clip, output: Frames, baseline: Frames | None = None) -> dict[str, float]:
+    """Return the scores of the pictures of a transfer, which have the frame rate of the reference.
+
+    Args:
+        reference: The reference as it was read, in its own size.
+        output: The video's pictures.
+        baseline: Pictures of the same start without guidance.
+    """
+    pair = align(reference, Clip(output, reference.fps, "output"))
+    plain = None if baseline is None else align(reference, Clip(baseline, reference.fps, "baseline")).output
+    return score_video(pair.reference, pair.output, LucasKanade(), plain)
 
 
 def score_video(

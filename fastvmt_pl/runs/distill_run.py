@@ -16,7 +16,6 @@ from fastvmt_pl.datamodules.distillation_datamodule import Source
 from fastvmt_pl.distillation.motion_distillation import Objective
 from fastvmt_pl.distillation.shard_index import read_index
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.files.names import slug
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.claims import claimed_folder
@@ -35,6 +34,7 @@ from fastvmt_pl.runs.options import (
 )
 from fastvmt_pl.runs.settings import Config, merged, read_config
 from fastvmt_pl.runs.teacher import make_samples
+from fastvmt_pl.runs.transfer_options import fit
 
 NUM_PREVIEWS = 4
 OWN = ("clip_prompt", "num_prompts", "teacher_batch_size", "max_flow_error", "max_leak", "previewed")
@@ -177,11 +177,7 @@ def distill(
             raise UserError(
                 f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error} and another --output"
             )
-        last = folder / "checkpoints" / "last.ckpt"
-        with naming(folder):
-            training.trainer.fit(
-                training.model, training.datamodule, ckpt_path=last if last.exists() else None, weights_only=True
-            )
+        fit(training, folder)
     return folder / "lora"
 
 

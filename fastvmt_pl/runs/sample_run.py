@@ -18,8 +18,9 @@ from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.identity import Settings, backbone_identity
 from fastvmt_pl.runs.old_spellings import new_names
-from fastvmt_pl.runs.options import Loras, default_config, parse_device, parse_loras, parse_size
+from fastvmt_pl.runs.options import Loras, default_config
 from fastvmt_pl.runs.settings import merged, read_config
+from fastvmt_pl.runs.transfer_options import TransferOptions, settings_of
 
 NO_CLIP = Clip(torch.zeros(0, 1, 1, 3, dtype=torch.uint8), 1.0, "no clip")
 """Stands for the clip of a transfer that is composed and not run."""
@@ -73,18 +74,18 @@ def sample(
         raise UserError("the prompt is empty; say what the video is to show")
     model = model or ("wan-tiny" if config is None else None)
     base = read_config(config or default_config(model or "wan-tiny"))
-    given = {
-        "model.backbone.init_args.model": model,
-        "model.backbone.init_args.dtype": dtype,
-        "model.backbone.init_args.loras": None if loras is None else parse_loras(loras),
-        "model.num_steps": num_steps,
-        "model.guidance_scale": guidance_scale,
-        "model.negative_prompt": negative_prompt,
-        "data.num_frames": num_frames,
-        "data.size": None if size is None else parse_size(size),
-        **({} if device is None else parse_device(device)),
-    }
-    settings = merged(base, {name: value for name, value in given.items() if value is not None})
+    given = TransferOptions(
+        model=model,
+        loras=loras,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        negative_prompt=negative_prompt,
+        num_frames=num_frames,
+        size=size,
+        device=device,
+        dtype=dtype,
+    )
+    settings = merged(base, settings_of(given, base))
     places = {
         name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")
     }

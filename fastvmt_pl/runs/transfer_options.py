@@ -15,7 +15,7 @@ from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.composition import compose
-from fastvmt_pl.runs.lightning_cli import TransferCLI
+from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
 from fastvmt_pl.runs.options import Loras, default_config, parse_device, parse_loras, parse_size, run_loggers
 from fastvmt_pl.runs.settings import Config, merged, read_config
 
@@ -166,12 +166,12 @@ def warn_if_unguided(cli: TransferCLI, given: Mapping[str, Any]) -> None:
 
 
 def checkpoint_of(folder: Path) -> Path:
-    """Return where a transfer keeps its checkpoint."""
+    """Return where a run keeps its checkpoint."""
     return folder / "checkpoints" / "last.ckpt"
 
 
-def fit(cli: TransferCLI, folder: Path) -> None:
-    """Run a transfer, from its checkpoint if it has one; a damaged one is put aside.
+def fit(cli: TransferCLI | DistillCLI, folder: Path) -> None:
+    """Run a transfer or a training, from its checkpoint if it has one; a damaged one is put aside.
 
     Raises:
         UnwritableError: If the folder cannot be written.

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import Costs, RunFolder
-from fastvmt_pl.clips import Clip, align
-from fastvmt_pl.evaluation import LucasKanade
-from fastvmt_pl.evaluation.scores import score_video
+from fastvmt_pl.clips import Clip
+from fastvmt_pl.evaluation.scores import score_transfer
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import SILENT, compose
 from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, settings_of_backbone
@@ -53,13 +52,9 @@ class Transfer:
     @cached_property
     def scores(self) -> list[dict[str, float]]:
         """Scores of each video against the clip, by the names in docs/evaluation.md; measured when first asked for."""
-        return [self._score(number) for number in range(len(self.prompts))]
-
-    def _score(self, number: int) -> dict[str, float]:
-        pair = align(self.reference, Clip(self.frames[number], self.fps, "output"))
-        plain = None if self.baseline is None else Clip(self.baseline[number], self.fps, "baseline")
-        baseline = None if plain is None else align(self.reference, plain).output
-        return score_video(pair.reference, pair.output, LucasKanade(), baseline)
+        baselines = [None] * len(self.prompts) if self.baseline is None else self.baseline
+        videos = zip(self.frames, baselines, strict=True)
+        return [score_transfer(self.reference, frames, baseline) for frames, baseline in videos]
 
 
 @quiet()

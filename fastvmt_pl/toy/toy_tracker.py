@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.toy.toy_world import BACKGROUNDS, COLOURS, Appearance
 
 MAX_DISTANCE = 80.0
@@ -25,8 +26,6 @@ MAIN_PIECE = 0.9
 """Smallest share of an object's pixels in its largest connected piece for it to count as one piece."""
 SHARES = ("present", "one_piece", "background", "leak_free", "appearance")
 """Scores that are shares of a video's frames."""
-
-Frames = UInt8[Tensor, "frames height width 3"]
 
 
 @dataclass(frozen=True)
