@@ -99,7 +99,9 @@ class MotionDataModule(LightningDataModule):
         cache_dir: Path | None = None,
     ) -> None:
         super().__init__()
-        if len(clips) not in (1, len(prompts)) or not prompts:
+        if not prompts:
+            raise UserError("there is no prompt; say what each video shows")
+        if len(clips) not in (1, len(prompts)):
             raise UserError(f"{len(clips)} clips for {len(prompts)} prompts; give one clip, or a clip for each prompt")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from importlib import import_module
 
 from fastvmt_pl.errors import UserError, one_line
@@ -41,6 +42,7 @@ def main(args: list[str] | None = None) -> int:
 
     from fastvmt_pl.processes.ending import EndAtOnce
 
+    warnings.formatwarning = lambda message, *_: f"fastvmt: warning: {one_line(str(message))}\n"
     ending, code = EndAtOnce(), 1
     try:
         code = _result(sys.argv[1:])

@@ -2,11 +2,9 @@
 
 import argparse
 import json
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
-
-from jsonargparse import ArgumentParser
+from typing import Any, TypeVar
 
 from fastvmt_pl.datamodules import check_interval
 from fastvmt_pl.errors import UserError, one_line
@@ -14,8 +12,7 @@ from fastvmt_pl.files.names import slug
 from fastvmt_pl.files.tables import path_in_table
 from fastvmt_pl.joblists.job import Job, Outcome, config_hash, forget_files
 from fastvmt_pl.joblists.job_rows import OWN, check_names, rows_of_list
-from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
-from fastvmt_pl.runs.transfer_options import TransferOptions
+from fastvmt_pl.runs.transfer_options import TransferOptions, checked_options
 
 Kind = TypeVar("Kind")
 
@@ -98,7 +95,6 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
 
 def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
     """Return what a row sets of the command's options, and of the config by dotted names."""
-    row = new_names(row, TRANSFER)
     check_names(list(row))
     own: Any = {}
     for name, value in row.items():
@@ -107,18 +103,6 @@ def _settings(row: dict[str, Any]) -> tuple[TransferOptions, dict[str, Any]]:
 
 
 @lru_cache(maxsize=4096)
-def _read_option(described: str) -> dict[str, Any]:
+def _read_option(described: str) -> TransferOptions:
     """Return an option, from its name and value as JSON; rows of a list share most of theirs."""
-    read: dict[str, Any] = _parser().parse_object(json.loads(described)).as_dict()
-    return read
-
-
-@cache
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(_take_options, as_group=False)
-    return parser
-
-
-def _take_options(**options: Unpack[TransferOptions]) -> None:
-    """Stand for the options, whose types and texts the parser reads off here."""
+    return checked_options(json.loads(described))

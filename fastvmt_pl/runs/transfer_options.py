@@ -1,21 +1,26 @@
 """The options of ``fastvmt transfer``, which are also the columns of a job list, and the configs they stand for."""
 
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
+from jsonargparse import ArgumentParser
 from lightning import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
+from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
+from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
 from fastvmt_pl.runs.options import Loras, default_config, parse_device, parse_loras, parse_size, run_loggers
 from fastvmt_pl.runs.settings import Config, merged, read_config
 
@@ -83,6 +88,34 @@ SETTINGS = {
     "baseline": "model.baseline",
 }
 """The setting that an option stands for, where it is one as it is."""
+
+
+def checked_options(given: Mapping[str, Any]) -> TransferOptions:
+    """Return options under their present names, their texts read as what they stand for.
+
+    Raises:
+        UserError: If there is no such option, or its value is of another type.
+    """
+    options = new_names(given, TRANSFER)
+    unknown = [name for name in options if name not in TransferOptions.__annotations__]
+    if unknown:
+        raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join(TransferOptions.__annotations__)}")
+    try:
+        read = _parser().parse_object(options)
+    except ArgumentError as error:
+        raise UserError(one_line(str(error))) from error
+    return cast(TransferOptions, {name: read[name] for name in options})
+
+
+@cache
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(_take_options, as_group=False)
+    return parser
+
+
+def _take_options(**options: Unpack[TransferOptions]) -> None:
+    """Stand for the options, whose types the parser reads off here."""
 
 
 def config_of(options: TransferOptions) -> Path:

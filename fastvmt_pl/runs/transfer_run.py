@@ -21,7 +21,15 @@ from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.runs.quiet import quiet
 from fastvmt_pl.runs.settings import merged, read_config
-from fastvmt_pl.runs.transfer_options import Options, TransferOptions, fit, in_folder, settings_of, warn_if_unguided
+from fastvmt_pl.runs.transfer_options import (
+    Options,
+    TransferOptions,
+    checked_options,
+    fit,
+    in_folder,
+    settings_of,
+    warn_if_unguided,
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ def transfer(
             made.scores[0]["motion_fidelity"]
     """
     kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}
+    options = cast(Options, checked_options(options))
     return run_transfer(clip, prompt, output, seed, model, config, kept | dict(settings or {}), **options)
 
 

@@ -123,3 +123,26 @@ def test_the_package_is_imported_without_its_libraries_and_its_names_are_found()
 
 def test_the_shipped_files_are_found_from_anywhere():
     assert Path(default_config("wan-tiny")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"num_framess": 5}, "num_framess"),
+        ({"callbacks": []}, "callbacks"),
+        ({"num_steps": "3x"}, "num_steps"),
+        ({"num_steps": 2.5}, "num_steps"),
+        ({"baseline": "perhaps"}, "baseline"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("no_weights")
+def test_an_option_that_is_none_or_of_another_type_is_refused(clip, options, named):
+    with pytest.raises(UserError, match=named):
+        transfer(clip, PROMPT, **options)
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_no_prompt_is_refused(clip):
+    with pytest.raises(UserError, match="no prompt"):
+        transfer(clip, [])

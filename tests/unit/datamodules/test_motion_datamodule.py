@@ -263,7 +263,7 @@ def test_a_file_is_read_as_its_frames_would_be(prepare, toy_clips, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompts": []}, "give one clip"),
+        ({"prompts": []}, "no prompt"),
         ({"num_clips": 2, "prompts": [PROMPT]}, "2 clips for 1 prompts"),
         ({"num_clips": 2, "prompts": [PROMPT] * 3}, "2 clips for 3 prompts"),
         ({"prompts": [PROMPT, "  "]}, "prompt 2 is empty"),

@@ -12,7 +12,9 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 
 ROOT = Path(fastvmt_pl.__file__).parent
 FILES = [path for part in (ROOT, ROOT.parent / "callbacks", ROOT.parent / "datamodules") for path in part.rglob("*.py")]
-ALLOWED = re.compile(r"wan[-_]tiny|Wan-AI/Wan2\.1-T2V-1\.3B-Diffusers|configs/wan2\.1_1\.3b\.yaml|(backbones\.wan\.)?WanBackbone")
+ALLOWED = re.compile(
+    r"wan[-_]tiny|Wan-AI/Wan2\.1-T2V-1\.3B-Diffusers|configs/wan2\.1_1\.3b\.yaml|(backbones\.wan\.)?WanBackbone"
+)
 """The bundled model, the example of the messages and the help, and a name that released configs give."""
 
 
