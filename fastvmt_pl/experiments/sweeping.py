@@ -10,6 +10,7 @@ from lightning import Callback
 
 from fastvmt_pl.callbacks import Costs, JobScores, RunFolder
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.experiments.experiment import read_experiment
 from fastvmt_pl.experiments.results_table import ResultsTable
 from fastvmt_pl.experiments.summary import Row, summarise
@@ -27,7 +28,6 @@ from fastvmt_pl.processes.ranks import num_to_start, read_rank, start_ranks
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.toy.toy_jobs import ToyJob
-from fastvmt_pl.toy.toy_tracker import Frames
 from fastvmt_pl.toy.toy_world import NUM_FRAMES, SIZE
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fastvmt_pl.toy.toy_tracker import Frames, ToyScore, score
+from fastvmt_pl.evaluation.tracks import Frames
+from fastvmt_pl.toy.toy_tracker import ToyScore, score
 from fastvmt_pl.toy.toy_world import Appearance, Path, ToyClip, ToyWorld, combinations, prompt_for
 
 MOVING: tuple[Path, ...] = ("linear", "arc", "sine", "bounce")

@@ -3,8 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.evaluation.video_metrics import VideoMetric
-from fastvmt_pl.toy.toy_tracker import Frames, centroids, colour_mask, relative_path_error
+from fastvmt_pl.toy.toy_tracker import centroids, colour_mask, relative_path_error
 
 
 class ToyPathError(VideoMetric):
