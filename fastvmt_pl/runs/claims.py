@@ -12,8 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import PREFIX, remove_unfinished, write_text
 from fastvmt_pl.files.locks import LOCK, locked
-from fastvmt_pl.runs.identity import Settings, differences, flat
-from fastvmt_pl.runs.old_spellings import IN_IDENTITY, new_names
+from fastvmt_pl.runs.identity import Settings, differences, flat, of_earlier_version
 
 Identify = Callable[[dict[str, Any]], Settings]
 """Returns what changes a run's result, given the contents of its YAML files by their names without the ending."""
@@ -69,7 +68,7 @@ class _Run:
             there = json.loads((self.folder / IDENTITY).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # of an older version, or not written yet
             there = self._older()
-        return differences(new_names(there, IN_IDENTITY, warn=False), self.identity) if isinstance(there, dict) else []
+        return differences(of_earlier_version(there), self.identity) if isinstance(there, dict) else []
 
     def _older(self) -> Settings | None:
         """Return what changes the result of the run that the folder's YAML files describe, if it has any."""

@@ -13,7 +13,7 @@ from fastvmt_pl.clips import ClipError, content_hash
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import find_lora, lora_files
-from fastvmt_pl.runs.old_spellings import CLASSES
+from fastvmt_pl.runs.old_spellings import CLASSES, IN_IDENTITY, new_names
 from fastvmt_pl.runs.settings import merged
 
 Settings = dict[str, Any]
@@ -132,6 +132,14 @@ def _clip_content(path: str | Path) -> str:
         return f"sha256 {content_hash(path)}"
     except (OSError, ClipError):
         return f"missing {Path(path).absolute()}"
+
+
+def of_earlier_version(identity: Settings) -> Settings:
+    """Return an identity that an earlier version may have written, with present names of settings and classes."""
+    present = new_names(identity, IN_IDENTITY, warn=False)
+    return {
+        name: RENAMED.get(value, value) if name.endswith("class_path") else value for name, value in present.items()
+    }
 
 
 def flat(settings: Any, prefix: str = "") -> Settings:

@@ -3,6 +3,7 @@ import pytest
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.locks import InUseError, locked
 from fastvmt_pl.runs.claims import claimed_folder
+from fastvmt_pl.runs.identity import identity_of
 
 
 def test_a_folder_that_a_killed_process_had_begun_is_taken_over(tmp_path):
@@ -40,3 +41,18 @@ def test_a_process_waits_as_long_as_it_is_told(tmp_path):
         pytest.fail("two processes have it")
     with locked(tmp_path, patience=0.1):
         pass
+
+
+def test_a_class_that_was_renamed_is_the_same_run(tmp_path):
+    def claim(folder, name):
+        config = f"model: {{backbone: {{class_path: fastvmt_pl.backbones.{name}}}}}"
+        return claimed_folder(folder, lambda files: identity_of(files["config"]), config=config)
+
+    with claim(tmp_path / "run", "DiffusersBackbone"):
+        pass
+    identity = tmp_path / "run" / "identity.json"
+    identity.write_text(identity.read_text().replace("DiffusersBackbone", "WanBackbone"))
+    with claim(tmp_path / "run", "DiffusersBackbone"):
+        pass
+    with pytest.raises(UserError, match="OtherBackbone"), claim(tmp_path / "run", "OtherBackbone"):
+        pytest.fail("it was claimed")
