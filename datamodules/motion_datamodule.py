@@ -7,9 +7,11 @@ from typing import Literal
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastvmt_pl.clips.clip import Clip, check_file, read_clip
+from fastvmt_pl.clips.clip import Clip, Video, check_file, fit, read_clip
+from fastvmt_pl.clips.image import read_image
 from fastvmt_pl.clips.video_reader import ClipError, DecoderName
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_cache import MotionCache
@@ -53,6 +55,8 @@ class MotionDataModule(LightningDataModule):
         clips: Video files, folders of numbered pictures, or clips that have been read: one for all
             prompts, or one for each.
         prompts: What each job is to show.
+        images: The image that each video begins with, cropped to ``size``: picture files, or their pixels, 0 to 255,
+            one for all prompts or one for each; ``None`` for models that make videos of text.
         seed: Seed of the first job's noise, to which each further job adds 1; or the seed of each job.
         num_frames: Frames to read of each clip and to make, by the backbone's rule (Wan: 4 n + 1).
         size: Height and width in pixels, by the backbone's rule (Wan: multiples of 16).
@@ -83,6 +87,7 @@ class MotionDataModule(LightningDataModule):
         self,
         clips: Sequence[str | Path | Clip],
         prompts: Sequence[str],
+        images: Sequence[str | Path | Tensor] | None = None,
         seed: int | list[int] = 0,
         num_frames: int = 81,
         size: tuple[int, int] = (480, 832),
@@ -103,6 +108,8 @@ class MotionDataModule(LightningDataModule):
             raise UserError("there is no prompt; say what each video shows")
         if len(clips) not in (1, len(prompts)):
             raise UserError(f"{len(clips)} clips for {len(prompts)} prompts; give one clip, or a clip for each prompt")
+        if images is not None and len(images) not in (1, len(prompts)):
+            raise UserError(f"{len(images)} images for {len(prompts)} prompts; give one, or one for each prompt")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the video is to show")
@@ -118,6 +125,7 @@ class MotionDataModule(LightningDataModule):
             if not isinstance(clip, Clip):
                 check_file(clip)
         self.sources, self.prompts = list(clips), tuple(prompts)
+        self.images = None if images is None else [x if isinstance(x, Tensor) else read_image(x) for x in images]
         self.num_frames, self.size = num_frames, size
         self.start, self.end, self.stride = start, end, stride
         self.fps, self.decoder = fps, decoder
@@ -134,6 +142,7 @@ class MotionDataModule(LightningDataModule):
             ClipError: If a clip cannot be used.
         """
         module.check_geometry(self.num_frames, self.size, self.motion)
+        module.backbone.check_images(given=self.images is not None)
         self.cache = MotionCache(self.cache_dir) if self.keep_motion else None
         if self.cache is not None:
             self.cache.check()
@@ -185,11 +194,12 @@ class MotionDataModule(LightningDataModule):
                 SHARED_SEED if self.reference_noise == "shared" else seed,
                 self.extraction_batch,
                 self.cache,
+                with_image=self.images is not None,
             )
             for clip, seed in zip(self.clips[: 1 if shared else None], seeds, strict=False)
         ]
         reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
-        self.jobs = TransferJobs(self.prompts, tuple(seeds), reference)
+        self.jobs = TransferJobs(self.prompts, tuple(seeds), reference, self.fitted_images())
         self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
 
     def train_dataloader(self) -> DataLoader[MotionTarget]:
@@ -198,6 +208,13 @@ class MotionDataModule(LightningDataModule):
         module = self.trainer.lightning_module
         assert isinstance(module, MotionTransfer)
         return DataLoader(InnerSteps(module, self.targets), batch_size=None)
+
+    def fitted_images(self) -> Video | None:
+        """Return the image of each job, cropped and resized, as a video of one frame; ``None`` if there are none."""
+        if self.images is None:
+            return None
+        videos = [fit(image[None], self.size) for image in self.images]
+        return torch.cat(videos).expand(len(self.prompts), -1, -1, -1, -1)
 
     def _read(self, source: str | Path | Clip) -> Clip:
         if not isinstance(source, Clip):

@@ -13,10 +13,11 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.families.family import Family
 from fastvmt_pl.backbones.request import Capture, FrameTokens, Latents, Request
 from fastvmt_pl.clips.clip import Video
+from fastvmt_pl.errors import UserError
 
 
 class Backbone(ABC):
-    """A pretrained, frozen text-to-video model.
+    """A pretrained, frozen video model.
 
     Attributes:
         family: What is particular to the family of models.
@@ -64,6 +65,22 @@ class Backbone(ABC):
     def geometry_within(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Return frames, height and width of the largest video that the model makes within these."""
 
+    def check_images(self, *, given: bool) -> None:
+        """Check whether videos may begin with images.
+
+        Args:
+            given: Whether there are images.
+
+        Raises:
+            UserError: If the model takes none, or needs them.
+        """
+        if given and self.family.images == "none":
+            raise UserError(
+                f"{self.name} makes videos of text alone; leave the image out, or use a model that takes one"
+            )
+        if not given and self.family.images == "required":
+            raise UserError(f"{self.name} makes videos that begin with an image; give one with --image")
+
     @abstractmethod
     def check_block(self, block: int) -> None:
         """Raise ``ValueError`` if the model has no such block."""
@@ -95,6 +112,14 @@ class Backbone(ABC):
     @abstractmethod
     def embed_prompts(self, prompts: list[str]) -> Condition:
         """Embed prompts, a row each, and load the text encoder if it is needed."""
+
+    @abstractmethod
+    def embed_images(self, images: Video) -> Condition:
+        """Return what the model is told of the images that videos begin with, a row each, to join with the prompts'.
+
+        Args:
+            images: The images, as videos of one frame.
+        """
 
     @abstractmethod
     def release_text_encoder(self) -> None:

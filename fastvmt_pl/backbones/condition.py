@@ -4,16 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
+
+GIVEN = "given_latents"
+"""Name of the clean latents of the first latent frames, where a model is given these as they are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Everything but latents and noise level that a model's forward pass takes: text, masks, picture latents.
+    """Everything but latents and noise level that a model's forward pass takes: text, masks, image latents.
 
-    Only the model's family looks inside. All other code indexes, joins, moves and saves it.
+    Only the model's family looks inside. All other code indexes, joins, moves and saves it, and keeps the latents that
+    it gives as they are.
 
     Attributes:
         tensors: By name, each with one row a job.
@@ -35,6 +39,32 @@ class Condition:
     def expand(self, num_jobs: int) -> "Condition":
         """Return the only row, repeated without copies."""
         return Condition({name: tensor.expand(num_jobs, *tensor.shape[1:]) for name, tensor in self.tensors.items()})
+
+    @property
+    def given(self) -> Float[Tensor, "jobs channels given_frames latent_height latent_width"] | None:
+        """Clean latents of the first latent frames, which no step changes; ``None`` if all frames are made."""
+        return self.tensors.get(GIVEN)
+
+    def fixed(
+        self, latents: Float[Tensor, "jobs channels frames height width"]
+    ) -> Float[Tensor, "jobs channels frames height width"]:
+        """Return latents with the given ones in their place; no gradient flows to those that they replace."""
+        if self.given is None:
+            return latents
+        return torch.cat([self.given.to(latents), latents[:, :, self.given.shape[2] :]], 2)
+
+    def stilled(
+        self, velocity: Float[Tensor, "jobs channels frames height width"]
+    ) -> Float[Tensor, "jobs channels frames height width"]:
+        """Return a velocity that is 0 where latents are given."""
+        if self.given is None:
+            return velocity
+        free = velocity[:, :, self.given.shape[2] :]
+        return torch.cat([torch.zeros_like(velocity[:, :, : self.given.shape[2]]), free], 2)
+
+    def joined(self, other: "Condition") -> "Condition":
+        """Return a condition with the tensors of both, which have the same rows."""
+        return Condition({**self.tensors, **other.tensors})
 
     def to(self, device: torch.device | str) -> "Condition":
         """Return the condition on a device."""

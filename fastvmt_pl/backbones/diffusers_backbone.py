@@ -61,6 +61,10 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
                     kept[prompt] = embedded.to("cpu").compact()
         return Condition.stack([kept[prompt] for prompt in prompts], self._row).to(self.device)
 
+    def embed_images(self, images: Video) -> Condition:
+        """Embed images one after another."""
+        return Condition.cat([self.family.embed_image(self.encode, image) for image in images.split(1)]).to(self.device)
+
     def _embed(self, prompt: str) -> Condition:
         return self.family.embed(self.text_pipeline, prompt)
 
@@ -68,7 +72,7 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         """Predict the flow-matching velocity, in fp32."""
         latents, times = self._placed(latents, timestep)
         output = self.transformer(**self._inputs(latents, times, condition), return_dict=False)
-        return self.family.velocity(output[0], latents, times)
+        return condition.stilled(self.family.velocity(output[0], latents, times))
 
     def capture(self, latents: Latents, timestep: float | Tensor, condition: Condition, request: Request) -> Capture:
         """Bring what is asked for by an exact early exit, see :mod:`.capture`.
@@ -87,7 +91,9 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         inputs = self._inputs(placed, times, condition)
         with torch.set_grad_enabled(request.gradient and torch.is_grad_enabled()):
             seen, output = capturing(self.transformer, blocks, attentions, request, return_dict=False, **inputs)
-            velocity = None if output is None else self.family.velocity(output[0], placed, times)
+            velocity = None
+            if output is not None:
+                velocity = condition.stilled(self.family.velocity(output[0], placed, times))
 
         def framed(tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
             return {block: self._of_video(x, num_frames, grid) for block, x in tokens.items()}

@@ -41,5 +41,7 @@ def transfer(
     """
     folder, request = output or Path("runs") / slug(Path(clip).stem, prompt, str(seed)), StopRequest()
     with listening(request):
-        run_transfer(clip, prompt, folder, seed, callbacks=[TransferProgress(), Preemption(request)], **options)
+        run_transfer(
+            clip, prompt, output=folder, seed=seed, callbacks=[TransferProgress(), Preemption(request)], **options
+        )
     print(f"the result is in {folder}")

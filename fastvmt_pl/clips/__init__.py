@@ -2,6 +2,7 @@
 
 from fastvmt_pl.clips.aligned import Pair, align, read_pair
 from fastvmt_pl.clips.clip import Clip, TooShortError, check_file, content_hash, read_clip
+from fastvmt_pl.clips.image import read_image
 from fastvmt_pl.clips.picture_folder import find_pictures
 from fastvmt_pl.clips.video_reader import ClipError
 
@@ -15,5 +16,6 @@ __all__ = [
     "content_hash",
     "find_pictures",
     "read_clip",
+    "read_image",
     "read_pair",
 ]

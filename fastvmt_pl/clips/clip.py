@@ -40,20 +40,26 @@ class Clip:
         return Timeline.regular(len(self.frames), self.fps)
 
     def to_video(self, size: tuple[int, int]) -> Float[Tensor, "1 3 frames height width"]:
-        """Crop the centre to the aspect ratio of ``size``, resize with anti-aliasing, and scale to -1 to 1."""
-        height, width = size
-        old_height, old_width = self.frames.shape[1:3]
-        scale = min(old_height / height, old_width / width)
-        crop_height, crop_width = round(height * scale), round(width * scale)
-        top, left = (old_height - crop_height) // 2, (old_width - crop_width) // 2
-        middle = self.frames[:, top : top + crop_height, left : left + crop_width]
-        pictures = []
-        for frame in middle:  # one at a time: all frames of a large clip as floats take gigabytes
-            picture = rearrange(frame, "height width rgb -> 1 rgb height width").float() / 127.5 - 1
-            if picture.shape[-2:] != size:
-                picture = interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
-            pictures.append(picture.clamp(-1, 1))
-        return rearrange(torch.cat(pictures), "frames rgb height width -> 1 rgb frames height width")
+        """Return the frames as :func:`fit` returns them."""
+        return fit(self.frames, size)
+
+
+def fit(
+    frames: UInt8[Tensor, "frames old_height old_width 3"], size: tuple[int, int]
+) -> Float[Tensor, "1 3 frames height width"]:
+    """Crop the centre to the aspect ratio of ``size``, resize with anti-aliasing, and scale to -1 to 1."""
+    height, width = size
+    old_height, old_width = frames.shape[1:3]
+    scale = min(old_height / height, old_width / width)
+    crop_height, crop_width = round(height * scale), round(width * scale)
+    top, left = (old_height - crop_height) // 2, (old_width - crop_width) // 2
+    pictures = []
+    for frame in frames[:, top : top + crop_height, left : left + crop_width]:  # as floats, all of them take gigabytes
+        picture = rearrange(frame, "height width rgb -> 1 rgb height width").float() / 127.5 - 1
+        if picture.shape[-2:] != size:
+            picture = interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
+        pictures.append(picture.clamp(-1, 1))
+    return rearrange(torch.cat(pictures), "frames rgb height width -> 1 rgb frames height width")
 
 
 class TooShortError(ClipError):

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from fastvmt_pl.clips.image import ENDINGS, UNREADABLE, decoded
 from fastvmt_pl.clips.timeline import Timeline
 from fastvmt_pl.clips.video_reader import ClipError
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -68,7 +66,7 @@ class PictureFolder:
         self.timeline = Timeline.regular(len(self.pictures), fps)
 
     def read(self, indices: Sequence[int]) -> UInt8[Tensor, "frames height width 3"]:
-        """Return pictures by their index, rotated as their EXIF data say.
+        """Return pictures by their index, upright and in sRGB.
 
         Raises:
             ClipError: If one cannot be read, or has another size than the first.
@@ -85,22 +83,6 @@ class PictureFolder:
 
     def _read(self, path: Path) -> np.ndarray:
         try:
-            with Image.open(path) as picture:
-                if getattr(picture, "n_frames", 1) > 1:
-                    raise ValueError("it has several frames")
-                return np.asarray(_in_bytes(ImageOps.exif_transpose(picture)).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return decoded(path)
+        except UNREADABLE as error:
             raise ClipError(f"clip {self.path} has a picture that cannot be used, {path.name} ({error})") from error
-
-
-def _in_bytes(picture: Image.Image) -> Image.Image:
-    """Return a picture with 8 bits per colour; Pillow itself would clip the brighter values.
-
-    Raises:
-        ValueError: If it has floating-point numbers, since their range is unknown.
-    """
-    if picture.mode == "F":
-        raise ValueError("it has floating-point numbers; convert it to 8 bits")
-    if picture.mode.startswith("I"):  # 16 bits; from a PNG, in 32-bit integers
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    return picture

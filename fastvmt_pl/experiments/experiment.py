@@ -27,10 +27,12 @@ class ClipWithPrompt:
         clip: Video file, or folder of numbered pictures; a relative path starts at the experiment's file, and ``~`` is
             the home folder.
         prompt: What the video is to show.
+        image: Picture file that the video begins with; relative paths as for the clip.
     """
 
     clip: Path
     prompt: str
+    image: Path | None = None
 
 
 @dataclass
@@ -43,6 +45,7 @@ class ToyClips:
         num_objects: Objects a clip.
         camera: Whether the camera moves.
         paths: Kinds of path.
+        images: Whether videos begin with an image, which shows the object where the clip's object starts.
     """
 
     num_jobs: int = 32
@@ -50,6 +53,7 @@ class ToyClips:
     num_objects: int = 1
     camera: bool = False
     paths: Sequence[toy_world.Path] = MOVING
+    images: bool = False
 
 
 @dataclass
@@ -131,14 +135,17 @@ def read_experiment(path: Path) -> Experiment:
         if not isinstance(name, str):
             raise UserError(f"a setting of experiment {path} is called {name!r}, which is no text; put it in quotes")
     for changed in (overrides["common"], overrides["grid"], *overrides["settings"].values()):
-        if {"data.clips", "data.prompts", "data.seed"} & set(changed):
-            raise UserError(f"experiment {path} overrides clips, prompts or seed, which are its jobs'; put them there")
+        if {"data.clips", "data.prompts", "data.images", "data.seed"} & set(changed):
+            raise UserError(
+                f"experiment {path} overrides what is its jobs' (clips, prompts, images, seed); put it there"
+            )
     parser = ArgumentParser(exit_on_error=False)  # which would make objects of the class paths in overrides
     parser.add_class_arguments(Experiment, skip=set(overrides))
     given = parser.instantiate_classes(parser.parse_object(content))
     given.config = str(_find_config(given.config, path.parent))
     for one in [] if isinstance(given.jobs, ToyClips) else given.jobs:
         one.clip = path_in_table(str(one.clip), path.parent)
+        one.image = None if one.image is None else path_in_table(str(one.image), path.parent)
     return Experiment(**given.as_dict(), **overrides)
 
 

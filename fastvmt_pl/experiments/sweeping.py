@@ -91,7 +91,8 @@ def _scored(trials: Sequence[Trial]) -> Callable[[Sequence[Job], RunFolder], lis
 
 
 def _judge(toy: ToyJob, frames: Frames) -> dict[str, float]:
-    return asdict(toy.judge(frames))
+    found = asdict(toy.judge(frames))
+    return found if toy.image is None else {**found, "image_psnr": toy.image_psnr(frames)}
 
 
 def _check(trials: Sequence[Trial], check: JobCheck, request: StopRequest) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from fastvmt_pl.clips.video_writing import write_video
-from fastvmt_pl.experiments.experiment import Experiment, Overrides, ToyClips
+from fastvmt_pl.clips.video_writing import write_picture, write_video
+from fastvmt_pl.experiments.experiment import ClipWithPrompt, Experiment, Overrides, ToyClips
 from fastvmt_pl.files.names import words
 from fastvmt_pl.joblists.job import Job, config_hash
 from fastvmt_pl.runs.transfer_options import TransferOptions
@@ -40,9 +40,10 @@ def make_trials(plan: Experiment, folder: Path) -> list[Trial]:
     config, sources, trials = config_hash(options), _sources(plan, folder), []
     for setting, overrides in plan.all_settings.items():
         settings = {"model.baseline": False, **plan.common, **overrides}
-        for number, (clip, prompt, toy) in enumerate(sources):
+        for number, (source, toy) in enumerate(sources):
             name = f"{_short(setting, overrides)}-{number:03d}"
-            job = Job(name, clip.resolve(), prompt, number, options, settings, config)
+            image = None if source.image is None else source.image.resolve()
+            job = Job(name, source.clip.resolve(), source.prompt, number, options, settings, config, image)
             trials.append(Trial(setting, number, job, toy))
     return trials
 
@@ -53,16 +54,20 @@ def _short(setting: str, overrides: Overrides) -> str:
     return f"{words(setting)}-{sha256(described.encode()).hexdigest()[:6]}"
 
 
-def _sources(plan: Experiment, folder: Path) -> list[tuple[Path, str, ToyJob | None]]:
-    """Return each clip with its prompt, and what is true of it."""
+def _sources(plan: Experiment, folder: Path) -> list[tuple[ClipWithPrompt, ToyJob | None]]:
+    """Return each clip with its prompt and image, and what is true of it."""
     if not isinstance(plan.jobs, ToyClips):
-        return [(one.clip, one.prompt, None) for one in plan.jobs]
-    wanted, found = plan.jobs, list[tuple[Path, str, ToyJob | None]]()
-    toys = toy_jobs(wanted.num_jobs, wanted.split, wanted.num_objects, wanted.camera, wanted.paths)
-    for number, toy in enumerate(toys):
+        return [(one, None) for one in plan.jobs]
+    found = list[tuple[ClipWithPrompt, ToyJob | None]]()
+    for number, toy in enumerate(toy_jobs(**vars(plan.jobs))):
         digest = sha256(toy.clip.frames.numpy().tobytes()).hexdigest()[:8]
         file = folder / f"{number:03d}-{digest}.mp4"
         if not file.exists():
             write_video(file, toy.clip.frames, FPS)
-        found.append((file, toy.prompt, toy))
+        image = None
+        if toy.image is not None:
+            image = file.with_suffix(".png")
+            if not image.exists():
+                write_picture(image, toy.image)
+        found.append((ClipWithPrompt(file, toy.prompt, image), toy))
     return found

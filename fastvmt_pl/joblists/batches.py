@@ -27,8 +27,12 @@ class Batch:
 
 def batch_of(jobs: Sequence[Job], cost: int) -> Batch:
     """Return jobs with the same settings as a batch; paths are not part of its key, so that a list may be moved."""
-    clips = dict.fromkeys(job.clip for job in jobs)
-    described = [jobs[0].shared, *map(stamp_of, clips), *(f"{job.name} {job.prompt} {job.seed}" for job in jobs)]
+    files = dict.fromkeys(file for job in jobs for file in job.files)
+    described = [
+        jobs[0].shared,
+        *map(stamp_of, files),
+        *(f"{job.name} {job.prompt} {job.seed}" for job in jobs),
+    ]
     return Batch(tuple(jobs), cost, sha256("\0".join(described).encode()).hexdigest()[:16])
 
 

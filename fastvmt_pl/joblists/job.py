@@ -11,7 +11,7 @@ import yaml
 
 from fastvmt_pl.clips import ClipError, find_pictures
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.runs.identity import Settings, identity_of_overridden
+from fastvmt_pl.runs.identity import Settings, content_of, identity_of_overridden
 from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
 from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
@@ -36,6 +36,7 @@ class Job:
         options: How to transfer: those of the command, overridden by its own.
         settings: What else it overrides of the config, by dotted names.
         config: Hash of the settings in the config that they override; see :func:`config_hash`.
+        image: The image that the video begins with.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Job:
     options: TransferOptions = field(default_factory=TransferOptions)
     settings: dict[str, Any] = field(default_factory=dict)
     config: str = ""
+    image: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it reads: its clip, and its image if it has one."""
+        return (self.clip,) if self.image is None else (self.clip, self.image)
 
     @cached_property
     def shared(self) -> str:
@@ -74,12 +81,14 @@ class Job:
         return self._described({name: x for name, x in self.options.items() if name not in names}, self.settings)
 
     def _described(self, options: dict[str, Any], settings: dict[str, Any]) -> str:
-        return json.dumps([options, settings, self.config], sort_keys=True, default=str)
+        described = [options, settings, self.config, *([] if self.image is None else ["with an image"])]
+        return json.dumps(described, sort_keys=True, default=str)
 
     def described(self) -> str:
         """Return the job as YAML."""
         options = {name: value for name, value in self.options.items() if name != "device" and value is not None}
         own = {"name": self.name, "prompt": self.prompt, "seed": self.seed, "clip": str(self.clip)}
+        own |= {} if self.image is None else {"image": str(self.image)}
         plain = json.loads(json.dumps({**own, "options": options, "settings": self.settings}, default=str))
         described: str = yaml.safe_dump(plain, allow_unicode=True)
         return described
@@ -94,7 +103,8 @@ class Job:
         if "config" in job and job["config"] == hashlib.sha256(config_of(self.options).read_bytes()).hexdigest():
             options["config"] = str(config_of(self.options))
         shared = _shared_identity(json.dumps([options, job["settings"]], sort_keys=True), job["clip"])
-        return {**shared, **{name: job[name] for name in PERSONAL}}
+        image = {"image": content_of(job["image"])} if "image" in job else {}
+        return {**shared, **{name: job[name] for name in PERSONAL}, **image}
 
 
 @dataclass(frozen=True)

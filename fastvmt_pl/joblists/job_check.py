@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastvmt_pl.clips import ClipError, check_file, read_clip
+from fastvmt_pl.clips import check_file, read_clip, read_image
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.joblists.job import Job, Outcome, stamp_of
 from fastvmt_pl.processes.stop_request import StopRequest
@@ -97,8 +97,10 @@ def check_settings(
     Raises:
         Preempted: If this process was asked to stop.
     """
-    wrong = {clip: reason for clip in {job.clip for job in jobs} if (reason := _fault_of_file(clip)) is not None}
-    first = {job.kind: job for job in reversed(jobs) if job.clip not in wrong}
+    looks: dict[Path, Callable[[Path], object]] = {job.clip: check_file for job in jobs}
+    looks |= {job.image: read_image for job in jobs if job.image is not None}
+    wrong = {file: reason for file, look in looks.items() if (reason := _fault_of_file(look, file)) is not None}
+    first = {job.kind: job for job in reversed(jobs) if not wrong.keys() & job.files}
     costs, faults = dict[str, int](), dict[str, str]()
     for kind in list(dict.fromkeys(job.kind for job in jobs if job.kind in first))[:NUM_KINDS]:
         request.check()
@@ -106,15 +108,17 @@ def check_settings(
             costs[kind] = check.needs(first[kind]).cost
         except BAD as error:
             faults[kind] = one_line(str(error))
-    reasons = {job.name: wrong.get(job.clip) or faults.get(job.kind) for job in jobs}
+    reasons = {
+        job.name: next((wrong[file] for file in job.files if file in wrong), faults.get(job.kind)) for job in jobs
+    }
     refused = [Outcome(name, "refused", reason) for name, reason in reasons.items() if reason is not None]
     return [job for job in jobs if reasons[job.name] is None], refused, costs
 
 
-def _fault_of_file(clip: Path) -> str | None:
+def _fault_of_file(look: Callable[[Path], object], file: Path) -> str | None:
     try:
-        check_file(clip)
-    except (ClipError, OSError) as error:
+        look(file)
+    except (UserError, OSError) as error:
         return str(error)
     return None
 

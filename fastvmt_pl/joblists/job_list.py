@@ -68,6 +68,9 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions, configs: dict
         raise UserError(f"seed is {seed}; use 0 or more")
     own, settings = _settings({name: value for name, value in row.items() if name not in OWN})
     merged: TransferOptions = {**options, **own}
+    image = merged.pop("image", None)
+    if image is not None:
+        image = path_in_table(str(image), folder if "image" in own else Path()).resolve()
     check_interval(merged.get("start") or 0.0, merged.get("end"))
     key = merged.get("config"), merged.get("model")
     if key not in configs:
@@ -80,7 +83,7 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions, configs: dict
             raise UserError(f"name is {name[:60]!r}; use one that a folder can have, of at most 200 bytes")
     place, config = path_in_table(clip, folder).resolve(), configs[key]
     pairs = zip(names, prompts, strict=True)
-    return [Job(name, place, prompt, seed, merged, settings, config) for name, prompt in pairs]
+    return [Job(name, place, prompt, seed, merged, settings, config, image) for name, prompt in pairs]
 
 
 def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:

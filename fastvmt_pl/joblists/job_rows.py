@@ -30,9 +30,9 @@ def check_names(names: Sequence[str]) -> None:
     unknown = [name for name in names if "." not in name and name not in (*OWN, *OPTIONS, *TRANSFER)]
     if unknown:
         raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *OPTIONS))}, or dotted names")
-    taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in names]
+    taken = [name for name in ("data.clips", "data.prompts", "data.images", "data.seed") if name in names]
     if taken:
-        raise UserError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt and seed")
+        raise UserError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt, image and seed")
 
 
 def rows_of_list(path: Path, clips: Path, skipped: Callable[[str], None]) -> Iterator[tuple[str, Any]]:

@@ -60,6 +60,9 @@ class JobRunner:
         first, clips = jobs[0], [str(job.clip) for job in jobs]
         settings = first.settings | {"data.clips": clips if len(set(clips)) > 1 else clips[:1]}
         settings |= {"data.prompts": [job.prompt for job in jobs], "data.seed": [job.seed for job in jobs]}
+        images = [str(job.image) for job in jobs if job.image is not None]
+        if images:
+            settings["data.images"] = images if len(set(images)) > 1 else images[:1]
         settings["trainer.num_nodes"] = 1
         settings.setdefault("trainer.devices", settings_of(first.options).get("trainer.devices", 1))
         results = self.results(jobs, RunFolder(place, [self.folder / "jobs" / job.name for job in jobs]))

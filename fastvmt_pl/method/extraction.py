@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.method.sampling import SHARED_SEED, add_noise, job_noise
 from fastvmt_pl.objectives import MotionFeature, MotionTarget
@@ -20,6 +21,7 @@ def read_motion(
     sigma: Float[Tensor, "jobs"],
     features: Sequence[MotionFeature],
     noise_seed: int = SHARED_SEED,
+    image: Condition | None = None,
 ) -> MotionTarget:
     """Return the motion of videos, each noised with the same noise to a level of its own, under the null prompt.
 
@@ -29,10 +31,14 @@ def read_motion(
         sigma: Noise level of each.
         features: What is read.
         noise_seed: Seed of the noise.
+        image: What the model is told of the image that the videos begin with, one row for all; ``None`` for none.
     """
     noise = job_noise(tuple(clean.shape[1:]), [noise_seed]).to(clean.device).expand_as(clean)
     noisy = add_noise(clean, noise, sigma.view(-1, 1, 1, 1, 1).to(clean.device))
-    condition = backbone.embed_prompts([""]).expand(len(clean))
+    condition = backbone.embed_prompts([""])
+    if image is not None:
+        condition = condition.joined(image)
+    condition = condition.expand(len(clean))
     capture = backbone.capture(noisy, 1000 * sigma, condition, joined_request(features))
     return MotionTarget.extract(capture, features)
 
@@ -44,6 +50,7 @@ def read_levels(
     features: Sequence[MotionFeature],
     noise_seed: int = SHARED_SEED,
     batch_size: int = 1,
+    image: Condition | None = None,
 ) -> MotionTarget:
     """Return the motion of one video at each noise level, a row a level; equal levels are read once.
 
@@ -54,10 +61,11 @@ def read_levels(
         features: What is read.
         noise_seed: Seed of the noise.
         batch_size: Levels in a forward pass. More is faster and takes more memory.
+        image: What the model is told of the image that the video begins with; ``None`` for none.
     """
     levels, which = sigmas.unique(return_inverse=True)
     parts = [
-        read_motion(backbone, clean.expand(len(some), -1, -1, -1, -1), some, features, noise_seed)
+        read_motion(backbone, clean.expand(len(some), -1, -1, -1, -1), some, features, noise_seed, image)
         for some in levels.split(batch_size)
     ]
     return MotionTarget.stack(parts).rows(which.tolist())

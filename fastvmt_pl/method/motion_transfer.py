@@ -196,8 +196,12 @@ class MotionTransfer(VideoSampler):
             )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take an inner step, and count it at once, so that any checkpoint has latents and position in step."""
+        """Take an inner step, and count it at once, so that any checkpoint has latents and position in step.
+
+        Given latents have no gradient, and stay as they are whatever the optimiser does, such as decay.
+        """
         super().optimizer_step(*args, **kwargs)
+        self.latents.data = self.condition.fixed(self.latents.data)
         self.inner_step += 1
         for loss in self.losses:  # a metric keeps its last value, and with it the graph of the whole step
             loss.reset()

@@ -33,6 +33,7 @@ def read_reference(
     noise_seed: int,
     batch_size: int = 1,
     cache: MotionCache | None = None,
+    with_image: bool = False,
 ) -> tuple[Latents, list[MotionTarget]]:
     """Return a clip's latents and its motion at each noise level, on the CPU.
 
@@ -47,6 +48,7 @@ def read_reference(
         noise_seed: Seed of the noise in which the reference is read.
         batch_size: Noise levels in a forward pass.
         cache: Where entries are kept; ``None`` keeps none.
+        with_image: The model is given the clip's first frame, as it is given the image of a video that begins with one.
     """
     video = clip.to_video(size)
     entries = _Entries(cache, "" if cache is None else _common(backbone, video), clip.name)
@@ -56,12 +58,14 @@ def read_reference(
         entries.store({}, {"latents": latents})
     if not len(sigmas):
         return latents, []
-    reading = {"sigmas": sigmas.tolist(), "noise_seed": noise_seed}
+    reading = {"sigmas": sigmas.tolist(), "noise_seed": noise_seed, **({"with_image": True} if with_image else {})}
     keys = {feature: {"feature": described(feature), **reading} for feature in features}
     stored = {feature: entries.load(keys[feature]) for feature in features}
     missing = [feature for feature in features if stored[feature] is None]
     if missing:
-        read = read_levels(backbone, latents.to(backbone.device), sigmas, missing, noise_seed, batch_size).to("cpu")
+        image = backbone.embed_images(video[:, :, :1]) if with_image else None
+        placed = latents.to(backbone.device)
+        read = read_levels(backbone, placed, sigmas, missing, noise_seed, batch_size, image).to("cpu")
         for feature in missing:
             tensors = {**read.measured[feature], SHAPE: torch.tensor([read.num_frames, *read.grid])}
             stored[feature] = tensors

@@ -12,6 +12,7 @@ from torch import Tensor
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.clips.clip import Video
 
 
 def flow_matching_sigmas(num_steps: int, shift: float, strength: float = 1.0) -> Float[Tensor, "steps_and_end"]:
@@ -89,6 +90,7 @@ def sample(
     sigmas: Float[Tensor, "steps_and_end"],
     guidance_scale: float,
     negative_prompt: str,
+    images: Video | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Latents:
     """Make videos of prompts from pure noise, unguided by any motion, and return their latents.
@@ -101,11 +103,15 @@ def sample(
         sigmas: Noise levels, the final zero included.
         guidance_scale: Classifier-free guidance scale; 1 turns it off.
         negative_prompt: What to steer away from.
+        images: The image that each video begins with; ``None`` for none.
         on_step: Called after each step, for progress.
     """
     condition = backbone.embed_prompts(prompts)
     negative = backbone.embed_prompts([negative_prompt]).expand(len(prompts))
-    latents = job_noise(shape, seeds).to(backbone.device)
+    if images is not None:
+        given = backbone.embed_images(images)
+        condition, negative = condition.joined(given), negative.joined(given)
+    latents = condition.fixed(job_noise(shape, seeds).to(backbone.device))
     for step in range(len(sigmas) - 1):
         timestep = 1000 * float(sigmas[step])
         velocity = guided_velocity(backbone, latents, timestep, condition, negative, guidance_scale)

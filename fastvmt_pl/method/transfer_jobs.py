@@ -17,11 +17,13 @@ class TransferJobs:
         prompts: What each job is to show.
         seeds: Seed of each job's noise.
         reference: Latents of each job's reference clip.
+        images: The image that each job's video begins with, as a video of one frame; ``None`` if it has none.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     reference: Float[Tensor, "jobs channels frames height width"]
+    images: Float[Tensor, "jobs 3 1 pixel_height pixel_width"] | None = None
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,21 @@ class VideoSampler(LightningModule):
         self.condition = self.backbone.embed_prompts(list(jobs.prompts))
         self.negative_condition = self.backbone.embed_prompts([self.negative_prompt]).expand(len(jobs.prompts))
         self.backbone.release_text_encoder()
+        if jobs.images is not None:
+            images = self.backbone.embed_images(jobs.images)
+            self.condition = self.condition.joined(images)
+            self.negative_condition = self.negative_condition.joined(images)
         self.latents = nn.Parameter(self.initial_latents(jobs))
         self._keep_latents()
 
     def initial_latents(self, jobs: TransferJobs) -> Latents:
-        """Return the references, noised to the first noise level with each job's own noise, in fp32."""
+        """Return the references, noised to the first noise level with each job's own noise, in fp32.
+
+        Latents that an image gives are there from the start.
+        """
         reference = jobs.reference.float()
         noise = job_noise(tuple(reference.shape[1:]), list(jobs.seeds)).to(reference.device)
-        return add_noise(reference, noise, float(self.sigmas[0]))
+        return self.condition.fixed(add_noise(reference, noise, float(self.sigmas[0])))
 
     def timestep(self, step: int) -> float:
         """Return the noise level before a denoising step, times 1000."""

@@ -1,4 +1,4 @@
-"""Clips and backbones that are given as objects, in place of files and names."""
+"""Clips, images and backbones that are given as objects, in place of files and names."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -36,6 +36,19 @@ def clip_of(clip: str | Path | Clip | Tensor, fps: float | None) -> str | Clip:
     return str(clip)
 
 
+def image_of(image: str | Path | Tensor) -> str | Tensor:
+    """Return an image as a datamodule takes it.
+
+    Raises:
+        UserError: If it cannot be one.
+    """
+    if not isinstance(image, Tensor):
+        return str(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != uint8:
+        raise UserError(f"the image is {image.dtype} of {list(image.shape)}; give uint8 [height, width, 3]")
+    return image
+
+
 def settings_of_backbone(backbone: Backbone, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run on a backbone that is in memory.
 
@@ -52,6 +65,8 @@ def described(cli: TransferCLI) -> str:
     """Return a run's settings as YAML, with names in place of objects."""
     config = cli.config.clone()
     config.data.clips = [each.name if isinstance(each, Clip) else str(each) for each in config.data.clips]
+    if config.data.images:
+        config.data.images = ["pixels" if isinstance(each, Tensor) else str(each) for each in config.data.images]
     if isinstance(config.model.backbone, Backbone):
         config.model.backbone = config.model.backbone.source
     text: str = cli.parser.dump(config, skip_link_targets=False, skip_validation=True)
@@ -68,7 +83,14 @@ def identity_with(config: Mapping[str, Any], cli: TransferCLI) -> Settings:
     found = identity_of(config)
     given = cli.config.data.clips
     if any(isinstance(each, Clip) for each in given):
-        found["data.clips"] = [f"frames sha256 {sha256(each.frames.numpy().tobytes()).hexdigest()}" for each in given]
+        found["data.clips"] = [_content(each.frames) for each in given]
+    images = cli.config.data.images or []
+    if any(isinstance(each, Tensor) for each in images):
+        found["data.images"] = [_content(each) for each in images]
     if isinstance(cli.config.model.backbone, Backbone):
         found["model.backbone"] = f"fingerprint {cli.config.model.backbone.fingerprint()}"
     return found
+
+
+def _content(frames: Tensor) -> str:
+    return f"frames sha256 {sha256(frames.numpy().tobytes()).hexdigest()}"

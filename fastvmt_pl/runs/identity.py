@@ -68,7 +68,7 @@ RENAMED = {old.rsplit(".", 1)[-1]: new.rsplit(".", 1)[-1] for old, new in CLASSE
 def identity_of(config: Mapping[str, Any]) -> Settings:
     """Return what changes the result of a run with a LightningCLI's config.
 
-    Files count by their content: clips, LoRAs and local models. Device, outputs and caches do not count.
+    Files count by their content: clips, images, LoRAs and local models. Device, outputs and caches do not count.
 
     Args:
         config: Settings in groups, as read from YAML.
@@ -83,6 +83,8 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
         data["motion"] = motion.get("init_args")  # a config need not name the class
     if data.get("clips"):
         data["clips"] = [_clip_content(clip) for clip in _as_list(data["clips"])]
+    if data.get("images"):
+        data["images"] = [content_of(image) for image in _as_list(data["images"])]
     trainer = {name: value for name, value in trainer.items() if name in TRAINER}
     callbacks = [
         each if isinstance(each, Mapping) else {"class_path": each} for each in _as_list(trainer.get("callbacks"))

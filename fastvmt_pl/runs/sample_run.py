@@ -16,7 +16,7 @@ from fastvmt_pl.files.names import slug
 from fastvmt_pl.method.sampling import sample as draw
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import compose
-from fastvmt_pl.runs.identity import Settings, backbone_identity
+from fastvmt_pl.runs.identity import Settings, backbone_identity, content_of
 from fastvmt_pl.runs.old_spellings import new_names
 from fastvmt_pl.runs.options import Loras, default_config
 from fastvmt_pl.runs.settings import merged, read_config
@@ -28,6 +28,7 @@ NO_CLIP = Clip(torch.zeros(0, 1, 1, 3, dtype=torch.uint8), 1.0, "no clip")
 
 def sample(
     prompt: str,
+    image: Path | None = None,
     loras: Loras | None = None,
     model: str | None = None,
     output: Path | None = None,
@@ -47,6 +48,7 @@ def sample(
 
     Args:
         prompt: What the video is to show.
+        image: Picture file that the video begins with, cropped to the video's size, for models that take one.
         loras: Folder of fastvmt distill or a .safetensors file, as PATH or PATH:WEIGHT; a list for several.
         model: wan-tiny (bundled; the default without a config), a local diffusers folder, or a hub id such as
             Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
@@ -90,10 +92,12 @@ def sample(
         name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")
     }
     unguided = {"model.num_guided_steps": 0, "model.strength": 1.0, "data.clips": [NO_CLIP], "data.prompts": [prompt]}
+    unguided |= {} if image is None else {"data.images": [str(image)]}
     cli = compose(merged({**settings, "trainer": places}, unguided), check="nothing")
     module, frames, video_size = cli.model, cli.datamodule.num_frames, cli.datamodule.size
     backbone = module.backbone
     backbone.check_geometry(frames, *video_size)
+    backbone.check_images(given=image is not None)
     folder = output or Path("runs") / slug("sample", prompt, str(seed))
     video = folder / "output.mp4"
     if video.exists():
@@ -101,6 +105,7 @@ def sample(
     fps = backbone.family.defaults.fps if output_fps is None else output_fps
     used = {name: cli.config.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "output_fps": fps, "num_frames": frames, "size": list(video_size), **used}
+    chosen |= {} if image is None else {"image": str(image)}
     chosen |= cli.config.model.backbone.init_args.as_dict()
     text = yaml.safe_dump(chosen, sort_keys=False)
     with claimed_folder(folder, _identity, config=text), naming(folder):
@@ -113,6 +118,7 @@ def sample(
             module.sigmas,
             module.guidance_scale,
             module.negative_prompt,
+            cli.datamodule.fitted_images(),
             on_step=lambda: on_step(module.num_steps),
         )
         write_video(video, enlarge(to_frames(backbone.decode(latents))[0]), fps)
@@ -120,4 +126,5 @@ def sample(
 
 
 def _identity(files: dict[str, Any]) -> Settings:
-    return new_names(backbone_identity(files["config"]), {"fps": "output_fps"}, warn=False)
+    found = new_names(backbone_identity(files["config"]), {"fps": "output_fps"}, warn=False)
+    return found | ({"image": content_of(found["image"])} if "image" in found else {})

@@ -26,7 +26,7 @@ from fastvmt_pl.runs.settings import Config, merged, read_config
 
 
 class Options(TypedDict, total=False):
-    """What :class:`TransferOptions` has but for the model and the config."""
+    """What :class:`TransferOptions` has but for the model, the image and the config."""
 
     num_steps: int | None
     num_guided_steps: int | None
@@ -50,6 +50,7 @@ class TransferOptions(Options, total=False):
     Args:
         model: wan-tiny (bundled; the default without a config), a local diffusers folder, or a hub id such as
             Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
+        image: Picture file that the video begins with, cropped to the video's size, for models that take one.
         num_steps: Denoising steps.
         num_guided_steps: How many of them, from the first, are guided. Default: the config's share of num_steps, and
             at least one if the config guides any.
@@ -70,6 +71,7 @@ class TransferOptions(Options, total=False):
     """
 
     model: str | None
+    image: Path | None
     config: Path | None
 
 
@@ -143,6 +145,8 @@ def settings_of(options: TransferOptions, config: Config | None = None) -> dict[
         share = _guided_share(read_config(config_of(options)) if config is None else config, given["num_steps"])
         given |= {} if share is None else {"num_guided_steps": share}
     settings = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS}
+    if "image" in given:
+        settings["data.images"] = [str(given["image"])]
     if "size" in given:
         settings["data.size"] = parse_size(given["size"])
     if "loras" in given:

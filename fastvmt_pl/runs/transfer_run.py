@@ -16,7 +16,7 @@ from fastvmt_pl.clips import Clip
 from fastvmt_pl.evaluation.scores import score_transfer
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import SILENT, compose
-from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, settings_of_backbone
+from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, image_of, settings_of_backbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.runs.quiet import quiet
@@ -70,6 +70,7 @@ def transfer(
     clip: str | Path | Clip | Tensor,
     prompt: str | Sequence[str],
     *,
+    image: str | Path | Tensor | None = None,
     output: Path | str | None = None,
     cache_dir: Path | str | None = None,
     seed: int = 0,
@@ -86,6 +87,8 @@ def transfer(
         clip: The clip whose motion is wanted: a video file, a folder of numbered pictures (with ``fps``), a
             :class:`~fastvmt_pl.clips.Clip`, or its frames, 0 to 255 (with ``fps``).
         prompt: What the new video shows: its content and look, not its motion. Several prompts make a video each.
+        image: The image that the videos begin with, cropped to their size, for models that take one: a picture file,
+            or its pixels, uint8 ``[height, width, 3]``.
         output: Folder for videos, measures, settings and a checkpoint. A run that was stopped continues from there
             when it is started again with the same settings.
         cache_dir: Folder that keeps the clip's motion for other prompts and seeds.
@@ -112,12 +115,24 @@ def transfer(
     """
     kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}
     options = cast(Options, checked_options(options))
-    return run_transfer(clip, prompt, output, seed, model, config, kept | dict(settings or {}), **options)
+    return run_transfer(
+        clip,
+        prompt,
+        image=image,
+        output=output,
+        seed=seed,
+        model=model,
+        config=config,
+        settings=kept | dict(settings or {}),
+        **options,
+    )
 
 
 def run_transfer(
     clip: Any,
     prompt: str | Sequence[str],
+    *,
+    image: str | Path | Tensor | None = None,
     output: Path | str | None = None,
     seed: int = 0,
     model: str | Path | Backbone | None = None,
@@ -131,6 +146,7 @@ def run_transfer(
     Args:
         clip: The clip.
         prompt: One prompt, or several.
+        image: The image that the videos begin with.
         output: Folder for the results.
         seed: Seed of the first video's noise.
         model: The model, or a backbone.
@@ -151,6 +167,7 @@ def run_transfer(
         **settings_of(asked, base),
         **backbone,
         "data.clips": [source],
+        **({} if image is None else {"data.images": [image_of(image)]}),
         "data.prompts": [prompt] if isinstance(prompt, str) else list(prompt),
         "data.seed": seed,
         **(settings or {}),

@@ -5,9 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.toy.toy_tracker import ToyScore, score
-from fastvmt_pl.toy.toy_world import Appearance, Path, ToyClip, ToyWorld, combinations, prompt_for
+from fastvmt_pl.toy.toy_world import (
+    NUM_FRAMES,
+    Appearance,
+    Path,
+    ToyClip,
+    ToyWorld,
+    combinations,
+    prompt_for,
+    render,
+)
 
 MOVING: tuple[Path, ...] = ("linear", "arc", "sine", "bounce")
 """Paths with motion."""
@@ -18,16 +31,29 @@ SEEDS: dict[Split, int] = {"tuning": 100, "test": 101}
 
 @dataclass(frozen=True)
 class ToyJob:
-    """A reference clip, and the object and background of the prompt."""
+    """A reference clip, and the object and background of the prompt.
+
+    Attributes:
+        clip: The clip.
+        item: The object.
+        background: Name of the background's colour.
+        image: The image that the video begins with: the object where the clip's first object starts.
+    """
 
     clip: ToyClip
     item: Appearance
     background: str
+    image: UInt8[Tensor, "height width 3"] | None = None
 
     @property
     def prompt(self) -> str:
         """The prompt."""
         return prompt_for([self.item], self.background)
+
+    def image_psnr(self, frames: Frames) -> float:
+        """Return the peak signal-to-noise ratio of a video's first frame to the image, in dB."""
+        assert self.image is not None
+        return float(10 * torch.log10(255**2 / (frames[0].float() - self.image.float()).square().mean()))
 
     def judge(self, frames: Frames) -> ToyScore:
         """Score a video of toy size against the prompt and the true path of the clip's first object."""
@@ -55,6 +81,7 @@ def toy_jobs(
     num_objects: int = 1,
     camera: bool = False,
     paths: Sequence[Path] = MOVING,
+    images: bool = False,
 ) -> list[ToyJob]:
     """Return jobs whose prompts were not in the training data.
 
@@ -64,9 +91,16 @@ def toy_jobs(
         num_objects: Objects per clip; the first is scored.
         camera: Whether the camera moves.
         paths: Kinds of path.
+        images: Whether videos begin with an image.
     """
     world, jobs = ToyWorld(SEEDS[split], num_objects=num_objects, camera=camera, paths=paths), []
     for index in range(num_jobs):
         clip = world[index]
-        jobs.append(ToyJob(clip, *random.Random(f"{split}/{index}").choice(other_looks(clip, held_out=True))))
+        item, background = random.Random(f"{split}/{index}").choice(other_looks(clip, held_out=True))
+        image = None
+        if images:
+            start = clip.trajectories[:1, :1].expand(1, NUM_FRAMES, 2)
+            draw = random.Random(f"{split}/{index}/image")
+            image = render(draw, [item], background, start, torch.zeros(NUM_FRAMES, 2))[0]
+        jobs.append(ToyJob(clip, item, background, image))
     return jobs

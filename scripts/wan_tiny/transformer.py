@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
-from einops import rearrange
+from einops import rearrange, repeat
 from jsonargparse import auto_cli
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, pad, scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
@@ -113,7 +113,7 @@ def latent_bank(path: Path, autoencoder: AutoencoderKLWan, num_clips: int, devic
         autoencoder.to(device)
         parts, prompts = [], []
         batches = DataLoader(
-            ToyWorld(TRAINING_SEED), 16, sampler=range(num_clips), collate_fn=list, num_workers=os.cpu_count() or 1
+            ToyWorld(TRAINING_SEED), 64, sampler=range(num_clips), collate_fn=list, num_workers=os.cpu_count() or 1
         )
         for clips in batches:
             frames = torch.stack([clip.frames for clip in clips]).to(device)
@@ -151,6 +151,7 @@ def main(
     num_heads: int = 3,
     learning_rate: float = 2.5e-3,
     whole_clips: bool = False,
+    images: float = 0.0,
     ema_decay: float = 0.995,
     warm_start: Path | None = None,
     save_every: int = 100,
@@ -167,6 +168,7 @@ def main(
         num_heads: Attention heads of width 48.
         learning_rate: Peak rate of Muon (hidden matrices) and AdamW (the rest), cosine to a fiftieth.
         whole_clips: Train on whole clips from the first step, as for a warm start.
+        images: Share of the clips whose first latent frame is given: without noise, and at timestep 0.
         ema_decay: Decay of the weights' moving average, which is what is written out.
         warm_start: A ``WanPipeline`` folder whose transformer and text encoder training starts from.
         save_every: Steps between two checkpoints.
@@ -218,10 +220,14 @@ def main(
         sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
         unnamed = torch.rand(num_drawn, generator=draw, device=device) < 0.1
         index[unnamed] = len(prompts)  # the empty prompt
-        weight = rearrange(sigma, "b -> b 1 1 1 1")
+        given = torch.rand(num_drawn, generator=draw, device=device) < images
+        level = repeat(sigma, "b -> b 1 f h w", f=num_frames, h=clean.shape[-2], w=clean.shape[-1]).clone()
+        level[given, :, 0] = 0.0
+        timestep = 1000 * (rearrange(level, "b 1 f h w -> b (f h w)") if images else sigma)
         with torch.autocast(device, torch.bfloat16):
-            velocity = model((1 - weight) * clean + weight * noise, 1000 * sigma, ids[index], mask[index])
-        loss = mse_loss(velocity.float(), noise - clean)
+            velocity = model((1 - level) * clean + level * noise, timestep, ids[index], mask[index])
+        free = (level > 0).expand_as(clean)
+        loss = ((velocity.float() - (noise - clean)).square() * free).sum() / free.sum()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

@@ -13,8 +13,8 @@ from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a white circle on a navy background"
-TRANSFERRED = [89.97028, 1.13352, 0.25394, 0.93252, 0.06698, -1.19659, 1.74300, 2.64242]
-DISTILLED = [11.36562, 1.78250, -0.79138, -1.57060, 0.21469, -1.34703, -0.81054, 0.04841]
+TRANSFERRED = [88.97008, 0.79871, 0.06722, 0.36926, -0.51210, -2.28592, 1.42262, 2.80022]
+DISTILLED = [11.36331, 1.77095, -0.75178, -1.57340, 0.23169, -1.39364, -0.82208, 0.06873]
 
 
 @pytest.fixture

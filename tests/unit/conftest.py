@@ -52,6 +52,7 @@ def fit(backbone, toy_clips, tmp_path):
         trainer=None,
         again=None,
         motion=MOTION,
+        images=None,
         **options,
     ):
         settings = {
@@ -69,6 +70,7 @@ def fit(backbone, toy_clips, tmp_path):
         data = MotionDataModule(
             toy_clips[:clips],
             prompts,
+            images=images,
             seed=seed,
             num_frames=5,
             size=(32, 32),

@@ -4,7 +4,7 @@ Axes: ``jobs``, ``channels``, ``latent_frames``, ``latent_height``, ``latent_wid
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.geometry import Geometry
 from fastvmt_pl.backbones.model_folder import check_classes, read_json
 from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.clips.clip import Video
 from fastvmt_pl.lora.layer_names import LayerNames
 
 Encoded = Float[Tensor, "jobs channels encoded_frames latent_height latent_width"]
@@ -68,6 +69,8 @@ class Family(ABC):
     layer_names: ClassVar[LayerNames]
     chooses_kernel: ClassVar[bool] = True
     """Whether diffusers lets the user choose what computes its self-attention."""
+    images: Literal["none", "optional", "required"] = "none"
+    """Whether the model makes videos that begin with an image."""
     geometry: Geometry
     defaults: Defaults
 
@@ -138,6 +141,15 @@ class Family(ABC):
         """
         embedded = self.embed(text_pipeline, prompt)
         return Condition({name: torch.ones(x.shape, dtype=x.dtype) for name, x in embedded.tensors.items()})
+
+    def embed_image(self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"]) -> Condition:
+        """Return what a model that takes images is told of the image that a video begins with.
+
+        Args:
+            encode: Encodes a video to normalised latents.
+            image: The image, -1 to 1.
+        """
+        raise NotImplementedError(f"{self.name} takes no image")
 
     @abstractmethod
     def inputs(

@@ -1,20 +1,25 @@
-"""Wan 2.1 text to video, and the bundled wan-tiny, which is a small model of the same classes."""
+"""Wan 2.1 text to video, Wan 2.2 TI2V, and the bundled wan-tiny, which is a small model of the same classes.
 
+Wan 2.2 TI2V and wan-tiny may be given the first frame: its latents are clean, and its tokens' timestep is 0.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin, WanPipeline, WanTransformer3DModel
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import UMT5EncoderModel
 
-from fastvmt_pl.backbones.condition import Condition
+from fastvmt_pl.backbones.condition import GIVEN, Condition
 from fastvmt_pl.backbones.families.family import Defaults, Encoded, Family
 from fastvmt_pl.backbones.families.wan_padding import NUM_TEXT_TOKENS, count_padding, trim_padding
 from fastvmt_pl.backbones.geometry import Geometry
 from fastvmt_pl.backbones.model_folder import BUNDLED, architecture, read_json
 from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.clips.clip import Video
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora.layer_names import LayerNames
 
@@ -29,7 +34,11 @@ FRAME_STEP = 4
 """``AutoencoderKLWan`` works in chunks of this many frames whatever its config says."""
 SIZE_MULTIPLE = 16
 """``WanPipeline`` asks for heights and widths that divide by this."""
-CONFIGS = {(30, 1536, 16): "wan2.1_1.3b.yaml", (40, 5120, 16): "wan2.1_14b.yaml"}
+CONFIGS = {
+    (30, 1536, 16): "wan2.1_1.3b.yaml",
+    (40, 5120, 16): "wan2.1_14b.yaml",
+    (30, 3072, 48): "wan2.2_ti2v_5b.yaml",
+}
 """Shipped configs by layers, width and latent channels of the transformers that they were made for."""
 BUNDLED_DEFAULTS = Defaults(
     "wan_tiny.yaml", "wan_tiny_lora.yaml", "wan_tiny_prompts.txt", "", 8.0, teacher_batch_size=8
@@ -90,25 +99,29 @@ class Wan(Family):
             frame_step=FRAME_STEP,
             size_multiple=SIZE_MULTIPLE,
         )
-        if architecture(self.folder) in map(architecture, BUNDLED.values()):
+        index = read_json(self.folder / "model_index.json")
+        bundled = architecture(self.folder) in map(architecture, BUNDLED.values())
+        self.images = "optional" if index.get("expand_timesteps") or bundled else "none"
+        if bundled:
             self.defaults = BUNDLED_DEFAULTS
             return
         width = config.get("num_attention_heads", 0) * config["attention_head_dim"]
         shape = config["num_layers"], width, config.get("in_channels", 0)
-        self.defaults = Defaults(CONFIGS.get(shape), "wan2.1_lora.yaml", "prompts.txt", NEGATIVE_PROMPT, 16.0)
+        fps = 24.0 if index.get("expand_timesteps") else 16.0
+        self.defaults = Defaults(CONFIGS.get(shape), "wan2.1_lora.yaml", "prompts.txt", NEGATIVE_PROMPT, fps)
 
     def _refuse_others(self) -> None:
         """Refuse kinds of Wan that are not supported yet, saying what they are."""
         index = read_json(self.folder / "model_index.json")
         kinds = {
-            "Wan 2.2 TI2V 5B": index.get("expand_timesteps") or self.autoencoder_config.get("z_dim") == 48,
             "two-expert Wan 2.2": index.get("boundary_ratio") is not None,
             "image-to-video Wan": self.config.get("image_dim"),
         }
         for kind, found in kinds.items():
             if found:
                 raise UserError(
-                    f"{self.name} is a {kind}, which is not supported yet; use a Wan 2.1 text-to-video model"
+                    f"{self.name} is a {kind}, which is not supported yet; use a Wan 2.1 text-to-video model or "
+                    "Wan 2.2 TI2V 5B"
                 )
 
     def blocks(self, transformer: ModelMixin) -> list[nn.Module]:
@@ -139,6 +152,10 @@ class Wan(Family):
         ).attention_mask
         return Condition({"text": mask[..., None].to(text.dtype).expand(text.shape).contiguous()})
 
+    def embed_image(self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"]) -> Condition:
+        """Return the image's latents, which are the first latent frame."""
+        return Condition({GIVEN: encode(image)})
+
     def inputs(
         self,
         transformer: ModelMixin,
@@ -147,9 +164,23 @@ class Wan(Family):
         condition: Condition,
         dtype: torch.dtype,
     ) -> dict[str, Any]:
-        """Return the transformer's arguments, by name."""
+        """Return the transformer's arguments, by name; given latents have a timestep of 0."""
         text = trim_padding(condition.tensors["text"]).to(latents.device, dtype)
+        if condition.given is not None:
+            timestep = self._timesteps(timestep, latents, condition.given.shape[2])
+            latents = condition.fixed(latents)
         return {"hidden_states": latents.to(dtype), "timestep": timestep, "encoder_hidden_states": text}
+
+    def _timesteps(
+        self, timestep: Float[Tensor, "jobs"], latents: Latents, num_given: int
+    ) -> Float[Tensor, "jobs tokens"]:
+        """Return the timestep of each token, 0 in the first latent frames."""
+        depth, height, width = (
+            cells // side for cells, side in zip(latents.shape[2:], self.geometry.patch_size, strict=True)
+        )
+        timesteps = repeat(timestep, "jobs -> jobs frames tokens", frames=depth, tokens=height * width).clone()
+        timesteps[:, : num_given // self.geometry.patch_size[0]] = 0
+        return timesteps.flatten(1)
 
     def velocity(self, output: Tensor, latents: Latents, timestep: Float[Tensor, "jobs"]) -> Latents:
         """Return the transformer's output, which is the velocity, in fp32."""

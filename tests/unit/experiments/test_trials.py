@@ -3,7 +3,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from fastvmt_pl.clips import read_clip
+from fastvmt_pl.clips import read_clip, read_image
 from fastvmt_pl.experiments.experiment import ClipWithPrompt, Experiment, ToyClips, read_experiment
 from fastvmt_pl.experiments.trials import make_trials
 from fastvmt_pl.joblists.job_check import JobCheck
@@ -12,6 +12,7 @@ from fastvmt_pl.processes.ranks import Rank
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.toy.toy_jobs import toy_jobs
+from fastvmt_pl.toy.toy_tracker import centroids, colour_mask, score
 
 CONFIG = str(CONFIGS / "wan_tiny.yaml")
 
@@ -46,6 +47,19 @@ def test_toy_clips_are_written_and_judged_by_their_true_paths(tmp_path):
     moving = {trial.job.clip for trial in make_trials(plan, tmp_path)}
     plan.jobs.camera = True
     assert not {trial.job.clip for trial in make_trials(plan, tmp_path)} & moving  # another clip, another file
+
+
+def test_toy_images_show_the_prompts_object_where_the_clips_object_starts(tmp_path):
+    plan = Experiment(ToyClips(3, split="test", images=True), {"plain": {}}, config=CONFIG)
+    for trial in make_trials(plan, tmp_path):
+        image = read_image(trial.job.image)
+        assert torch.equal(image, trial.toy.image)
+        found = score(image[None], trial.toy.item, trial.toy.background)
+        assert (found.present, found.background) == (1, 1)
+        (centre,) = centroids(colour_mask(image[None], trial.toy.item.colour))
+        assert (centre - trial.toy.clip.trajectories[0, 0]).norm() < 1
+        assert trial.toy.image_psnr(image[None]) > 60
+        assert trial.toy.image_psnr(trial.toy.clip.frames) < 30
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

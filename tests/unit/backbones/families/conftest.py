@@ -4,11 +4,15 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
+    AutoencoderKLWan,
     CogVideoXDDIMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
+    FlowMatchEulerDiscreteScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
 )
-from transformers import AutoTokenizer, T5Config, T5EncoderModel
+from transformers import AutoTokenizer, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from fastvmt_pl.backbones.model_folder import BUNDLED
 
@@ -85,3 +89,47 @@ def changed_cogvideox(tmp_path, cogvideox_5b):
 
     yield write
     shutil.rmtree(tmp_path / "changed", ignore_errors=True)
+
+
+def write_ti2v(folder):
+    """Write a pipeline of the classes of Wan 2.2 TI2V 5B with random weights and wan-tiny's tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["wan-tiny"] / "tokenizer")
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=4,
+    )
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, 0.2, -0.1, 0.0],
+        latents_std=[0.5, 0.6, 0.7, 0.8],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+    )
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    pipeline = WanPipeline(tokenizer, text_encoder, vae, scheduler, transformer, expand_timesteps=True)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ti2v(tmp_path_factory):
+    """The folder of a tiny Wan 2.2 TI2V."""
+    return write_ti2v(tmp_path_factory.mktemp("ti2v"))

@@ -30,11 +30,16 @@ def test_counted_zeros_give_what_512_tokens_give(checkpointing):
 
 
 def test_in_low_precision_they_are_as_near_to_the_exact_result():
-    exact, _ = whole_and_trimmed(2)
-    for right, whole, trimmed in zip(exact, *whole_and_trimmed(2, dtype="bfloat16"), strict=True):
-        rounding = (whole - right).norm()
-        assert rounding <= 0.05 * right.norm()
-        assert (trimmed - right).norm() <= 1.5 * rounding
+    exact, _ = whole_and_trimmed(16)
+    for right, whole, trimmed in zip(exact, *whole_and_trimmed(16, dtype="bfloat16"), strict=True):
+        rounding = typical_norm(whole - right)
+        assert rounding <= 0.05 * typical_norm(right)
+        assert typical_norm(trimmed - right) <= 1.5 * rounding
+
+
+def typical_norm(latents):
+    """Return the median norm: one of many gradients may be steep, where rounding goes far."""
+    return latents.flatten(1).norm(dim=1).median()
 
 
 def test_only_zeros_behind_the_longest_prompt_are_dropped():
