@@ -114,8 +114,6 @@ def transfer(
     taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in (settings or {})]
     if taken:
         raise UserError(f"{taken[0]} cannot be among the settings; use clip, prompt and seed")
-    if not isinstance(seed, int):
-        raise UserError(f"seed is {seed!r}; use a whole number")
     kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}
     options = cast(Options, checked_options(options))
     return run_transfer(clip, prompt, output, seed, model, config, kept | dict(settings or {}), **options)

@@ -182,7 +182,7 @@ class TestBadExperiments:
             ({"grid": {"model.num_guided_steps": 3}}, "grid"),
             ({"settings": {"a": {"model.nothing": 1}}}, "nothing"),
             ({"settings": {"a": {"model.num_guided_steps": -1}}}, "-1"),
-            ({"settings": {"good": {}, "a bad one": {"model.num_guided_steps": -1}}}, "a bad one"),
+            ({"settings": {"good": TWO["guided"], "a bad one": {"model.num_guided_steps": -1}}}, "a bad one"),
             ({"settings": {"a": {"model.num_guided_steps": 1, "data.motion.block": 99}}}, "block"),
             ({"jobs": []}, "jobs"),
             ({"jobs": {"num_jobs": 0}}, "jobs"),
