@@ -32,6 +32,9 @@ def one_line(message: str) -> str:
     'a b'
     """
     message = re.sub(r"\s+", " ", message).strip()
+    unknown = re.fullmatch(r"Group '(.+?)' does not accept option '(.+?)'", message)
+    if unknown is not None:
+        return f"{unknown[1]} has no setting {unknown[2]!r}; fastvmt fit --help lists them"
     keys = re.findall(r'Parser key "([^"]+)":', message)
     if not keys:
         return message

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import Parameter, signature
+from itertools import zip_longest
 from types import UnionType
 from typing import Any, NamedTuple, Union, Unpack, get_args, get_origin, get_type_hints
 
@@ -161,8 +162,21 @@ def hyphenated(name: str) -> str:
 def with_underscores(args: Sequence[str]) -> list[str]:
     """Return the words of a LightningCLI, whose options have underscores, from those with hyphens.
 
-    >>> with_underscores(["--model.num-steps=3", "--data.prompts", "--ckpt-path=my-run.ckpt"])
-    ['--model.num_steps=3', '--data.prompts', '--ckpt_path=my-run.ckpt']
+    A dotted option without a value is a switch, turned off by ``no``.
+
+    >>> with_underscores(["--model.num-steps=3", "--ckpt-path", "my-run.ckpt", "--no-model.baseline"])
+    ['--model.num_steps=3', '--ckpt_path', 'my-run.ckpt', '--model.baseline=false']
     """
-    parts = [word.partition("=") if word.startswith("--") else ("", "", word) for word in args]
-    return ["--" * bool(name) + name[2:].replace("-", "_") + equals + value for name, equals, value in parts]
+    return [_underscored(word, following) for word, following in zip_longest(args, args[1:], fillvalue="--")]
+
+
+def _underscored(word: str, following: str) -> str:
+    option, equals, value = word.partition("=")
+    if not word.startswith("--"):
+        return word
+    name = option[2:].replace("-", "_")
+    if "." not in name or equals or name.endswith(".help"):
+        return f"--{name}{equals}{value}"
+    if name.startswith("no_"):
+        return f"--{name[3:]}=false"
+    return f"--{name}=true" if following.startswith("--") else f"--{name}"

@@ -1,7 +1,9 @@
 """``fastvmt sweep``: the same jobs under many settings, and what each setting is worth."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 from lightning import Callback
 
 from fastvmt_pl.callbacks import Costs, JobScores, RunFolder
-from fastvmt_pl.errors import UserError
+from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.experiments.experiment import read_experiment
 from fastvmt_pl.experiments.results_table import ResultsTable
@@ -57,7 +59,7 @@ def sweep(experiment: Path, output: Path, devices: int | None = None) -> list[Ro
             runner = JobRunner(output, rank, request, _scored(trials))
             check = JobCheck(runner.compose_settings)
             _check(trials, check, request)
-        trials = make_trials(plan, claim_folder(output) / "clips")
+        trials = make_trials(plan, claim_folder(output, "sweep") / "clips")
         verdicts, table = Verdicts(output, check), ResultsTable(output, trials)
         forget_files()
         jobs, taken = without_other_settings([trial.job for trial in trials], output, verdicts)
@@ -104,11 +106,22 @@ def _check(trials: Sequence[Trial], check: JobCheck, request: StopRequest) -> No
     """
     for trial in trials:
         request.check()
-        needs = check.needs(trial.job)
+        with _blaming(trial):
+            needs = check.needs(trial.job)
         geometry = needs.frames["num_frames"], *needs.size
         if trial.toy is not None and geometry != (NUM_FRAMES, SIZE, SIZE):
             raise UserError(
                 f"toy jobs have {NUM_FRAMES} frames of {SIZE} x {SIZE}, but {trial.setting!r} has {geometry[0]} of "
                 f"{geometry[1]} x {geometry[2]}; leave data.num_frames and data.size alone"
             )
-        check.read(trial.job)
+        with _blaming(trial):
+            check.read(trial.job)
+
+
+@contextmanager
+def _blaming(trial: Trial) -> Iterator[None]:
+    """Name a trial in what is raised of it."""
+    try:
+        yield
+    except (UserError, ArgumentError) as error:
+        raise UserError(f"job {trial.number} of setting {trial.setting!r}: {one_line(str(error))}") from error

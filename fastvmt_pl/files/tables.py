@@ -71,12 +71,12 @@ def path_in_table(cell: str, folder: Path) -> Path:
 
 
 def tidy(name: str) -> str:
-    """Return a column's name in lower case and with underscores; a dotted name is only stripped.
+    """Return a column's name in lower case and with underscores; a dotted name keeps its case.
 
-    >>> tidy(" Guided-Steps"), tidy("model.num_steps ")
+    >>> tidy(" Guided-Steps"), tidy("model.num-steps ")
     ('guided_steps', 'model.num_steps')
     """
-    return name.strip() if "." in name else re.sub(r"[\s-]+", "_", name.strip().lower())
+    return name.strip().replace("-", "_") if "." in name else re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def tidy_row(row: Row) -> Row:

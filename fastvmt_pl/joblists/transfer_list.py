@@ -61,7 +61,7 @@ def transfer_jobs(
         raise UserError(f"batch_size is {batch_size}; use at least 1")
     num_processes = num_to_start(read_rank(), devices, read_config(config_of(options)))
     with one_of_many() as (rank, request):
-        folder = claim_folder(output or Path("runs") / slug(jobs.stem))
+        folder = claim_folder(output or Path("runs") / slug(jobs.stem), "job list")
         runner = JobRunner(folder, rank, request)
         finder = JobCheck(runner.compose_settings)
         verdicts = Verdicts(folder, finder)

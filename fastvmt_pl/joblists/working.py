@@ -5,14 +5,22 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.atomic import naming, write_text
+from fastvmt_pl.files.locks import PATIENCE, locked_file
 from fastvmt_pl.joblists.job import Job, Outcome
 from fastvmt_pl.joblists.job_check import cut
 from fastvmt_pl.joblists.verdicts import Verdicts
 from fastvmt_pl.processes.ranks import Rank, alone, read_rank, take_own_gpu
 from fastvmt_pl.processes.stop_request import StopRequest, listening
 from fastvmt_pl.runs.claims import cut_list, other_settings
+
+Kind = Literal["job list", "sweep"]
+"""What the folder of some jobs is for; the two have other jobs and other results."""
+KIND = "kind.txt"
+"""File of such a folder that says which."""
 
 
 @contextmanager
@@ -29,16 +37,33 @@ def one_of_many() -> Iterator[tuple[Rank, StopRequest]]:
             logger.setLevel(level)
 
 
-def claim_folder(folder: Path) -> Path:
-    """Make the folder of some jobs, and return it.
+def claim_folder(folder: Path, kind: Kind) -> Path:
+    """Make the folder of a job list or a sweep, and return it.
 
     Raises:
         UserError: If it holds something else.
     """
-    if folder.exists() and not (folder / "jobs").exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is in use and holds no list of jobs; choose another output")
-    (folder / "jobs").mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not (folder.is_dir() and ((folder / "jobs").exists() or not any(folder.iterdir()))):
+        raise UserError(f"{folder} is in use and holds no {kind}; choose another output")
+    with naming(folder):
+        (folder / "jobs").mkdir(parents=True, exist_ok=True)
+    with locked_file(folder / KIND, PATIENCE):
+        there = _kind_of(folder)
+        if there not in (None, kind):
+            raise UserError(f"{folder} holds a {there}, and this is a {kind}; choose another output")
+        if not (folder / KIND).exists():
+            write_text(folder / KIND, f"{kind}\n")
     return folder
+
+
+def _kind_of(folder: Path) -> str | None:
+    """Return what a folder holds; one of an earlier version says so by the columns of its results, if it has any."""
+    if (folder / KIND).exists():
+        return (folder / KIND).read_text(encoding="utf-8").strip()
+    results = folder / "results.csv"
+    if not results.exists():
+        return None
+    return "job list" if results.read_text(encoding="utf-8").startswith("name,") else "sweep"
 
 
 def without_other_settings(jobs: Sequence[Job], folder: Path, verdicts: Verdicts) -> tuple[list[Job], list[Outcome]]:

@@ -88,8 +88,8 @@ def distill(
         teacher_batch_size: Guided samples that are made at a time. Default: 8 on wan-tiny, 1 on other models.
         max_flow_error: Drop samples whose attention flow differs more from the clip's, as a share of the clip's.
         max_leak: With the clip among the sources, stop when the previews have more than this of its colours.
-        num_frames: Frames to read and to make, 4 n + 1.
-        size: Height x width in pixels, such as 480x832, multiples of 16.
+        num_frames: Frames to read and to make; which numbers are possible is the model's rule.
+        size: Height x width in pixels, such as 480x832; which are possible is the model's rule.
         fps: Pictures a second of a clip that is a folder of numbered pictures.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.

@@ -52,8 +52,10 @@ def encode(
         tars: Tar files with pairs of files, NAME.mp4 and NAME.txt.
         output: The data folder; what it has already of the same content and settings is not encoded again.
         model: wan-tiny (bundled), a local diffusers folder, or a hub id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
-        num_frames: Frames to read of each video, 4 n + 1. Default: those of the model's config.
-        size: Height x width in pixels, such as 480x832, multiples of 16. Default: that of the model's config.
+        num_frames: Frames to read of each video; which numbers are possible is the model's rule. Default: those of
+            the model's config.
+        size: Height x width in pixels, such as 480x832; which are possible is the model's rule. Default:
+            that of the model's config.
         rate: Frames a second to read, from each video's beginning. Default: the frames are spread over the whole of
             it, so that videos of different lengths are learned at different frame rates.
         device: auto, cpu, cuda, cuda:1 or mps.

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from fastvmt_pl.backbones.families.finding import find_family
 from fastvmt_pl.backbones.model_folder import BUNDLED, hash_components
 from fastvmt_pl.clips import ClipError, content_hash
 from fastvmt_pl.errors import UserError
@@ -214,8 +215,12 @@ def model_content(model: str) -> str:
     folder = BUNDLED.get(model, Path(model).expanduser())
     if not model or not folder.is_dir():
         return model
-    components = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name != "scheduler")
-    return f"sha256 {hash_components(folder, components)}"
+    try:
+        needed = find_family(folder, model).hashed
+    except UserError:  # left to the backbone, which says why
+        needed = ()
+    others = (path.name for path in folder.iterdir() if path.is_dir() and path.name != "scheduler")
+    return f"sha256 {hash_components(folder, sorted({*others, *needed}))}"
 
 
 def _lora_content(path: str) -> str:

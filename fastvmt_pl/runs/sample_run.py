@@ -57,8 +57,8 @@ def sample(
         num_steps: Denoising steps.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         negative_prompt: What to steer away from.
-        num_frames: Frames to make, 4 n + 1.
-        size: Height x width in pixels, such as 480x832, multiples of 16.
+        num_frames: Frames to make; which numbers are possible is the model's rule.
+        size: Height x width in pixels, such as 480x832; which are possible is the model's rule.
         output_fps: Frames a second of the video. Default: that of the videos that the model was trained on.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.

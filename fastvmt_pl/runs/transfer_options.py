@@ -57,8 +57,8 @@ class TransferOptions(Options, total=False):
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         negative_prompt: What to steer away from.
         strength: Where to start: 1 is pure noise, less keeps some of the clip's layout.
-        num_frames: Frames to read and to make, 4 n + 1.
-        size: Height x width in pixels, such as 480x832, multiples of 16.
+        num_frames: Frames to read and to make; which numbers are possible is the model's rule.
+        size: Height x width in pixels, such as 480x832; which are possible is the model's rule.
         start: Start of the interval of the clip in seconds.
         end: End of the interval in seconds.
         fps: Pictures a second of a clip that is a folder of numbered pictures.

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.clips import Clip
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.scores import score_transfer
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import SILENT, compose
@@ -113,6 +114,9 @@ def transfer(
             made.frames  # uint8, [prompts, frames, height, width, 3]
             made.scores[0]["motion_fidelity"]
     """
+    taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in (settings or {})]
+    if taken:
+        raise UserError(f"{taken[0]} cannot be among the settings; use clip, prompt and seed")
     kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}
     options = cast(Options, checked_options(options))
     return run_transfer(

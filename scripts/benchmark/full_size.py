@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from jobs import StepTimer, compose, toy_clip
+from jobs import StepTimer, compose_job, toy_clip
 from measure import in_own_process, medians, table
 from subject import write_pipeline
 
@@ -31,16 +31,13 @@ def guide_full_size(folder: Path, scratch: Path, num_frames: int, size: tuple[in
         Seconds of a guided and of an unguided step, the last loss, and the peaks of this process's resident memory and
         of the GPU's tensors in GiB; without a GPU, the last is 0.
     """
-    cli = compose(
-        str(folder),
-        toy_clip(scratch, num_frames),
-        scratch / "cache",
-        device,
-        f"--model.num_steps={NUM_GUIDED_STEPS}",
-        f"--model.num_guided_steps={NUM_GUIDED_STEPS}",
-        f"--data.num_frames={num_frames}",
-        f"--data.size={list(size)}",
-    )
+    settings = {
+        "model.num_steps": NUM_GUIDED_STEPS,
+        "model.num_guided_steps": NUM_GUIDED_STEPS,
+        "data.num_frames": num_frames,
+        "data.size": list(size),
+    }
+    cli = compose_job(str(folder), toy_clip(scratch, num_frames), scratch / "cache", device, settings)
     timer = StepTimer()
     cli.trainer.callbacks.append(timer)
     cli.trainer.fit(cli.model, cli.datamodule)

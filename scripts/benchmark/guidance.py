@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from jobs import StepTimer, compose, toy_clip
+from jobs import StepTimer, compose_job, reuse_every, toy_clip
 from measure import medians, now, table
 from published import PublishedBackbone, loss, measure
 from subject import SETTINGS, Sizes, Subject
@@ -165,16 +165,8 @@ def part_d(subject: Subject, sizes: Sizes, repeats: int, scratch: Path, count: i
 def trainer_overhead(scratch: Path, device: str, count: int = 200) -> float:
     """Return the seconds that a reuse step takes in ``Trainer.fit`` beyond its arithmetic, on the bundled model."""
     timer = StepTimer()
-    cli = compose(
-        "wan-tiny",
-        toy_clip(scratch),
-        scratch / "overhead",
-        device,
-        "--model.num_steps=1",
-        "--model.num_guided_steps=1",
-        f"--model.num_inner_steps={count}",
-        f"--trainer.callbacks.init_args.interval={count}",
-    )
+    steps = {"model.num_steps": 1, "model.num_guided_steps": 1, "model.num_inner_steps": count}
+    cli = compose_job("wan-tiny", toy_clip(scratch), scratch / "overhead", device, steps | reuse_every(count))
     cli.trainer.callbacks.append(timer)
     cli.trainer.fit(cli.model, cli.datamodule)
     optimizer = cli.model.configure_optimizers()

@@ -1,7 +1,7 @@
 """Part e: whole jobs on the bundled model, with and without each part of the method."""
 
-import json
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -14,23 +14,30 @@ from subject import PROMPT
 
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.lightning_cli import TransferCLI
-from fastvmt_pl.runs.options import default_config
+from fastvmt_pl.runs.options import default_config, parse_device
+from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy.toy_world import NUM_FRAMES, ToyWorld
 
 FLOW_LOSS = {"class_path": "fastvmt_pl.objectives.MotionFlowLoss"}
 WINDOW_LOSS = {"class_path": "fastvmt_pl.objectives.WindowLoss", "init_args": {"window": 7}}
-WITHOUT = {
-    "everything": [],
-    "global AMF, no window": [
-        "--data.motion.window=null",
-        f"--model.losses={json.dumps([FLOW_LOSS, WINDOW_LOSS])}",
-    ],
-    "no window loss": [f"--model.losses={json.dumps([FLOW_LOSS])}"],
-    "no reuse (interval 1)": ["--trainer.callbacks.init_args.interval=1"],
-    "no motion guidance": ["--model.num_guided_steps=0"],
+
+
+def reuse_every(interval: int) -> dict[str, Any]:
+    """Return the setting that computes one gradient in so many steps."""
+    cache = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": interval}}
+    return {"trainer.callbacks": [cache]}
+
+
+WITHOUT: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "global AMF, no window": {"data.motion.window": None, "model.losses": [FLOW_LOSS, WINDOW_LOSS]},
+    "no window loss": {"model.losses": [FLOW_LOSS]},
+    "no reuse (interval 1)": reuse_every(1),
+    "no motion guidance": {"model.num_guided_steps": 0},
 }
-"""Options that take each part away. Without windows the window loss keeps the size of its own."""
+"""Settings that take each part away. Without windows the window loss keeps the size of its own."""
 
 
 class StepTimer(Callback):
@@ -63,40 +70,27 @@ def toy_clip(folder: Path, num_frames: int = NUM_FRAMES) -> Path:
     return path
 
 
-def compose(model: str, clip: Path, cache: Path, device: str, *options: str) -> TransferCLI:
+def compose_job(model: str, clip: Path, cache: Path, device: str, settings: Mapping[str, Any]) -> TransferCLI:
     """Compose a job from the shipped config that fits a model, without a baseline and without output."""
-    accelerator, _, index = device.partition(":")
-    return TransferCLI(
-        args=[
-            f"--config={default_config(model)}",
-            f"--model.backbone.init_args.model={model}",
-            "--model.baseline=false",
-            f"--data.clips={json.dumps([str(clip)])}",
-            f"--data.prompts={json.dumps([PROMPT])}",
-            f"--data.cache_dir={cache}",
-            f"--trainer.accelerator={accelerator}",
-            f"--trainer.devices={[int(index)] if index else 1}",
-            *options,
-        ],
-        run=False,
-        save_config_callback=None,
-        trainer_defaults={
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        },
-    )
+    own = {
+        "model.backbone.init_args.model": model,
+        "model.baseline": False,
+        "data.clips": [str(clip)],
+        "data.prompts": [PROMPT],
+        "data.cache_dir": str(cache),
+        **parse_device(device),
+    }
+    return compose(merged(read_config(default_config(model)), {**own, **settings}))
 
 
-def run_job(clip: Path, cache: Path, device: str, options: list[str]) -> tuple[float, int, int]:
+def run_job(clip: Path, cache: Path, device: str, settings: Mapping[str, Any]) -> tuple[float, int, int]:
     """Run a whole job, reading the weights and extracting the motion included.
 
     Returns:
         Seconds, and how many gradients were computed and reused.
     """
     begun = now(device)
-    cli = compose("wan-tiny", clip, cache, device, *options)
+    cli = compose_job("wan-tiny", clip, cache, device, settings)
     cli.trainer.fit(cli.model, cli.datamodule)
     seconds = now(device) - begun
     (gradients,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, GradientCache))
@@ -109,8 +103,8 @@ def part_e(scratch: Path, device: str, repeats: int) -> str:
     runs: dict[str, list[tuple[float, int, int]]] = {name: [] for name in WITHOUT}
     run_job(clip, scratch / "warm", device, WITHOUT["no motion guidance"])
     for repeat in range(repeats):
-        for name, options in WITHOUT.items():
-            runs[name].append(run_job(clip, scratch / f"{name} {repeat}", device, options))
+        for name, settings in WITHOUT.items():
+            runs[name].append(run_job(clip, scratch / f"{name} {repeat}", device, settings))
     seconds = {name: median(run[0] for run in done) for name, done in runs.items()}
     rows = [
         [name, f"{seconds[name]:.1f}", f"{seconds[name] / seconds['everything']:.2f}", str(done[0][1]), str(done[0][2])]

@@ -20,6 +20,7 @@ from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.evaluation.finished_runs import find_runs
 from fastvmt_pl.joblists.job_queue import JobQueue
 from fastvmt_pl.joblists.job_runner import JobRunner
+from fastvmt_pl.joblists.working import KIND
 from fastvmt_pl.toy import ToyWorld
 
 FAST = ["--num-steps=3", "--num-guided-steps=2", "--baseline=false", "--num-frames=5"]
@@ -121,6 +122,20 @@ class TestAListOfGoodJobs:
         assert run(whole[0], tmp_path / "mine") == 2
         assert str(tmp_path / "mine") in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+        assert run(whole[0], tmp_path / "mine" / "thesis.tex") == 2
+        assert "thesis.tex" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("is_older", [False, True], ids=["", "of an earlier version"])
+    def test_a_sweep_is_refused_its_folder(self, whole, tmp_path, clips, refused, is_older):
+        output = tmp_path / "list"
+        shutil.copytree(whole[1], output)
+        if is_older:
+            (output / KIND).unlink()
+        job = {"clip": str(clips / "0.mp4"), "prompt": "a dog"}
+        plan = {"jobs": [job], "settings": {"a": {}}, "common": {"data.num_frames": 5}}
+        (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+        assert "job list" in refused("sweep", tmp_path / "plan.yaml", output)
+        assert not list((output / "jobs").glob("a-*"))
 
 
 def test_bad_entries_leave_the_rest_done(clips, tmp_path, capsys, monkeypatch):

@@ -96,6 +96,7 @@ def test_a_run_with_objects_continues_only_with_the_same_ones(clip, backbone, tm
     [
         ({"num_steps": 0}, "num_steps"),
         ({"settings": {"model.num_stepz": 3}}, "num_stepz"),
+        ({"settings": {"data.prompts": ["a dog"]}}, "data.prompts"),
         ({"settings": {"model.num_inner_steps": "many"}}, "many"),
         ({"prompt": " "}, "prompt"),
         ({"clip": torch.zeros(5, 48, 48, 3)}, "float32"),

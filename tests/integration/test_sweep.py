@@ -87,6 +87,11 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     assert Path("out/summary.md").read_text() in said
     assert len(list(Path("out/batches").iterdir())) == 6  # jobs of different clips run side by side
 
+    listed = {"clip": str(Path("clips/a.mp4").resolve()), "prompt": "a dog", "name": "a"}
+    Path("jobs.jsonl").write_text(json.dumps(listed))
+    assert "sweep" in refused("transfer", "--jobs", "jobs.jsonl", "--output", "out", "--num-frames=5")
+    assert not Path("out/jobs/a").exists()
+
     runs, problems = find_runs([Path("out")])  # as fastvmt report does
     assert problems == []
     assert len(runs) == 9
@@ -177,6 +182,7 @@ class TestBadExperiments:
             ({"grid": {"model.num_guided_steps": 3}}, "grid"),
             ({"settings": {"a": {"model.nothing": 1}}}, "nothing"),
             ({"settings": {"a": {"model.num_guided_steps": -1}}}, "-1"),
+            ({"settings": {"good": TWO["guided"], "a bad one": {"model.num_guided_steps": -1}}}, "a bad one"),
             ({"settings": {"a": {"model.num_guided_steps": 1, "data.motion.block": 99}}}, "block"),
             ({"jobs": []}, "jobs"),
             ({"jobs": {"num_jobs": 0}}, "jobs"),

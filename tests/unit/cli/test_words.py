@@ -84,6 +84,23 @@ def test_words_after_two_hyphens_are_taken_as_they_are():
     assert read("--", "--a_file")["files"] == ["--a_file"]
 
 
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["--no-model.baseline"], ["--model.baseline=false"]),
+        (["--no_data.keep_motion", "word"], ["--data.keep_motion=false", "word"]),
+        (["--data.keep-motion", "--config=a-b.yaml"], ["--data.keep_motion=true", "--config=a-b.yaml"]),
+        (["--model.baseline"], ["--model.baseline=true"]),
+        (["--model.baseline", "false"], ["--model.baseline", "false"]),
+        (["--model.backbone.help", "--help"], ["--model.backbone.help", "--help"]),
+        (["--print-config"], ["--print_config"]),
+    ],
+    ids=str,
+)
+def test_a_dotted_option_without_a_value_is_a_switch(words, read):
+    assert with_underscores(words) == read
+
+
 def test_values_keep_their_hyphens():
     assert with_underscores(["--data.cache-dir=my-cache", "--config", "my-config.yaml", "-c", "a-b"]) == [
         "--data.cache_dir=my-cache",

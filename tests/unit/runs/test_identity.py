@@ -1,8 +1,10 @@
+import shutil
+
 import pytest
 import yaml
 
 from fastvmt_pl.backbones.model_folder import BUNDLED
-from fastvmt_pl.runs.identity import differences, identity_of, identity_of_overridden
+from fastvmt_pl.runs.identity import differences, identity_of, identity_of_overridden, model_content
 from fastvmt_pl.runs.options import CONFIGS, default_config
 
 
@@ -126,3 +128,16 @@ def test_whatever_a_config_says_is_left_to_its_parser_to_refuse(groups):
 def test_every_shipped_config_has_an_identity():
     for path in CONFIGS.glob("*.yaml"):
         assert identity_of(yaml.safe_load(path.read_text()))
+
+
+def test_a_scheduler_does_not_count_where_its_config_is_not_read(tmp_path):
+    folder = shutil.copytree(BUNDLED["wan-tiny"], tmp_path / "wan")
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
+    assert model_content(str(folder)) == model_content("wan-tiny")
+
+
+def test_a_folder_that_is_no_model_has_a_content_too(tmp_path):
+    (tmp_path / "transformer").mkdir()
+    before = model_content(str(tmp_path))
+    (tmp_path / "transformer" / "config.json").write_text("{}")
+    assert model_content(str(tmp_path)) != before

@@ -1,5 +1,7 @@
 """CogVideoX against its stock pipeline, on tiny models of its own classes with random weights."""
 
+import json
+
 import pytest
 import torch
 from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline
@@ -9,6 +11,7 @@ from torch.nn import functional
 from fastvmt_pl.backbones import Request, load_backbone
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.sampling import job_noise, sample
+from fastvmt_pl.runs.identity import model_content
 
 PROMPTS = ["a red circle on a gray background", ""]
 VIDEO = (9, 64, 80)
@@ -195,3 +198,11 @@ def test_a_size_beyond_the_table_of_rotary_embeddings_is_refused(backbone):
         return
     with pytest.raises(UserError, match="128 x 128"):
         backbone.check_geometry(9, 128, 128)
+
+
+def test_a_run_with_other_noise_levels_is_another_run(changed_cogvideox):
+    folder = changed_cogvideox()
+    before = model_content(str(folder))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"snr_shift_scale": 2.0}))
+    assert model_content(str(folder)) != before
