@@ -114,7 +114,7 @@ def transfer(
             made.frames  # uint8, [prompts, frames, height, width, 3]
             made.scores[0]["motion_fidelity"]
     """
-    taken = [name for name in ("data.clips", "data.prompts", "data.seed") if name in (settings or {})]
+    taken = [name for name in ("data.clips", "data.prompts", "data.images", "data.seed") if name in (settings or {})]
     if taken:
         raise UserError(f"{taken[0]} cannot be among the settings; use clip, prompt and seed")
     kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}

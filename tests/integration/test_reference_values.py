@@ -13,8 +13,8 @@ from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a white circle on a navy background"
-TRANSFERRED = [88.97008, 0.79871, 0.06722, 0.36926, -0.51210, -2.28592, 1.42262, 2.80022]
-DISTILLED = [11.36331, 1.77095, -0.75178, -1.57340, 0.23169, -1.39364, -0.82208, 0.06873]
+TRANSFERRED = [79.58308, 1.37932, 0.07142, 1.25650, -0.98767, -1.34806, 1.78623, 1.48544]
+DISTILLED = [11.36128, 1.79110, -0.77372, -1.57795, 0.23859, -1.36038, -0.80724, 0.08481]
 
 
 @pytest.fixture
