@@ -4,11 +4,12 @@ import argparse
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import Parameter, signature
+from inspect import Parameter, getdoc, signature
 from itertools import zip_longest
 from types import UnionType
 from typing import Any, NamedTuple, Union, Unpack, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import jsonargparse
 
 from fastvmt_pl.runs.old_spellings import warn_of_old
@@ -48,6 +49,10 @@ class _Help(jsonargparse.DefaultHelpFormatter):
         switch = any(name.startswith("--no-") for name in action.option_strings)
         return "" if switch else str(super()._format_args(action, default_metavar))
 
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = re.sub(r"Optional\[Literal\[(.*?)\]\]", r"\1", str(super()._expand_help(action)))
+        return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+
 
 class HyphenParser(jsonargparse.ArgumentParser):
     """A parser whose options have hyphens, where parameters have underscores."""
@@ -82,8 +87,11 @@ def parse(prog: str, summary: str, command: Command, args: Sequence[str], old: M
     parameters = signature(command.function).parameters.items()
     needed = {name: each for name, each in parameters if each.default is Parameter.empty}
     lists = {name: get_args(each.annotation) for name, each in needed.items() if get_origin(each.annotation) is list}
+    described = {
+        each.arg_name: each.description for each in docstring_parser.parse(getdoc(command.function) or "").params
+    }
     for name, (kind,) in lists.items():
-        parser.add_argument(name, type=kind, nargs="+")
+        parser.add_argument(name, type=kind, nargs="+", help=described.get(name))
     positional = "jobs" not in needed  # a list of jobs is named by an option
     skip: set[str | int] = {*lists, *command.hidden}
     parser.add_function_arguments(
