@@ -36,12 +36,12 @@ def test_a_picture_is_upright(save, orientation):
 
 
 def test_colours_are_converted_from_the_pictures_profile(save):
-    lab = ImageCms.createProfile("LAB")
-    to_other = ImageCms.ImageCmsProfile(lab)
-    assert to_other.profile.xcolor_space.strip() == "Lab"
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    same = read_image(save(Image.fromarray(PIXELS), icc_profile=profile))
-    assert (same.int() - torch.from_numpy(PIXELS).int()).abs().max() <= 1
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"swap").replace(b"bXYZ", b"rXYZ").replace(b"swap", b"bXYZ")  # its red is blue
+    for profile, red_is_in in ((srgb, 0), (swapped, 2)):
+        image = read_image(save(Image.new("RGB", (16, 16), (255, 0, 0)), icc_profile=profile))
+        wanted = torch.tensor([255 * (channel == red_is_in) for channel in range(3)])
+        assert (image.int() - wanted).abs().max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
