@@ -1,14 +1,19 @@
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
 
 import pytest
+import yaml
 
 from fastvmt_pl.backbones import DiffusersBackbone
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.toy import ToyWorld
 
 
@@ -30,6 +35,22 @@ def no_weights(monkeypatch):
     """Fails a test as soon as any weights are read."""
     for part in ("transformer", "vae", "text_pipeline"):
         monkeypatch.setattr(DiffusersBackbone, part, property(lambda self: pytest.fail("weights were read")))
+
+
+@pytest.fixture
+def small_config(tmp_path):
+    """A config of a wan-tiny of two blocks, whose weights would not load."""
+    shutil.copytree(BUNDLED["wan-tiny"], tmp_path / "model")
+    path = tmp_path / "model" / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 2}))
+    for weights in (tmp_path / "model").rglob("*.safetensors"):
+        weights.write_bytes(b"")
+    config = yaml.safe_load((CONFIGS / "wan_tiny.yaml").read_text())
+    config["model"]["backbone"]["init_args"]["model"] = str(tmp_path / "model")
+    config["data"] |= {"num_frames": 5, "motion": {**config["data"]["motion"], "block": 1}}
+    config["trainer"]["accelerator"] = "cuda"
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "small.yaml"
 
 
 @pytest.fixture

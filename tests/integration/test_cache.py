@@ -9,7 +9,7 @@ import pytest
 from fastvmt_pl.method.motion_cache import MotionCache
 
 PROMPT = "a red circle on a gray background"
-SMALL = ["--num-frames", "5", "--num-steps", "2", "--num-guided-steps", "1", "--no-baseline"]
+SMALL = ["--num-frames", "5", "--size", "32x32", "--num-steps", "2", "--num-guided-steps", "1", "--no-baseline"]
 HOMELESS = """
 import os, pwd, sys
 

@@ -28,7 +28,8 @@ from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
-SMALL = ["--num-frames", "5", "--size", "48x48", "--num-steps", "3", "--num-guided-steps", "1"]
+FEW = ["--num-frames", "5", "--num-steps", "3", "--num-guided-steps", "1"]
+SMALL = [*FEW, "--size", "32x32"]
 RESULTS = {
     "output.mp4",
     "baseline.mp4",
@@ -342,20 +343,31 @@ def test_a_model_that_no_config_fits_is_refused_by_what_it_is(refused, clip, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_command_line_leaves_out_is_the_configs(clip, tmp_path, monkeypatch):
+@pytest.fixture
+def begin(monkeypatch):
+    """Runs a command until its trainer starts, and returns that and its module."""
+
+    def run(*args):
+        made = []
+
+        def fit(trainer, model, *args, **kwargs):
+            made.extend((trainer, model))
+            raise RuntimeError("enough")
+
+        monkeypatch.setattr(Trainer, "fit", fit)
+        assert main([str(arg) for arg in args]) == 1
+        return made
+
+    return run
+
+
+def test_what_the_command_line_leaves_out_is_the_configs(begin, clip, tmp_path):
     config = yaml.safe_load(default_config("wan-tiny").read_text())
     config["model"] |= {"baseline": False, "strength": 0.5, "num_steps": 30, "num_guided_steps": 6}
     config["model"]["backbone"]["init_args"]["dtype"] = "bfloat16"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    made = []
-
-    def fit(trainer, model, *args, **kwargs):
-        made.extend((trainer, model))
-        raise RuntimeError("enough")
-
-    monkeypatch.setattr(Trainer, "fit", fit)
-    assert main(["transfer", clip, PROMPT, "--config", "config.yaml", "--num-steps", "20", "--output", "out"]) == 1
-    trainer, model = made
+    args = ["--config", "config.yaml", "--num-steps", "20", "--output", "out"]
+    trainer, model = begin("transfer", clip, PROMPT, *args)
     assert (model.baseline, model.strength, model.num_steps) == (False, 0.5, 20)
     assert model.backbone.dtype == torch.bfloat16
     assert (trainer.num_devices, trainer.max_epochs) == (1, 4)  # the same share of 20 steps
@@ -365,7 +377,7 @@ def test_what_the_command_line_leaves_out_is_the_configs(clip, tmp_path, monkeyp
 
 
 def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, refused, clip, tmp_path):
-    args = ["transfer", clip, PROMPT, *SMALL, "--output", "out", "--seed", "4", "--negative-prompt", "gray: [mist"]
+    args = ["transfer", clip, PROMPT, *FEW, "--output", "out", "--seed", "4", "--negative-prompt", "gray: [mist"]
     assert "out" in succeed(*args).out
     folder = tmp_path / "out"
     assert {path.name for path in folder.iterdir()} >= RESULTS
@@ -440,7 +452,7 @@ def test_a_config_asks_for_previews(succeed, clip, tmp_path, num_decoded):
 
 def test_fit_writes_results_and_a_checkpoint_by_itself(succeed, clip):
     config = default_config("wan-tiny")
-    sizes = ["--data.num-frames", "5", "--model.num_steps", "2", "--model.num-guided-steps=1"]
+    sizes = ["--data.num-frames=5", "--data.size=[32, 32]", "--model.num_steps", "2", "--model.num-guided-steps=1"]
     data = ["--data.clips", json.dumps([clip]), "--data.prompts", json.dumps([PROMPT])]
     succeed("fit", "--config", config, *data, *sizes, "--model.num_inner_steps", "1")
     folder = Path("lightning_logs/version_0")
@@ -470,7 +482,7 @@ def test_there_is_a_csv_file_beside_a_logger_of_ones_own(succeed, clip, tmp_path
         ("few.yaml", ["--num-steps", "2", "--num-guided-steps", "0"], 0),
     ],
 )
-def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, tmp_path, config, options, guided):
+def test_steps_alone_keep_the_share_that_is_guided(begin, clip, tmp_path, config, options, guided):
     few = yaml.safe_load(default_config("wan-tiny").read_text())
     few["model"] |= {"num_steps": 50, "num_guided_steps": 10}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(few))
@@ -478,23 +490,24 @@ def test_steps_alone_keep_the_share_that_is_guided(succeed, clip, tmp_path, conf
     quick = ["--num-frames", "5", "--no-baseline", "--config", path]
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "num_guided_steps")
-        succeed("transfer", clip, PROMPT, *quick, "--output", "out", *options)
+        begin("transfer", clip, PROMPT, *quick, "--output", "out", *options)
     assert yaml.safe_load(Path("out/config.yaml").read_text())["model"]["num_guided_steps"] == guided
 
 
-def test_a_config_that_guides_nothing_is_warned_of(succeed, clip, tmp_path):
+def test_a_config_that_guides_nothing_is_warned_of(begin, clip, tmp_path):
     unguided = yaml.safe_load(default_config("wan-tiny").read_text())
     unguided["model"] |= {"num_steps": 3, "num_guided_steps": 0}
     (tmp_path / "unguided.yaml").write_text(yaml.safe_dump(unguided))
     args = ["--num-frames", "5", "--no-baseline", "--config", "unguided.yaml", "--num-steps", "2", "--output", "out"]
     with pytest.warns(UserWarning, match="num_guided_steps is 0"):
-        succeed("transfer", clip, PROMPT, *args)
+        begin("transfer", clip, PROMPT, *args)
 
 
 def test_fit_takes_a_config(succeed, refused, clip, tmp_path):
     config = yaml.safe_load(default_config("wan-tiny").read_text())
     config["model"] |= {"num_steps": 3, "num_guided_steps": 1, "num_inner_steps": 2}
-    config["data"] |= {"clips": [clip], "prompts": [PROMPT, "a blue cross on a navy background"], "num_frames": 5}
+    config["data"] |= {"clips": [clip], "prompts": [PROMPT, "a blue cross on a navy background"]}
+    config["data"] |= {"num_frames": 5, "size": [32, 32]}
     config["data"]["cache_dir"] = str(tmp_path / "elsewhere")
     folder = {"class_path": "fastvmt_pl.callbacks.RunFolder", "init_args": {"folder": str(tmp_path / "out")}}
     config["trainer"] |= {"callbacks": [folder], "enable_progress_bar": False, "enable_model_summary": False}

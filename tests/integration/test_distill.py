@@ -25,7 +25,7 @@ from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.toy.toy_world import combinations, prompt_for
 
 CAPTION = "a red circle on a gray background"
-SIZE = ["--num-frames", "5", "--size", "48x48"]
+SIZE = ["--num-frames", "5", "--size", "32x32"]
 SMALL = ["--model", "wan-tiny", *SIZE, "--teacher-config", "teacher.yaml", "--config", "training.yaml"]
 
 
@@ -69,8 +69,8 @@ def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succe
         code = code.replace(old, new)
     exec(code.rsplit("export_to_video(", 1)[0], found := {})  # which needs one more package
     pipeline = found["pipeline"]
-    assert found["video"].shape == (5, 48, 48, 3)
-    options = {"height": 48, "width": 48, "num_frames": 5, "num_inference_steps": 1, "output_type": "latent"}
+    assert found["video"].shape == (5, 32, 32, 3)
+    options = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 1, "output_type": "latent"}
     draw = {"generator": torch.Generator().manual_seed(0), **options}
     adapted = pipeline(CAPTION, **draw).frames
     pipeline.disable_lora()
@@ -202,12 +202,12 @@ def test_videos_of_ones_own_are_encoded_and_trained_on(succeed, refused, capsys,
     assert "three: no txt" in said
     assert "two: its caption is empty" in said
     assert succeed("encode", *tars, "data", *size).out == ""  # nothing is done twice
-    assert "choose another output" in refused("encode", *tars, "data", *size[:2], "--size", "64x48")
+    assert "choose another output" in refused("encode", *tars, "data", *size[:2], "--size", "48x32")
     assert "3 frames" in refused("encode", "b.tar", "slow", *size, "--rate", "1")
     succeed("encode", "b.tar", "begun", *size, "--rate", "8")  # the first frames, at the clip's own rate
     (sample,) = read_shards([Path("begun/videos-b.tar")], pytest.fail)
     first = Clip(read_clip(clip, 17).frames[:5], 8.0, "first")
-    torch.testing.assert_close(sample.latents[None], DiffusersBackbone().encode(first.to_video((48, 48))))
+    torch.testing.assert_close(sample.latents[None], DiffusersBackbone().encode(first.to_video((32, 32))))
     args = ["--config", "training.yaml", "--data.folder", "data", "--data.source", "samples"]
     assert main(["train", *args, "--model.objective", "trajectory", "--trainer.logger", "false"]) == 2
     assert "have no trajectories" in capsys.readouterr().err

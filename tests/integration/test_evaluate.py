@@ -148,7 +148,7 @@ def test_an_interrupted_evaluation_loses_nothing(succeed, clips, monkeypatch):
 
 
 def test_a_run_folder_is_scored_with_its_prompts_and_baselines(succeed, clip, clips):
-    options = ["--num-frames", "5", "--size", "48x48", "--num-steps", "2", "--num-guided-steps", "1"]
+    options = ["--num-frames", "5", "--size", "32x32", "--num-steps", "2", "--num-guided-steps", "1"]
     succeed("transfer", clip, "a red cross on a navy background", *options, "--output", "runs/one")
     succeed("evaluate", "runs", "--output", "runs.json")
     (pair,) = json.loads(Path("runs.json").read_text())["pairs"]

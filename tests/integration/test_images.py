@@ -20,8 +20,8 @@ from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
-SMALL = {"num_frames": 5, "num_steps": 2, "num_guided_steps": 1, "baseline": False}
-OPTIONS = ["--num-frames=5", "--num-steps=2", "--num-guided-steps=1", "--no-baseline"]
+SMALL = {"num_frames": 5, "size": "32x32", "num_steps": 2, "num_guided_steps": 1, "baseline": False}
+OPTIONS = ["--num-frames=5", "--size=32x32", "--num-steps=2", "--num-guided-steps=1", "--no-baseline"]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def text_model(tmp_path):
 
 
 def first_latents(image):
-    return load_backbone().encode(fit(read_image(image)[None], (48, 48)))[0]
+    return load_backbone().encode(fit(read_image(image)[None], (32, 32)))[0]
 
 
 def test_a_transfer_begins_with_the_image(succeed, clip, image):
@@ -58,8 +58,8 @@ def first_size(folder):
 
 
 def test_a_sample_begins_with_the_image(succeed, image):
-    succeed("sample", PROMPT, "--image", image, "--num-frames=5", "--num-steps=2", "--output", "out")
-    succeed("sample", PROMPT, "--num-frames=5", "--num-steps=2", "--output", "plain")
+    succeed("sample", PROMPT, "--image", image, "--num-frames=5", "--size=32x32", "--num-steps=2", "--output", "out")
+    succeed("sample", PROMPT, "--num-frames=5", "--size=32x32", "--num-steps=2", "--output", "plain")
     with_image, plain = (read_clip(f"{name}/output.mp4", 5).frames.float() for name in ("out", "plain"))
     assert (with_image - plain).abs().mean() > 5
     assert str(image) in yaml.safe_load(Path("out/config.yaml").read_text())["image"]

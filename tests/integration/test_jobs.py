@@ -23,7 +23,7 @@ from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.joblists.working import KIND
 from fastvmt_pl.toy import ToyWorld
 
-FAST = ["--num-steps=3", "--num-guided-steps=2", "--baseline=false", "--num-frames=5"]
+FAST = ["--num-steps=3", "--num-guided-steps=2", "--baseline=false", "--num-frames=5", "--size=32x32"]
 COLOURS = ("red", "green", "blue", "white", "yellow", "cyan", "purple", "orange")
 
 
@@ -159,7 +159,7 @@ def test_bad_entries_leave_the_rest_done(clips, tmp_path, capsys, monkeypatch):
         {"name": "hot", "clip": str(clips / "1.mp4"), "prompt": prompt, "model.optimizer.init_args.lr": 1e38},
         {"name": "unwritable", "clip": str(clips / "2.mp4"), "prompt": prompt},
     ]
-    rows = good_rows(clips, 12)
+    rows = good_rows(clips, 6)
     for number, row in enumerate(bad):
         rows.insert(2 * number, row)
     output = tmp_path / "run"

@@ -1,37 +1,17 @@
 import json
-import shutil
 
 import pytest
 import torch
-import yaml
 
 from fastvmt_pl.backbones import DiffusersBackbone
-from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.callbacks import GradientCache
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.planning.planning_run import memory_of, num_gradients
-from fastvmt_pl.runs.options import CONFIGS
 
 
-@pytest.fixture
-def config(tmp_path):
-    """A config of a smaller wan-tiny, whose weights would not load."""
-    shutil.copytree(BUNDLED["wan-tiny"], tmp_path / "model")
-    path = tmp_path / "model" / "transformer" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 2}))
-    for weights in (tmp_path / "model").rglob("*.safetensors"):
-        weights.write_bytes(b"")
-    config = yaml.safe_load((CONFIGS / "wan_tiny.yaml").read_text())
-    config["model"]["backbone"]["init_args"]["model"] = str(tmp_path / "model")
-    config["data"] |= {"num_frames": 5, "motion": {**config["data"]["motion"], "block": 1}}
-    config["trainer"]["accelerator"] = "cuda"
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(config))
-    return tmp_path / "small.yaml"
-
-
-def test_a_run_that_fits_is_shown_with_its_time(succeed, config):
-    said = succeed("plan", "--config", config, "--device", "cpu", "--num-jobs", "2").out
+def test_a_run_that_fits_is_shown_with_its_time(succeed, small_config):
+    said = succeed("plan", "--config", small_config, "--device", "cpu", "--num-jobs", "2").out
     assert "3 latent frames of 12 x 12 tokens, 432 tokens a job" in said
     assert "weights of the transformer" in said
     row = next(line for line in said.splitlines() if line.startswith("| guide"))
@@ -40,9 +20,9 @@ def test_a_run_that_fits_is_shown_with_its_time(succeed, config):
     assert "it fits" in said
 
 
-def test_a_run_that_does_not_fit_elsewhere_is_told_what_to_change(capsys, config):
+def test_a_run_that_does_not_fit_elsewhere_is_told_what_to_change(capsys, small_config):
     options = ["--num-jobs", "6", "--batch-size", "6", "--memory", "0.0465", "--no-calibrated"]
-    assert main(["plan", "--config", str(config), *options]) == 1
+    assert main(["plan", "--config", str(small_config), *options]) == 1
     said = capsys.readouterr()
     first, second = (line for line in said.out.splitlines() if line.startswith("set "))
     assert first.startswith("set offload: true")
@@ -51,11 +31,11 @@ def test_a_run_that_does_not_fit_elsewhere_is_told_what_to_change(capsys, config
     assert "does not fit" in said.err
 
 
-def test_a_list_is_planned_by_its_settings(succeed, config, tmp_path):
+def test_a_list_is_planned_by_its_settings(succeed, small_config, tmp_path):
     rows = [{"name": str(n), "clip": f"{n % 2}.mp4", "prompt": "a red cross"} for n in range(6)]
     rows += [{"name": "long", "clip": "0.mp4", "prompt": "a red cross", "num_frames": 9}, {"prompt": "no clip"}]
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--config", config, "--device", "cpu", "--batch-size", "2", "--no-calibrated"]
+    options = ["--config", small_config, "--device", "cpu", "--batch-size", "2", "--no-calibrated"]
     said = succeed("plan", "--jobs", tmp_path / "jobs.jsonl", *options).out
     assert "1 entries are left out" in said
     assert "6 jobs on 2 clips" in said

@@ -79,6 +79,7 @@ def test_a_job_is_not_continued_in_another_precision(seem, succeed, refused, cli
     Path("jobs.jsonl").write_text(json.dumps({"name": "job", "clip": clip, "prompt": PROMPT}))
     small = [
         "--num-frames=5",
+        "--size=32x32",
         "--num-steps=2",
         "--num-guided-steps=1",
         "--baseline=false",
@@ -97,14 +98,15 @@ def test_a_job_is_not_continued_in_another_precision(seem, succeed, refused, cli
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("here", "options", "expected"),
     [
-        (["--device", "cpu"], None),
-        (["--device", "cpu", "--memory", "8"], None),
-        (["--device", "cuda", "--memory", "8"], "bfloat16"),
+        ("bfloat16", ["--device", "cpu"], "bfloat16"),
+        ("float32", ["--device", "cpu", "--memory", "8"], "float32"),
+        ("float32", ["--device", "cuda", "--memory", "8"], "bfloat16"),
     ],
     ids=str,
 )
-def test_a_plan_is_for_the_device_or_for_a_gpu_elsewhere(fast, succeed, options, expected):
-    small = ["--no-calibrated", "--dtype", "auto", "--num-frames", "5", "--size", "32x32"]
-    assert f"dtype auto is planned as {expected or fast}" in succeed("plan", *options, *small).out
+def test_a_plan_is_for_the_device_or_for_a_gpu_elsewhere(seem, succeed, small_config, here, options, expected):
+    seem(here)
+    small = ["--config", small_config, "--no-calibrated", "--dtype", "auto", "--size", "32x32"]
+    assert f"dtype auto is planned as {expected}" in succeed("plan", *options, *small).out

@@ -15,7 +15,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs.options import default_config
 
 PROMPT = "a red circle on a gray background"
-SMALL = {"num_frames": 5, "num_steps": 2, "num_guided_steps": 1, "baseline": False}
+SMALL = {"num_frames": 5, "size": "32x32", "num_steps": 2, "num_guided_steps": 1, "baseline": False}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_a_transfer_gives_frames_latents_and_scores_and_leaves_no_trace(clip, tm
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "lightning.fabric", "root")}
     made = transfer(clip, PROMPT, **{**SMALL, "baseline": True})
-    assert (made.frames.dtype, made.frames.shape) == (torch.uint8, (1, 5, 48, 48, 3))
+    assert (made.frames.dtype, made.frames.shape) == (torch.uint8, (1, 5, 32, 32, 3))
     assert made.baseline.shape == made.frames.shape
     assert made.latents.shape[0] == 1
     assert (made.prompts, made.seeds) == ((PROMPT,), (0,))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-SHORT = ["--num-frames", "5", "--size", "48x48", "--num-steps", "2"]
+SHORT = ["--num-frames", "5", "--size", "32x32", "--num-steps", "2"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
 

@@ -17,7 +17,7 @@ from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.toy import ToyWorld
 
 PROMPT = "a red circle on a gray background"
-SMALL = ["--num-frames=5", "--num-steps=3", "--num-guided-steps=1", "--baseline=false"]
+SMALL = ["--num-frames=5", "--size=32x32", "--num-steps=3", "--num-guided-steps=1", "--baseline=false"]
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_a_sweep_goes_on_by_what_changes_its_results(killed, tmp_path):
 
 
 def test_a_sample_is_made_again_only_as_it_was(succeed, refused):
-    args = ["sample", PROMPT, "--num-steps=1", "--num-frames=5", "--output=out"]
+    args = ["sample", PROMPT, "--num-steps=1", "--num-frames=5", "--size=32x32", "--output=out"]
     succeed(*args)
     Path("out/output.mp4").unlink()
     assert "seed: 0 there, 1 now" in refused(*args, "--seed=1")

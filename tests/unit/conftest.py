@@ -12,7 +12,7 @@ from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
 
-MOTION = AttentionFlow(block=2, window=5)
+MOTION = AttentionFlow(block=2, window=3)
 FULL_BYTES = 4096
 """How large a file can get on what stands for a full disk."""
 PROMPTS = ("a red cross on a navy background",)
@@ -73,7 +73,7 @@ def fit(backbone, toy_clips, tmp_path):
             images=images,
             seed=seed,
             num_frames=5,
-            size=(32, 32),
+            size=(16, 16),
             motion=motion,
             cache_dir=tmp_path / "cache",
         )

@@ -19,7 +19,7 @@ def backbone():
 
 @pytest.fixture
 def latents(backbone):
-    return torch.randn(2, *backbone.latent_shape(5, 48, 48), requires_grad=True)
+    return torch.randn(2, *backbone.latent_shape(5, 32, 32), requires_grad=True)
 
 
 @pytest.fixture

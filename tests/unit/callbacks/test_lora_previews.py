@@ -24,7 +24,7 @@ PROMPT = "a red cross on a navy background"
 def data_folder(backbone, toy_clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     condition = backbone.embed_prompts([PROMPT]).compact()
-    latents = [backbone.encode(clip.to_video((32, 32)))[0] for clip in toy_clips[:2]]
+    latents = [backbone.encode(clip.to_video((16, 16)))[0] for clip in toy_clips[:2]]
     for name, clean in zip(("samples", "clip"), latents, strict=True):
         write_shard(folder / f"{name}.tar", [Sample(clean, condition, PROMPT)])
     write_index(folder, [Shard("samples.tar", "samples", 1), Shard("clip.tar", "clip", 1, sha256="abc")])
@@ -53,7 +53,7 @@ def train(backbone, data_folder, tmp_path):
 
 
 def previews(**settings):
-    motion = AttentionFlow(block=2, window=5)
+    motion = AttentionFlow(block=2, window=3)
     return LoraPreviews(
         [PROMPT, "a blue circle"], num_steps=1, shift=3.0, guidance_scale=2.0, motion=motion, **settings
     )
@@ -77,7 +77,7 @@ def test_previews_are_written_scored_and_logged(train, tmp_path):
     assert sorted(path.name for path in (tmp_path / "previews").iterdir()) == ["epoch-0001.mp4", "epoch-0002.mp4"]
     assert callback.last.video == tmp_path / "previews" / "epoch-0002.mp4"
     frames = read_clip(callback.last.video, 5).frames
-    assert frames.shape[1:] == (224, 3 * 224 + 2 * 14, 3)  # the clip and two prompts, with gaps
+    assert frames.shape[1:] == (240, 3 * 240 + 2 * 30, 3)  # the clip and two prompts, with gaps
     assert set(callback.last.scores) == {"relative_attention_flow_error", "leak"}
     assert trainer.callback_metrics["preview/relative_attention_flow_error"] == pytest.approx(
         callback.last.scores["relative_attention_flow_error"]

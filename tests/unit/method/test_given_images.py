@@ -22,7 +22,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def encoded(backbone, images):
-    return torch.cat([backbone.encode(fit_to(image[None], (32, 32))) for image in images])
+    return torch.cat([backbone.encode(fit_to(image[None], (16, 16))) for image in images])
 
 
 @pytest.mark.parametrize("optimizer", [DECAY, partial(NormalizedGradientDescent, lr=0.05)], ids=["decay", "normalised"])
