@@ -203,7 +203,7 @@ def test_motion_fidelity_falls_with_the_distance_of_paths():
     assert means[0] > 0.9
 
 
-@pytest.mark.parametrize("num_videos", [25, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_videos", [16, pytest.param(100, marks=pytest.mark.slow)])
 def test_motion_fidelity_ranks_videos_like_the_true_error(num_videos):
     """Over videos of another look, in another place, whose paths depart from the reference's by known amounts."""
     world = ToyWorld(42, num_objects=1, camera=False, paths=MOVING)

@@ -18,7 +18,7 @@ def found(backbone, latents, text):
 def whole_and_trimmed(num_latents, **settings):
     """Return what is found with 512 tokens, and with their zeros counted."""
     backbone = DiffusersBackbone("wan-tiny", **settings)
-    latents = torch.randn(num_latents, *backbone.latent_shape(5, 32, 32), generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(num_latents, *backbone.latent_shape(5, 16, 16), generator=torch.Generator().manual_seed(0))
     text = backbone.embed_prompts(PROMPTS).tensors["text"].repeat(num_latents // 2, 1, 1)
     return found(backbone, latents, text), found(backbone, latents, trim_padding(text))
 
