@@ -24,6 +24,7 @@ from fastvmt_pl.joblists.working import KIND
 from fastvmt_pl.toy import ToyWorld
 
 FAST = ["--num-steps=3", "--num-guided-steps=2", "--baseline=false", "--num-frames=5", "--size=32x32"]
+FASTER = ["--num-steps=2", "--num-guided-steps=1"]
 COLOURS = ("red", "green", "blue", "white", "yellow", "cyan", "purple", "orange")
 
 
@@ -172,7 +173,7 @@ def test_bad_entries_leave_the_rest_done(clips, tmp_path, capsys, monkeypatch):
         work(self, **options)
 
     monkeypatch.setattr(JobQueue, "work", after_the_check)
-    assert run(path, output, "--batch-size=10", "--num-steps=2", "--num-guided-steps=1") == 1
+    assert run(path, output, "--batch-size=10", *FASTER) == 1
     said = capsys.readouterr()
     first_done = said.out.index(" done\n")
     assert first_done < said.out.index("noise.mp4")  # no clip is read before its turn
@@ -198,12 +199,12 @@ def test_when_the_disk_is_full_every_job_is_named_and_done_once_there_is_room(cl
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
-        assert run(path, tmp_path / "run") == 1
+        assert run(path, tmp_path / "run", *FASTER) == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     found = statuses(tmp_path / "run")
     assert all(status == "failed" and "File too large" in detail for status, detail in found.values())
-    assert run(path, tmp_path / "run") == 0
+    assert run(path, tmp_path / "run", *FASTER) == 0
     assert len(latents_of(tmp_path / "run")) == len(found) == 2
     assert not list((tmp_path / "run").rglob(".writing-*"))
     assert not list((tmp_path / "run").rglob("failed.json"))
@@ -253,12 +254,12 @@ def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
     rows.append({"name": "beside", "clip": rows[0]["clip"], "prompt": "y", "model.optimizer.init_args.lr": 1e38})
     rows.append({"name": "long", "clip": str(clips / "0.mp4"), "prompt": "x", "num_frames": 13})
     path, output = write_list(tmp_path / "jobs.jsonl", rows), tmp_path / "run"
-    assert run(path, output) == 1
+    assert run(path, output, *FASTER) == 1
     assert [statuses(output)[name][0] for name in ("late", "broken", "beside")] == ["refused", "failed", "failed"]
     shutil.copy(clips / "0.mp4", tmp_path / "late.mp4")
     runs, run_batch = [], JobRunner.run
     monkeypatch.setattr(JobRunner, "run", lambda self, batch: (runs.append(batch), run_batch(self, batch)))
-    assert run(path, output) == 1
+    assert run(path, output, *FASTER) == 1
     assert sorted(job.name for batch in runs for job in batch.jobs) == ["beside", "broken", "late"]  # each alone, once
     assert statuses(output)["late"][0] == "done"
     status, detail = statuses(output)["long"]
@@ -268,13 +269,13 @@ def test_what_was_in_the_way_may_be_mended(clips, tmp_path, monkeypatch):
 
 def test_a_damaged_checkpoint_is_put_aside(clips, tmp_path):
     path, output = write_list(tmp_path / "jobs.jsonl", good_rows(clips, 1)), tmp_path / "run"
-    assert run(path, output) == 0
+    assert run(path, output, *FASTER) == 0
     before = latents_of(output)["job0"]
     (checkpoint,) = output.glob("batches/*/checkpoints/last.ckpt")
     (output / "jobs" / "job0" / "metrics.json").unlink()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.warns(UserWarning, match=r"last\.ckpt"):
-        assert run(path, output) == 0
+        assert run(path, output, *FASTER) == 0
     assert torch.equal(latents_of(output)["job0"], before)
 
 

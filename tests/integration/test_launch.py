@@ -19,8 +19,8 @@ from fastvmt_pl.toy import ToyWorld
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-NUM_JOBS = 8
-FAST = ["--batch-size=1", "--num-steps=2", "--num-guided-steps=1", "--baseline=false", "--num-frames=5"]
+NUM_JOBS = 6
+FAST = ["--batch-size=1", "--num-steps=2", "--num-guided-steps=1", "--baseline=false", "--num-frames=5", "--size=32x32"]
 SRUN = """#!/usr/bin/env bash
 # Stands for SLURM's, of which it knows what a task sees.
 shift 2
@@ -36,13 +36,13 @@ exit $((first > second ? first : second))
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
-    """Eight jobs on four clips."""
+    """Six jobs on three clips."""
     folder = tmp_path_factory.mktemp("jobs")
     world = ToyWorld(11, num_objects=1, camera=False, paths=("linear",))
     rows = []
     for number in range(NUM_JOBS):
-        write_video(folder / f"{number % 4}.mp4", world[number % 4].frames[:9], 8.0)
-        rows.append({"name": f"job{number}", "clip": f"{number % 4}.mp4", "prompt": "a red cross", "seed": number})
+        write_video(folder / f"{number % 3}.mp4", world[number % 3].frames[:9], 8.0)
+        rows.append({"name": f"job{number}", "clip": f"{number % 3}.mp4", "prompt": "a red cross", "seed": number})
     (folder / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder / "jobs.jsonl"
 

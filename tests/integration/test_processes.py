@@ -9,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import DiffusersBackbone
+from fastvmt_pl.cli.main import main
 from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import DIFFUSERS_FILE
@@ -51,7 +52,7 @@ class Upload(Callback):
 
 
 class Bug(Upload):
-    def on_train_start(self, trainer, pl_module):
+    def teardown(self, trainer, pl_module, stage):
         raise ValueError("a bug")
 """
 """Callbacks of a user's: a logger uploads what it has when the process ends."""
@@ -59,29 +60,29 @@ class Bug(Upload):
 
 @pytest.fixture(scope="module")
 def train(start):
-    """Trains in so many processes, once for all tests that want the same, and returns the run's folder."""
+    """Trains in two processes, once for all tests that want the same, and returns the run's folder."""
     done = {}
 
-    def run(num_processes, strategy="auto", batch_size=2, resume=None):
-        asked = num_processes, str(strategy), batch_size, resume
+    def run(strategy, resume=None):
+        asked = str(strategy), resume
         if asked not in done:
-            done[asked] = started(num_processes, strategy, batch_size, resume)
+            done[asked] = started(strategy, resume)
         return done[asked]
 
-    def started(num_processes, strategy, batch_size, resume):
-        folder, code, said = start(num_processes, strategy, batch_size, resume)
+    def started(strategy, resume):
+        folder, code, said = start(strategy, resume)
         assert code == 0, said[-3000:]
-        assert len(list(folder.glob("uploaded-*"))) == num_processes
+        assert len(list(folder.glob("uploaded-*"))) == 2
         return folder
 
     return run
 
 
 @pytest.fixture(scope="module")
-def start(data, program, tmp_path_factory):
-    """Trains in so many processes, and returns the run's folder, the exit code and what was printed."""
+def write(data, tmp_path_factory):
+    """Writes the config of a training into a folder of its own, which it returns."""
 
-    def run(num_processes, strategy, batch_size=2, resume=None, late="Upload"):
+    def run(num_processes, strategy, batch_size, callbacks=()):
         folder = tmp_path_factory.mktemp("run")
         config = yaml.safe_load((CONFIGS / "wan_tiny_lora.yaml").read_text())
         config["model"] |= {"rank": 4, "num_warmup_steps": 1}
@@ -97,7 +98,7 @@ def start(data, program, tmp_path_factory):
         config["trainer"] |= {
             "callbacks": [
                 {"class_path": "fastvmt_pl.callbacks.LoraPreviews", "init_args": previews},
-                {"class_path": f"late.{late}"},
+                *({"class_path": name} for name in callbacks),
                 {"class_path": "ModelCheckpoint", "init_args": every_epoch},
             ],
             "max_epochs": 2,
@@ -109,10 +110,19 @@ def start(data, program, tmp_path_factory):
             "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder), "name": "", "version": ""}},
         }
         (folder / "training.yaml").write_text(yaml.safe_dump(config))
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def start(write, program):
+    """Trains in two processes, and returns the run's folder, the exit code and what was printed."""
+
+    def run(strategy, resume=None, late="Upload"):
+        folder = write(2, strategy, 2, [f"late.{late}"])
         (folder / "late.py").write_text(LATE)
-        command = [sys.executable, "-m"]
-        if num_processes > 1:
-            command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
         command += ["fastvmt_pl", "train", "--config", str(folder / "training.yaml")]
         if resume is not None:
             command += ["--ckpt_path", str(resume)]
@@ -129,32 +139,49 @@ def weights(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(train):
-    return train(1, batch_size=4)
+def alone(write):
+    """What this process alone trains."""
+    folder = write(1, "auto", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "--config", "training.yaml"]) == 0
+    return weights(folder)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", SHARDED], ids=["DDP", "FSDP2"])
-def test_two_processes_with_half_the_batch_each_give_the_same_weights(train, alone, strategy):
-    together, expected = weights(train(2, strategy)), weights(alone)
-    assert together.keys() == expected.keys()
-    for name, weight in expected.items():
+@pytest.fixture(scope="module")
+def failed(start):
+    """The folder, the exit code and the output of a training whose last callback has a bug."""
+    return start("ddp", late="Bug")
+
+
+@pytest.fixture(params=["DDP", "FSDP2"])
+def together(request):
+    """The weights of two processes."""
+    if request.param == "DDP":
+        return weights(request.getfixturevalue("failed")[0])
+    return weights(request.getfixturevalue("train")(SHARDED))
+
+
+def test_two_processes_with_half_the_batch_each_give_the_same_weights(together, alone):
+    assert together.keys() == alone.keys()
+    for name, weight in alone.items():
         torch.testing.assert_close(together[name], weight, atol=1e-4, rtol=1e-3)
-    assert max(float(weight.abs().max()) for name, weight in expected.items() if "lora_B" in name) > 0.01
+    assert max(float(weight.abs().max()) for name, weight in alone.items() if "lora_B" in name) > 0.01
 
 
 @pytest.mark.parametrize(
     "strategy", [pytest.param("ddp", marks=pytest.mark.slow, id="DDP"), pytest.param(SHARDED, id="FSDP2")]
 )
 def test_a_run_in_two_processes_goes_on_from_its_checkpoint(train, strategy):
-    whole = train(2, strategy)
+    whole = train(strategy)
     (first,) = whole.rglob("epoch=0.ckpt")
-    resumed = train(2, strategy, resume=first)
+    resumed = train(strategy, resume=first)
     for name, weight in weights(whole).items():
         torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
 
 
-def test_a_bug_in_several_processes_shows_its_traceback_and_ends_them_with_1(start):
-    _, code, said = start(2, "ddp", late="Bug")
+def test_a_bug_in_several_processes_shows_its_traceback_and_ends_them_with_1(failed):
+    _, code, said = failed
     assert code == 1
     assert "Traceback" in said
     assert "ValueError: a bug" in said

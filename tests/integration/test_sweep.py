@@ -21,6 +21,7 @@ from fastvmt_pl.joblists.job_runner import JobRunner
 from fastvmt_pl.toy import ToyWorld
 
 SHORT = {"model.num_steps": 2, "model.num_inner_steps": 2}
+SMALL = {**SHORT, "data.num_frames": 5, "data.size": [32, 32]}
 CACHE = {"class_path": "fastvmt_pl.callbacks.GradientCache", "init_args": {"interval": 2, "budget": 0.2}}
 PLAN = {
     "jobs": {"num_jobs": 3, "split": "tuning"},
@@ -52,7 +53,7 @@ def untimed(rows):
 def on_a_clip(clip, settings):
     """Write an experiment of one job of five frames, and return its path."""
     jobs = [{"clip": clip, "prompt": "a red cross on a navy background"}]
-    return written("plan.yaml", jobs=jobs, common={**SHORT, "data.num_frames": 5}, settings=settings)
+    return written("plan.yaml", jobs=jobs, common=SMALL, settings=settings)
 
 
 def folder_of(setting, job=0):
@@ -70,8 +71,7 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
         write_video(Path("clips") / f"{name}.mp4", ToyWorld(50, num_objects=1)[number].frames, 8.0)
     jobs = [{"clip": "clips/a.mp4", "prompt": "a red cross on a navy background"}]
     jobs += [{"clip": "clips/b.mp4", "prompt": "a green circle on a gray background"}] * 2
-    common = {**SHORT, "data.num_frames": 5}
-    plan = written("plan.yaml", jobs=jobs, common=common)
+    plan = written("plan.yaml", jobs=jobs, common=SMALL)
     said = succeed("sweep", plan, "out").out
     assert all(name in said for name in PLAN["settings"])
     rows = rows_of("out/results.csv")
@@ -101,7 +101,7 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
     before = write_times()
     (folder_of("unguided", 2) / "metrics.json").unlink()  # as if it had been stopped there
     fewer = {name: PLAN["settings"][name] for name in ("unguided", "guided")}
-    written("plan.yaml", jobs=jobs, common=common, settings=fewer)  # what has run counts, whatever else is compared
+    written("plan.yaml", jobs=jobs, common=SMALL, settings=fewer)  # what has run counts, whatever else is compared
     succeed("sweep", plan, "out")
     after = write_times()
     assert [name for name in before if before[name] != after[name]] == [folder_of("unguided", 2).name]
@@ -117,9 +117,9 @@ def test_every_job_runs_under_every_setting_once(succeed, refused, monkeypatch):
         succeed("sweep", plan, "out")
         assert not Path("out/summary.md").exists()  # which the first process writes
 
-    written("plan.yaml", jobs=[{**jobs[0], "prompt": "a blue cross"}, *jobs[1:]], common=common)
+    written("plan.yaml", jobs=[{**jobs[0], "prompt": "a blue cross"}, *jobs[1:]], common=SMALL)
     assert "prompt" in refused("sweep", plan, "out")
-    written("plan.yaml", jobs=jobs, common={**common, "model.shift": 2.0})
+    written("plan.yaml", jobs=jobs, common={**SMALL, "model.shift": 2.0})
     assert "model.shift" in refused("sweep", plan, "out")
     Path("out2").mkdir()
     Path("out2/thesis.tex").touch()

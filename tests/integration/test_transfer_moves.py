@@ -9,9 +9,13 @@ from fastvmt_pl.toy import ToyWorld
 from fastvmt_pl.toy.toy_tracker import score
 from fastvmt_pl.toy.toy_world import FPS, Appearance, prompt_for
 
+FEWER_STEPS = {"model.num_steps": 12, "model.num_guided_steps": 8}
 
-@pytest.mark.parametrize("num_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path, num_jobs):
+
+@pytest.mark.parametrize(
+    ("num_jobs", "changes"), [(1, FEWER_STEPS), pytest.param(2, {}, marks=pytest.mark.slow)], ids=["fewer steps", "all"]
+)
+def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path, num_jobs, changes):
     """The whole job at its full size, against the true path of the clip's object."""
     world = ToyWorld(100, num_objects=1, camera=False, paths=("linear", "arc", "sine", "bounce"))
     clips = [world[number] for number in (3, 4)[:num_jobs]]
@@ -23,7 +27,7 @@ def test_the_shipped_config_moves_the_prompted_object_as_the_clip_moves(tmp_path
         "data.prompts": [prompt_for([item], background) for item, background in asked],
         "data.keep_motion": False,
         "data.seed": 3,
-    }
+    } | changes
     cli = compose(merged(read_config(default_config("wan-tiny")), settings))
     cli.trainer.fit(cli.model, cli.datamodule)
     result = cli.model.result
