@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
+from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.callbacks.costs import Costs
@@ -18,6 +19,8 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import write_text, written_whole
 from fastvmt_pl.method.measuring import attention_flow_error, motion_of, motion_picture
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.objectives import MotionTarget
+from fastvmt_pl.regions.region_picture import region_picture
 
 METRICS = "metrics.json"
 """File of a finished run; written last."""
@@ -27,8 +30,9 @@ class RunFolder(Callback):
     """Writes a transfer's results to a folder at its end, ``metrics.json`` last.
 
     For one job: ``output.mp4``, ``reference.mp4`` (the clip as it was read), ``baseline.mp4``, ``comparison.mp4`` (all
-    three), ``flow_reference.png``, ``flow_output.png`` and ``latents.safetensors``. For several jobs: the same in a
-    sub-folder ``000``, ``001`` and so on for each job, or in the job's own folder.
+    three), ``flow_reference.png``, ``flow_output.png`` and ``latents.safetensors``; with an image or a region also
+    ``image.png`` or ``region.png``. For several jobs: the same in a sub-folder ``000``, ``001`` and so on for each job,
+    or in the job's own folder.
 
     Args:
         folder: Output folder, which also holds the logs; ``None`` is the folder of the trainer's logs.
@@ -71,7 +75,9 @@ class RunFolder(Callback):
         read = {id(clip): to_frames(clip.to_video(data.size))[0] for clip in data.clips}  # one clip may serve many jobs
         reference = [read[id(clip)] for clip in data.clips]
         settings = data.motion
-        reference_flow = motion_of(backbone, data.jobs.reference, settings)
+        whole = motion_of(backbone, data.jobs.reference, settings)
+        numbers = range(len(data.jobs.prompts))
+        reference_flow = MotionTarget.stack([data.carry(whole.rows([number]), number) for number in numbers])
         output_flow = motion_of(backbone, result.latents, settings)
         baseline = pl_module.baseline_latents
         baseline_flow = None if baseline is None else motion_of(backbone, baseline, settings)
@@ -84,6 +90,8 @@ class RunFolder(Callback):
                 "prompt": data.jobs.prompts[number],
                 "seed": data.jobs.seeds[number],
                 "clip": data.clips[number].name,
+                **_image_and_region(data, number),
+                **_speed(data, number),
                 "attention_flow_error": round(float(output_errors[number]), 4),
             }
             if baseline_errors is not None:
@@ -96,7 +104,13 @@ class RunFolder(Callback):
                 videos["baseline"] = result.baseline[number]
             videos["output"] = result.frames[number]
             for name, frames in {**videos, "comparison": side_by_side(list(videos.values()))}.items():
-                write_video(folder / f"{name}.mp4", enlarge(frames), data.clips[number].fps)
+                rate = data.clips[number].fps if name == "reference" else data.output_fps or data.clips[number].fps
+                write_video(folder / f"{name}.mp4", enlarge(frames), rate)
+            if data.jobs.images is not None:
+                write_picture(folder / "image.png", to_frames(data.jobs.images[number, None])[0][0])
+            if data.carried:
+                region, _ = data.carried[number % len(data.carried)]
+                write_picture(folder / "region.png", region_picture(region, data.clips[number].frames))
             write_picture(folder / "flow_reference.png", motion_picture(reference_flow, number, reference[number]))
             write_picture(folder / "flow_output.png", motion_picture(output_flow, number, result.frames[number]))
             with written_whole(folder / "latents.safetensors") as path:
@@ -114,6 +128,26 @@ def _write_metrics(folder: Path, backbone: Backbone, jobs: list[dict[str, Any]],
         "jobs": jobs,
     }
     write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+
+
+def _image_and_region(data: Any, number: int) -> dict[str, Any]:
+    """Return what a job was given besides prompt and clip: image, region and place."""
+    found: dict[str, Any] = {}
+    if data.images is not None:
+        found["image"] = data.image_names[number % len(data.image_names)]
+    if data.carried:
+        _, placement = data.carried[number % len(data.carried)]
+        given = "masks" if isinstance(data.region, Tensor) else data.region
+        found |= {"region": given, "region_of": data.region_of}
+        found["place"] = None if placement is None else {"scale": placement.scale, "offset": list(placement.offset)}
+    return found
+
+
+def _speed(data: Any, number: int) -> dict[str, float]:
+    """Return frame rate and duration in seconds of the new video, and how fast its motion is against the clip's."""
+    read = data.clips[number].fps
+    rate = data.output_fps or read
+    return {"fps": round(rate, 3), "duration": round(data.num_frames / rate, 3), "speed": round(rate / read, 3)}
 
 
 def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:

@@ -7,10 +7,12 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from fastvmt_pl.callbacks.pictures import log_picture
 from fastvmt_pl.callbacks.trainer_parts import datamodule_of
+from fastvmt_pl.clips import Clip
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.measuring import motion_of, motion_picture
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.regions.region_picture import dimmed
 
 NUM_FRAMES = 5
 """Frames of a video in a preview."""
@@ -65,7 +67,11 @@ class TransferPreviews(Callback):
         data = datamodule_of(trainer)
         for number, latents in enumerate(module.predicted.split(1)):
             frames = to_frames(module.backbone.decode(latents))[0]
-            reference = to_frames(data.clips[number].to_video(data.size))[0]
+            clip = data.clips[number]
+            if data.carried:
+                region, _ = data.carried[number % len(data.carried)]
+                clip = Clip(dimmed(region, clip.frames), clip.fps, clip.name)
+            reference = to_frames(clip.to_video(data.size))[0]
             shown = torch.linspace(0, len(frames) - 1, NUM_FRAMES).round().long()
             rows = enlarge(side_by_side([reference[shown], frames[shown]]))
             log_picture(trainer, f"prediction/{number}", rearrange(rows, "f h w c -> (f h) w c"))

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from copy import copy
+from math import inf
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -20,6 +21,8 @@ from fastvmt_pl.method.reference import read_reference
 from fastvmt_pl.method.sampling import SHARED_SEED
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives import AttentionFlow, MotionTarget
+from fastvmt_pl.objectives.placement import CarriedPart, Placement
+from fastvmt_pl.regions import Region, RegionOf, find_region, parse_place, parse_region, place_of
 
 
 class InnerSteps(Dataset[MotionTarget]):
@@ -57,6 +60,15 @@ class MotionDataModule(LightningDataModule):
         prompts: What each job is to show.
         images: The image that each video begins with, cropped to ``size``: picture files, or their pixels, 0 to 255,
             one for all prompts or one for each; ``None`` for models that make videos of text.
+        region: The part of each clip whose motion is carried over: a box (x0, y0, x1, y1) in pixels of the first frame
+            or a mask of it (a picture), which are followed through the clip; masks of all frames (a video, or a folder
+            of numbered pictures); or ``auto`` for all that moves against the background. The rest of the new video
+            follows the camera. ``None`` carries all motion over.
+        region_of: ``subject`` carries over what is in the region, ``background`` the camera's motion alone.
+        place: Where the region's motion is in the new video: the subject's box in the image, or in the new video if
+            there is no image; scale, dx and dy in pixels of the new video; ``auto``, which finds the image's subject;
+            or ``same``. ``None`` is ``auto`` with an image.
+        background_weight: Factor on the losses outside the region; 0 leaves the rest of the new video free.
         seed: Seed of the first job's noise, to which each further job adds 1; or the seed of each job.
         num_frames: Frames to read of each clip and to make, by the backbone's rule (Wan: 4 n + 1).
         size: Height and width in pixels, by the backbone's rule (Wan: multiples of 16).
@@ -64,6 +76,8 @@ class MotionDataModule(LightningDataModule):
         end: End of the interval in seconds; ``None`` is the end of the clip.
         stride: Take every stride-th frame; ``None`` spreads the frames evenly over the interval.
         fps: Frames per second of clips that are folders of numbered pictures.
+        output_fps: Frames per second of the new videos. Default: those of the frames as read, so that the motion is as
+            fast as in the clip.
         decoder: Decoder of video files, see :func:`~fastvmt_pl.clips.read_clip`.
         motion: How motion is read from the backbone, by losses that name no feature of their own.
         reference_timestep: Noise level times 1000 at which the reference is read; ``None`` is the sample's own.
@@ -82,12 +96,18 @@ class MotionDataModule(LightningDataModule):
     """What the module is to do; there after ``setup``."""
     clips: list[Clip]
     """The clips that were read, one a job; there after ``setup``."""
+    carried: list[tuple[Region, Placement | None]] | None
+    """Region and place: one for all jobs, or one a job; empty without a region. There after ``read_clips``."""
 
     def __init__(
         self,
         clips: Sequence[str | Path | Clip],
         prompts: Sequence[str],
         images: Sequence[str | Path | Tensor] | None = None,
+        region: str | list[float] | Tensor | None = None,
+        region_of: RegionOf = "subject",
+        place: str | list[float] | None = None,
+        background_weight: float = 1.0,
         seed: int | list[int] = 0,
         num_frames: int = 81,
         size: tuple[int, int] = (480, 832),
@@ -95,6 +115,7 @@ class MotionDataModule(LightningDataModule):
         end: float | None = None,
         stride: int | None = None,
         fps: float | None = None,
+        output_fps: float | None = None,
         decoder: DecoderName = "pyav",
         motion: AttentionFlow = AttentionFlow(),
         reference_timestep: float | None = None,
@@ -117,6 +138,7 @@ class MotionDataModule(LightningDataModule):
         if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
             raise UserError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
         check_interval(start, end)
+        _check_region(region, region_of, place, background_weight)
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
             raise UserError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
         if extraction_batch < 1:
@@ -126,9 +148,14 @@ class MotionDataModule(LightningDataModule):
                 check_file(clip)
         self.sources, self.prompts = list(clips), tuple(prompts)
         self.images = None if images is None else [x if isinstance(x, Tensor) else read_image(x) for x in images]
+        self.image_names = ["pixels" if isinstance(x, Tensor) else str(x) for x in images or []]
+        self.region, self.region_of, self.place = region, region_of, place
+        self.background_weight, self.carried = background_weight, None
         self.num_frames, self.size = num_frames, size
         self.start, self.end, self.stride = start, end, stride
-        self.fps, self.decoder = fps, decoder
+        if output_fps is not None and not 0 < output_fps < inf:
+            raise UserError(f"output_fps is {output_fps}; use a positive number of frames per second")
+        self.fps, self.output_fps, self.decoder = fps, output_fps, decoder
         self.motion, self.reference_timestep = motion, reference_timestep
         self.reference_noise, self.extraction_batch = reference_noise, extraction_batch
         self.keep_motion, self.cache_dir = keep_motion, cache_dir
@@ -158,8 +185,43 @@ class MotionDataModule(LightningDataModule):
         files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
         read = {name: self._read(file) for name, file in files.items()}
         clips = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
+        if self.carried is None:
+            self.carried = self._find_regions(clips)
         self.sources = list(clips)
         return clips
+
+    def _find_regions(self, clips: list[Clip]) -> list[tuple[Region, Placement | None]]:
+        """Return region and place for all jobs, or for each."""
+        if self.region is None:
+            return []
+        regions = {
+            id(clip): find_region(self.region, self.region_of, clip, self.size, source, self.reading)
+            for clip, source in zip(clips, self.sources, strict=True)
+        }
+        images: Sequence[Tensor | None] = self.images or [None]
+        num_jobs = max(len(clips), len(images))
+        pairs = [(regions[id(clips[n % len(clips)])], images[n % len(images)]) for n in range(num_jobs)]
+        return [(region, place_of(self.place, region, self.size, image)) for region, image in pairs]
+
+    def _painted(self, clip: Clip, job: int) -> Clip:
+        """Return the clip of a job as its motion is read: without what is not carried over."""
+        if not self.carried:
+            return clip
+        region, _ = self.carried[job % len(self.carried)]
+        return Clip(region.painted(clip.frames), clip.fps, clip.name)
+
+    def carry(self, target: MotionTarget, job: int) -> MotionTarget:
+        """Return the part of a clip's motion that a job's video follows.
+
+        Args:
+            target: The motion of the job's clip.
+            job: The job's number.
+        """
+        if not self.carried:
+            return target
+        region, placement = self.carried[job % len(self.carried)]
+        subject, background = region.tokens(target.num_frames, target.grid, self.size)
+        return target.carry(CarriedPart(subject, background, placement, self.background_weight))
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
         """Return the same datamodule for other prompts, and the seed of the first of them."""
@@ -184,6 +246,7 @@ class MotionDataModule(LightningDataModule):
         sigmas = module.sigmas[: module.num_guided_steps]
         if self.reference_timestep is not None:
             sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
+        read = [self._painted(clip, job) for job, clip in enumerate(self.clips)]
         found = [
             read_reference(
                 backbone,
@@ -196,11 +259,15 @@ class MotionDataModule(LightningDataModule):
                 self.cache,
                 with_image=self.images is not None,
             )
-            for clip, seed in zip(self.clips[: 1 if shared else None], seeds, strict=False)
+            for clip, seed in zip(read[: 1 if shared else None], seeds, strict=False)
         ]
         reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
         self.jobs = TransferJobs(self.prompts, tuple(seeds), reference, self.fitted_images())
-        self.targets = [MotionTarget.stack(list(step)) for step in zip(*(targets for _, targets in found), strict=True)]
+        rows = [found[job % len(found)][1] for job in range(max(len(found), len(self.carried or [])))]
+        self.targets = [
+            MotionTarget.stack([self.carry(target, job) for job, target in enumerate(step)])
+            for step in zip(*rows, strict=True)
+        ]
 
     def train_dataloader(self) -> DataLoader[MotionTarget]:
         """Return the inner steps of one guided step."""
@@ -216,17 +283,32 @@ class MotionDataModule(LightningDataModule):
         videos = [fit(image[None], self.size) for image in self.images]
         return torch.cat(videos).expand(len(self.prompts), -1, -1, -1, -1)
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How clips are read: arguments of :func:`~fastvmt_pl.clips.read_clip`."""
+        return {name: getattr(self, name) for name in ("num_frames", "start", "end", "stride", "fps", "decoder")}
+
     def _read(self, source: str | Path | Clip) -> Clip:
         if not isinstance(source, Clip):
-            return read_clip(
-                source,
-                self.num_frames,
-                start=self.start,
-                end=self.end,
-                stride=self.stride,
-                fps=self.fps,
-                decoder=self.decoder,
-            )
+            return read_clip(source, **self.reading)
         if len(source.frames) != self.num_frames:
             raise ClipError(f"clip {source.name} has {len(source.frames)} frames; set num_frames to as many")
         return source
+
+
+def _check_region(
+    region: str | list[float] | Tensor | None, region_of: RegionOf, place: str | list[float] | None, weight: float
+) -> None:
+    """Check what can be checked without the clip.
+
+    Raises:
+        UserError: If something is out of range, or has no effect without a region.
+    """
+    if not isinstance(region, Tensor | None):
+        parse_region(region)
+    if place is not None:
+        parse_place(place)
+    if region is None and (place not in (None, "same") or region_of != "subject" or weight != 1):
+        raise UserError("place, region_of and background_weight need a region; give region, such as auto")
+    if weight < 0:
+        raise UserError(f"background_weight is {weight}; use 0 or more")

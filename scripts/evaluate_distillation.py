@@ -10,7 +10,6 @@ import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -150,7 +149,7 @@ class Motion:
         else:
             frames, _ = self._guided(backbone, guided_steps, len(self.jobs))
         scores = [job.judge(video) for video, job in zip(frames, self.jobs, strict=True)]
-        self.results[name] = {"scores": [asdict(one) for one in scores]}
+        self.results[name] = {"scores": scores}
         write_video(self.folder / "videos" / f"{name.replace(' ', '_')}.mp4", torch.cat(list(frames), 2), FPS)
         with written_whole(self.path) as path:
             path.write_text(json.dumps(self.results, indent=1))

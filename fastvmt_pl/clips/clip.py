@@ -1,5 +1,6 @@
 """Read reference clips: choose frames, crop and resize."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
@@ -48,18 +49,31 @@ def fit(
     frames: UInt8[Tensor, "frames old_height old_width 3"], size: tuple[int, int]
 ) -> Float[Tensor, "1 3 frames height width"]:
     """Crop the centre to the aspect ratio of ``size``, resize with anti-aliasing, and scale to -1 to 1."""
-    height, width = size
-    old_height, old_width = frames.shape[1:3]
-    scale = min(old_height / height, old_width / width)
-    crop_height, crop_width = round(height * scale), round(width * scale)
-    top, left = (old_height - crop_height) // 2, (old_width - crop_width) // 2
     pictures = []
-    for frame in frames[:, top : top + crop_height, left : left + crop_width]:  # as floats, all of them take gigabytes
+    for frame in crop(frames, size):  # as floats, all of them take gigabytes
         picture = rearrange(frame, "height width rgb -> 1 rgb height width").float() / 127.5 - 1
         if picture.shape[-2:] != size:
             picture = interpolate(picture, size, mode="bilinear", antialias=True, align_corners=False)
         pictures.append(picture.clamp(-1, 1))
     return rearrange(torch.cat(pictures), "frames rgb height width -> 1 rgb frames height width")
+
+
+def cropped_box(old_size: Sequence[int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the largest central part of pictures that has the aspect ratio of ``size``: left, top, width, height.
+
+    >>> cropped_box((100, 300), (50, 100))
+    (50, 0, 200, 100)
+    """
+    height, width = size
+    scale = min(old_size[0] / height, old_size[1] / width)
+    crop_height, crop_width = round(height * scale), round(width * scale)
+    return (old_size[1] - crop_width) // 2, (old_size[0] - crop_height) // 2, crop_width, crop_height
+
+
+def crop(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Crop pictures, ``[pictures, height, width, ...]``, to :func:`cropped_box`."""
+    left, top, width, height = cropped_box(pictures.shape[1:3], size)
+    return pictures[:, top : top + height, left : left + width]
 
 
 class TooShortError(ClipError):

@@ -46,6 +46,8 @@ class ToyClips:
         camera: Whether the camera moves.
         paths: Kinds of path.
         images: Whether videos begin with an image, which shows the object where the clip's object starts.
+        elsewhere: Whether the image's object is elsewhere than the clip's and of another size; jobs then have a place.
+        region: The object of the clip, from 0, whose masks are the jobs' region.
     """
 
     num_jobs: int = 32
@@ -54,6 +56,8 @@ class ToyClips:
     camera: bool = False
     paths: Sequence[toy_world.Path] = MOVING
     images: bool = False
+    elsewhere: bool = False
+    region: int | None = None
 
 
 @dataclass

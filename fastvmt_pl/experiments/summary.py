@@ -19,7 +19,7 @@ def summarise(rows: Sequence[Row], reference: str) -> str:
     """
     known = any(row.get("path_error") is not None for row in rows)
     judged = "path_error" if known else "local_motion_fidelity"
-    scores = (*SHARES, "image_psnr", "motion_fidelity", "relative_flow_error")
+    scores = (*SHARES, "image_psnr", "camera_error", "followed", "motion_fidelity", "relative_flow_error")
     shown = [judged, *(name for name in scores if name in (rows or [{}])[0])]
     costs = ("gradients_computed", "seconds", "gradient_peak_mib")
     head = ["setting", *shown, *costs, f"{judged} less that of {reference}"]

@@ -4,15 +4,12 @@ import tempfile
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 from lightning import Callback
 
 from fastvmt_pl.callbacks import Costs, JobScores, RunFolder
 from fastvmt_pl.errors import UserError, one_line
-from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.experiments.experiment import read_experiment
 from fastvmt_pl.experiments.results_table import ResultsTable
 from fastvmt_pl.experiments.summary import Row, summarise
@@ -29,7 +26,6 @@ from fastvmt_pl.joblists.working import claim_folder, one_of_many, without_other
 from fastvmt_pl.processes.ranks import num_to_start, read_rank, start_ranks
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.settings import read_config
-from fastvmt_pl.toy.toy_jobs import ToyJob
 from fastvmt_pl.toy.toy_world import NUM_FRAMES, SIZE
 
 
@@ -86,15 +82,10 @@ def _scored(trials: Sequence[Trial]) -> Callable[[Sequence[Job], RunFolder], lis
     toys = {trial.job.name: trial.toy for trial in trials if trial.toy is not None}
 
     def results(jobs: Sequence[Job], folder: RunFolder) -> list[Callback]:
-        judges = [partial(_judge, toys[job.name]) if job.name in toys else None for job in jobs]
+        judges = [toys[job.name].judge if job.name in toys else None for job in jobs]
         return [Costs(profile_cpu=True), JobScores(folder, judges), folder]
 
     return results
-
-
-def _judge(toy: ToyJob, frames: Frames) -> dict[str, float]:
-    found = asdict(toy.judge(frames))
-    return found if toy.image is None else {**found, "image_psnr": toy.image_psnr(frames)}
 
 
 def _check(trials: Sequence[Trial], check: JobCheck, request: StopRequest) -> None:

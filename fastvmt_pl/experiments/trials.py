@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import torch
+
 from fastvmt_pl.clips.video_writing import write_picture, write_video
 from fastvmt_pl.experiments.experiment import ClipWithPrompt, Experiment, Overrides, ToyClips
 from fastvmt_pl.files.names import words
@@ -40,10 +42,11 @@ def make_trials(plan: Experiment, folder: Path) -> list[Trial]:
     config, sources, trials = config_hash(options), _sources(plan, folder), []
     for setting, overrides in plan.all_settings.items():
         settings = {"model.baseline": False, **plan.common, **overrides}
-        for number, (source, toy) in enumerate(sources):
+        for number, (source, toy, own) in enumerate(sources):
             name = f"{_short(setting, overrides)}-{number:03d}"
             image = None if source.image is None else source.image.resolve()
-            job = Job(name, source.clip.resolve(), source.prompt, number, options, settings, config, image)
+            changed = {**own, **settings}  # a setting may do without the region
+            job = Job(name, source.clip.resolve(), source.prompt, number, options, changed, config, image)
             trials.append(Trial(setting, number, job, toy))
     return trials
 
@@ -54,11 +57,11 @@ def _short(setting: str, overrides: Overrides) -> str:
     return f"{words(setting)}-{sha256(described.encode()).hexdigest()[:6]}"
 
 
-def _sources(plan: Experiment, folder: Path) -> list[tuple[ClipWithPrompt, ToyJob | None]]:
-    """Return each clip with its prompt and image, and what is true of it."""
+def _sources(plan: Experiment, folder: Path) -> list[tuple[ClipWithPrompt, ToyJob | None, Overrides]]:
+    """Return each clip with its prompt and image, what is true of it, and its own settings."""
     if not isinstance(plan.jobs, ToyClips):
-        return [(one, None) for one in plan.jobs]
-    found = list[tuple[ClipWithPrompt, ToyJob | None]]()
+        return [(one, None, {}) for one in plan.jobs]
+    found = list[tuple[ClipWithPrompt, ToyJob | None, Overrides]]()
     for number, toy in enumerate(toy_jobs(**vars(plan.jobs))):
         digest = sha256(toy.clip.frames.numpy().tobytes()).hexdigest()[:8]
         file = folder / f"{number:03d}-{digest}.mp4"
@@ -69,5 +72,14 @@ def _sources(plan: Experiment, folder: Path) -> list[tuple[ClipWithPrompt, ToyJo
             image = file.with_suffix(".png")
             if not image.exists():
                 write_picture(image, toy.image)
-        found.append((ClipWithPrompt(file, toy.prompt, image), toy))
+        own: Overrides = {}
+        if toy.region is not None:
+            masks = file.with_suffix("")
+            for frame, mask in enumerate(toy.region):
+                if not (masks / f"{frame:02d}.png").exists():
+                    write_picture(masks / f"{frame:02d}.png", (mask[..., None].expand(-1, -1, 3) * 255).to(torch.uint8))
+            own["data.region"] = str(masks.resolve())
+        if toy.place is not None:
+            own["data.place"] = list(toy.place)
+        found.append((ClipWithPrompt(file, toy.prompt, image), toy, own))
     return found

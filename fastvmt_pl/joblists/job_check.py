@@ -75,8 +75,7 @@ def _needs(cli: TransferCLI) -> Needs:
     height, width = data.size
     times = module.num_steps * (1 if module.guidance_scale == 1 else 2) * (2 if module.baseline else 1)
     times += module.num_guided_steps * module.num_inner_steps
-    frames = {name: getattr(data, name) for name in ("num_frames", "start", "end", "stride", "fps", "decoder")}
-    return Needs(frames, (height, width), data.num_frames * height * width * times)
+    return Needs(data.reading, (height, width), data.num_frames * height * width * times)
 
 
 def check_settings(

@@ -71,6 +71,8 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions, configs: dict
     image = merged.pop("image", None)
     if image is not None:
         image = path_in_table(str(image), folder if "image" in own else Path()).resolve()
+    if (region := own.get("region")) is not None:
+        merged["region"] = region_in_table(region, folder)
     check_interval(merged.get("start") or 0.0, merged.get("end"))
     key = merged.get("config"), merged.get("model")
     if key not in configs:
@@ -84,6 +86,12 @@ def _jobs_of_row(row: Any, folder: Path, options: TransferOptions, configs: dict
     place, config = path_in_table(clip, folder).resolve(), configs[key]
     pairs = zip(names, prompts, strict=True)
     return [Job(name, place, prompt, seed, merged, settings, config, image) for name, prompt in pairs]
+
+
+def region_in_table(region: str, folder: Path) -> str:
+    """Return the region of a row, whose relative paths start at the list."""
+    path = path_in_table(region, folder)
+    return str(path.resolve()) if path.exists() else region
 
 
 def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -10,9 +11,10 @@ from fastvmt_pl.backbones.request import Capture, FrameTokens, Request
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.objectives.feature import Measured, MotionFeature
 from fastvmt_pl.objectives.frame_pairs import FramePairs, frame_pairs
-from fastvmt_pl.objectives.grid import Grid
+from fastvmt_pl.objectives.grid import Grid, tile_centre_tokens, token_positions
 from fastvmt_pl.objectives.motion_flow import global_motion_flow, window_centres, windowed_motion_flow
 from fastvmt_pl.objectives.motion_loss import MotionLoss, Places
+from fastvmt_pl.objectives.placement import CarriedPart, camera_flow, placed
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,26 @@ class AttentionFlow(MotionFeature):
     def follow(self, reference: Measured, capture: Capture) -> Measured:
         """Put the windows where the sample's own tiles go, if these are chosen."""
         return reference if self.centres == "reference" else {**reference, "centres": self._centres(capture)}
+
+    def carry(self, reference: Measured, part: CarriedPart, grid: Grid, num_frames: int) -> Measured:
+        """Return flow and windows of a part: the subject's at its place, the background's, and the camera's elsewhere.
+
+        Flow and displacements of windows are scaled as the subject is.
+        """
+        flow, first = reference["flow"], self.pairs(num_frames).first
+        subject, background = part.subject[:, first], part.background[:, first]
+        camera = camera_flow(flow, background, grid)
+        rest = background[..., None] * flow + (1 - background[..., None]) * camera
+        if part.placement is not None:
+            share = placed(subject[..., None], part.placement, grid)
+            carried = placed(subject[..., None] * flow, part.placement, grid) * part.placement.scale
+            flow, subject = carried / share.clamp(min=1e-6), share[..., 0]
+        flow = subject[..., None] * flow + (1 - subject[..., None]) * rest
+        middle = tile_centre_tokens(grid, self.tile, flow.device)
+        went = (token_positions(grid, flow.device)[middle] + flow[:, :, middle]).round().long()
+        own = (1 - subject) * background + (subject if part.placement is None else 0)
+        stays = own[:, :, middle, None] > 0.5
+        return {**reference, "flow": flow, "centres": torch.where(stays, reference["centres"], went)}
 
     def flow(
         self, capture: Capture, centres: Int[Tensor, "#jobs pairs tiles 2"]

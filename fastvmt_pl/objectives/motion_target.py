@@ -12,6 +12,7 @@ from torch import Tensor
 from fastvmt_pl.backbones.request import Capture, Request
 from fastvmt_pl.objectives.feature import Measured, MotionFeature
 from fastvmt_pl.objectives.grid import Grid
+from fastvmt_pl.objectives.placement import CarriedPart
 
 
 def joined_request(features: Iterable[MotionFeature]) -> Request:
@@ -59,6 +60,13 @@ class MotionTarget:
         """Return the target as this pass of the sample is compared with it."""
         measured = {feature: feature.follow(found, capture) for feature, found in self.measured.items()}
         return replace(self, measured=measured)
+
+    def carry(self, part: CarriedPart) -> "MotionTarget":
+        """Return the motion of a part of the reference, at its place in the new video."""
+        measured = {
+            feature: feature.carry(found, part, self.grid, self.num_frames) for feature, found in self.measured.items()
+        }
+        return replace(self, measured=measured, region=None if part.background_weight == 1 else part.region(self.grid))
 
     def rows(self, numbers: list[int]) -> "MotionTarget":
         """Return some rows, each as often as it is named."""

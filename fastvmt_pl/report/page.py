@@ -59,6 +59,8 @@ def render(jobs: Sequence[Job], title: str) -> str:
                 "name": job.name,
                 "prompt": job.prompt,
                 "videos": job.videos,
+                "pictures": job.pictures,
+                "given": job.given,
                 "num_frames": _num_frames(job),
                 "curves": [Markup(curve(name, points)) for name, points in job.curves.items()],
             }

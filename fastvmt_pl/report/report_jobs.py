@@ -22,6 +22,10 @@ from fastvmt_pl.report.run_settings import differing, read_settings
 Track = Callable[[Sequence[Any]], Iterable[Any]]
 """Yields items one after the other."""
 VIDEOS = ("reference", "baseline", "output")
+PICTURES = ("image", "region")
+"""Pictures that a job may have: the image that its video begins with, and its region in frames of the clip."""
+GIVEN = ("image", "region", "region_of", "place", "speed")
+"""What a job may have been given, in ``metrics.json``."""
 MEASURES = (
     "gradients_computed",
     "gradients_reused",
@@ -44,6 +48,8 @@ class Job:
         settings: Settings in which the runs of the report differ, by their dotted names.
         scores: Its scores and costs.
         videos: Each video as a data URL.
+        pictures: Each of :data:`PICTURES` that it has, as a data URL.
+        given: What it was given of :data:`GIVEN`.
         overlays: The motion in each video, see :func:`~fastvmt_pl.report.motion_overlay.motion_overlay`.
         curves: Logged values by name, averaged over the run's jobs: inner step and value, ordered by step.
         fps: Frames per second.
@@ -55,6 +61,8 @@ class Job:
     settings: dict[str, str]
     scores: dict[str, float | None]
     videos: dict[str, str]
+    pictures: dict[str, str]
+    given: dict[str, str]
     overlays: dict[str, dict[str, Any]]
     curves: dict[str, list[tuple[int, float]]]
     fps: float
@@ -110,11 +118,20 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: s
         settings={**settings, "seed": str(own["seed"])},
         scores={name: x for name, x in {**scores, **measured}.items() if x is not None and math.isfinite(x)},
         videos={name: _data_url(file) for name, file in files.items()},
+        pictures={name: _data_url(file, "image/png") for name in PICTURES if (file := folder / f"{name}.png").exists()},
+        given={name: _text(own[name]) for name in GIVEN if own.get(name) is not None},
         overlays={name: motion_overlay(pair.output) for name, pair in pairs.items()},
         curves=read_curves(run.logs),
         fps=pair.fps,
     )
 
 
-def _data_url(path: Path) -> str:
-    return f"data:video/mp4;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _data_url(path: Path, kind: str = "video/mp4") -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _text(value: Any) -> str:
+    """Return a setting as a page shows it, which tells no path of the machine."""
+    if isinstance(value, dict):
+        return f"scale {value['scale']:.2f}, offset {', '.join(f'{x:.2f}' for x in value['offset'])} of the frame"
+    return Path(value).name if isinstance(value, str) else str(value)

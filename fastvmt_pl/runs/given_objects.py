@@ -5,11 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, uint8
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.clips import Clip, check_file
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.regions import RegionGiven
 from fastvmt_pl.runs.identity import Settings, identity_of
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 
@@ -49,6 +51,21 @@ def image_of(image: str | Path | Tensor) -> str | Tensor:
     return image
 
 
+def region_of(region: RegionGiven) -> str | list[float] | Tensor:
+    """Return a region as a datamodule takes it.
+
+    Raises:
+        UserError: If it cannot be one.
+    """
+    if isinstance(region, Tensor):
+        if region.ndim not in (2, 3) or region.dtype != torch.bool:
+            raise UserError(
+                f"the region is {region.dtype} of {list(region.shape)}; give booleans, [frames,] height, width"
+            )
+        return region
+    return str(region) if isinstance(region, str | Path) else [float(each) for each in region]
+
+
 def settings_of_backbone(backbone: Backbone, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run on a backbone that is in memory.
 
@@ -67,6 +84,8 @@ def described(cli: TransferCLI) -> str:
     config.data.clips = [each.name if isinstance(each, Clip) else str(each) for each in config.data.clips]
     if config.data.images:
         config.data.images = ["pixels" if isinstance(each, Tensor) else str(each) for each in config.data.images]
+    if isinstance(config.data.region, Tensor):
+        config.data.region = "masks"
     if isinstance(config.model.backbone, Backbone):
         config.model.backbone = config.model.backbone.source
     text: str = cli.parser.dump(config, skip_link_targets=False, skip_validation=True)
@@ -87,6 +106,8 @@ def identity_with(config: Mapping[str, Any], cli: TransferCLI) -> Settings:
     images = cli.config.data.images or []
     if any(isinstance(each, Tensor) for each in images):
         found["data.images"] = [_content(each) for each in images]
+    if isinstance(cli.config.data.region, Tensor):
+        found["data.region"] = _content(cli.config.data.region)
     if isinstance(cli.config.model.backbone, Backbone):
         found["model.backbone"] = f"fingerprint {cli.config.model.backbone.fingerprint()}"
     return found

@@ -14,6 +14,7 @@ from fastvmt_pl.clips import ClipError, content_hash
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import find_lora, lora_files
+from fastvmt_pl.regions import parse_region
 from fastvmt_pl.runs.old_spellings import CLASSES, IN_IDENTITY, new_names
 from fastvmt_pl.runs.settings import merged
 
@@ -86,6 +87,8 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
         data["clips"] = [_clip_content(clip) for clip in _as_list(data["clips"])]
     if data.get("images"):
         data["images"] = [content_of(image) for image in _as_list(data["images"])]
+    if isinstance(data.get("region"), str):
+        data["region"] = _region_content(data["region"])
     trainer = {name: value for name, value in trainer.items() if name in TRAINER}
     callbacks = [
         each if isinstance(each, Mapping) else {"class_path": each} for each in _as_list(trainer.get("callbacks"))
@@ -135,6 +138,12 @@ def _clip_content(path: str | Path) -> str:
         return f"sha256 {content_hash(path)}"
     except (OSError, ClipError):
         return f"missing {Path(path).absolute()}"
+
+
+def _region_content(region: str) -> Any:
+    """Return what a region is: a box or a word as such, masks by their content."""
+    what = region if region == "masks" or not Path(region).exists() else parse_region(region)
+    return _clip_content(what) if isinstance(what, Path) else region
 
 
 def of_earlier_version(identity: Settings) -> Settings:

@@ -3,6 +3,7 @@
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import inf
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypedDict, Unpack, cast
@@ -18,6 +19,7 @@ from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import naming
 from fastvmt_pl.processes.stop_request import StopRequest
+from fastvmt_pl.regions import RegionOf
 from fastvmt_pl.runs.composition import compose
 from fastvmt_pl.runs.lightning_cli import DistillCLI, TransferCLI
 from fastvmt_pl.runs.old_spellings import TRANSFER, new_names
@@ -26,8 +28,10 @@ from fastvmt_pl.runs.settings import Config, merged, read_config
 
 
 class Options(TypedDict, total=False):
-    """What :class:`TransferOptions` has but for the model, the image and the config."""
+    """What :class:`TransferOptions` has but for the model, the config, the image, the region and the place."""
 
+    region_of: RegionOf | None
+    motion_strength: float | None
     num_steps: int | None
     num_guided_steps: int | None
     guidance_scale: float | None
@@ -38,6 +42,7 @@ class Options(TypedDict, total=False):
     start: float | None
     end: float | None
     fps: float | None
+    output_fps: float | None
     device: str | None
     dtype: PrecisionOption | None
     loras: Loras | None
@@ -51,6 +56,14 @@ class TransferOptions(Options, total=False):
         model: wan-tiny (bundled; the default without a config), a local diffusers folder, or a hub id such as
             Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         image: Picture file that the video begins with, cropped to the video's size, for models that take one.
+        region: The part of the clip whose motion is wanted: a box x0,y0,x1,y1 in pixels of its first frame or a mask
+            picture, which are followed; a mask video or folder; or auto for all that moves. Default: all motion.
+        region_of: subject takes what is in the region and the camera's motion around it, background the camera's alone.
+        place: Where the region's motion is in the new video: the subject's box x0,y0,x1,y1 in pixels of the image (of
+            the new video if there is none); scale,dx,dy; auto, which finds the image's subject; or same. Default: auto
+            with an image, otherwise same.
+        motion_strength: How closely to follow the motion: a factor on the config's num_guided_steps. 0 is the video
+            without guidance, 1 the config's own, more is closer and takes longer.
         num_steps: Denoising steps.
         num_guided_steps: How many of them, from the first, are guided. Default: the config's share of num_steps, and
             at least one if the config guides any.
@@ -62,6 +75,8 @@ class TransferOptions(Options, total=False):
         start: Start of the interval of the clip in seconds.
         end: End of the interval in seconds.
         fps: Pictures a second of a clip that is a folder of numbered pictures.
+        output_fps: Frames a second of the new video. Default: those of the frames that are read of the clip, so that
+            the motion is as fast as there.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
         loras: Folder of fastvmt distill or a .safetensors file to start from, as PATH or PATH:WEIGHT; a list for
@@ -72,6 +87,8 @@ class TransferOptions(Options, total=False):
 
     model: str | None
     image: Path | None
+    region: str | None
+    place: str | None
     config: Path | None
 
 
@@ -86,6 +103,10 @@ SETTINGS = {
     "start": "data.start",
     "end": "data.end",
     "fps": "data.fps",
+    "output_fps": "data.output_fps",
+    "region": "data.region",
+    "region_of": "data.region_of",
+    "place": "data.place",
     "dtype": "model.backbone.init_args.dtype",
     "baseline": "model.baseline",
 }
@@ -141,8 +162,12 @@ def settings_of(options: TransferOptions, config: Config | None = None) -> dict[
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     if not {"model", "config"} & given.keys() and config is None:
         given["model"] = "wan-tiny"
-    if "num_steps" in given and "num_guided_steps" not in given:
-        share = _guided_share(read_config(config_of(options)) if config is None else config, given["num_steps"])
+    strength = given.pop("motion_strength", None)
+    if strength is not None:
+        _check_strength(strength, given)
+    if ("num_steps" in given or strength is not None) and "num_guided_steps" not in given:
+        base = read_config(config_of(options)) if config is None else config
+        share = _guided_share(base, given.get("num_steps"), 1.0 if strength is None else strength)
         given |= {} if share is None else {"num_guided_steps": share}
     settings = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS}
     if "image" in given:
@@ -197,7 +222,7 @@ def in_folder(folder: Path, callbacks: Sequence[Callback]) -> dict[str, Any]:
 
 def warn_if_unguided(cli: TransferCLI, given: Mapping[str, Any]) -> None:
     """Warn of a transfer that guides no step, unless what was given asks for that."""
-    asked = given.get("num_guided_steps") == 0 or "model.num_guided_steps" in given
+    asked = 0 in (given.get("num_guided_steps"), given.get("motion_strength")) or "model.num_guided_steps" in given
     if not cli.model.num_guided_steps and not asked:
         rank_zero_warn("num_guided_steps is 0: no video will move as its clip does; set --num-guided-steps")
 
@@ -230,8 +255,16 @@ def _is_readable(checkpoint: Path) -> bool:
     return True
 
 
-def _guided_share(config: Config, num_steps: int) -> int | None:
-    """Return as large a share of the steps as a config guides, and one at least if it guides any.
+def _check_strength(strength: float, given: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` if a motion strength cannot be used."""
+    if not 0 <= strength < inf:
+        raise UserError(f"motion_strength is {strength}; use 0 or more (1 is the config's own)")
+    if "num_guided_steps" in given:
+        raise UserError("motion_strength and num_guided_steps both set the guided steps; leave one of them out")
+
+
+def _guided_share(config: Config, num_steps: int | None, strength: float) -> int | None:
+    """Return as large a share of the steps as a config guides, times a strength; one at least, unless either is 0.
 
     ``None`` if the config's own numbers are none, which its parser refuses.
     """
@@ -239,4 +272,5 @@ def _guided_share(config: Config, num_steps: int) -> int | None:
     guided, steps = model.get("num_guided_steps", 10), model.get("num_steps", 50)
     if not isinstance(guided, int) or not isinstance(steps, int) or steps < 1:
         return None
-    return min(num_steps, max(round(guided / steps * num_steps), min(guided, 1)))
+    wanted = steps if num_steps is None else num_steps
+    return min(wanted, max(round(strength * guided / steps * wanted), int(strength * guided > 0)))

@@ -15,9 +15,10 @@ from fastvmt_pl.callbacks import Costs, RunFolder
 from fastvmt_pl.clips import Clip
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.scores import score_transfer
+from fastvmt_pl.regions import RegionGiven
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import SILENT, compose
-from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, image_of, settings_of_backbone
+from fastvmt_pl.runs.given_objects import clip_of, described, identity_with, image_of, region_of, settings_of_backbone
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.runs.quiet import quiet
@@ -31,6 +32,9 @@ from fastvmt_pl.runs.transfer_options import (
     settings_of,
     warn_if_unguided,
 )
+
+TAKEN = ("data.clips", "data.prompts", "data.images", "data.seed")
+"""Settings that arguments of :func:`transfer` stand for."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Transfer:
 
     @property
     def fps(self) -> float:
-        """Frames a second of the videos, which is that of the clip as it was read."""
+        """Frames a second of the clip as it was read, at which the videos move as fast as the clip."""
         return self.reference.fps
 
     @cached_property
@@ -72,6 +76,8 @@ def transfer(
     prompt: str | Sequence[str],
     *,
     image: str | Path | Tensor | None = None,
+    region: RegionGiven | None = None,
+    place: str | Sequence[float] | None = None,
     output: Path | str | None = None,
     cache_dir: Path | str | None = None,
     seed: int = 0,
@@ -90,6 +96,11 @@ def transfer(
         prompt: What the new video shows: its content and look, not its motion. Several prompts make a video each.
         image: The image that the videos begin with, cropped to their size, for models that take one: a picture file,
             or its pixels, uint8 ``[height, width, 3]``.
+        region: The part of the clip whose motion is wanted: a box (x0, y0, x1, y1) in pixels of its first frame; a
+            mask of that frame or of all, as files or as booleans ``[height, width]`` or ``[frames, height, width]``;
+            or ``auto`` for all that moves. Default: all motion.
+        place: Where the region's motion is in the new video: the subject's box in pixels of the image (of the new video
+            if there is none); scale, dx and dy; ``auto``; or ``same``.
         output: Folder for videos, measures, settings and a checkpoint. A run that was stopped continues from there
             when it is started again with the same settings.
         cache_dir: Folder that keeps the clip's motion for other prompts and seeds.
@@ -114,15 +125,17 @@ def transfer(
             made.frames  # uint8, [prompts, frames, height, width, 3]
             made.scores[0]["motion_fidelity"]
     """
-    taken = [name for name in ("data.clips", "data.prompts", "data.images", "data.seed") if name in (settings or {})]
+    taken = [name for name in TAKEN if name in (settings or {})]
     if taken:
-        raise UserError(f"{taken[0]} cannot be among the settings; use clip, prompt and seed")
+        raise UserError(f"{taken[0]} cannot be among the settings; use clip, prompt, image and seed")
     kept = {"data.keep_motion": cache_dir is not None, "data.cache_dir": cache_dir}
     options = cast(Options, checked_options(options))
     return run_transfer(
         clip,
         prompt,
         image=image,
+        region=region,
+        place=place,
         output=output,
         seed=seed,
         model=model,
@@ -137,6 +150,8 @@ def run_transfer(
     prompt: str | Sequence[str],
     *,
     image: str | Path | Tensor | None = None,
+    region: RegionGiven | None = None,
+    place: str | Sequence[float] | None = None,
     output: Path | str | None = None,
     seed: int = 0,
     model: str | Path | Backbone | None = None,
@@ -151,6 +166,8 @@ def run_transfer(
         clip: The clip.
         prompt: One prompt, or several.
         image: The image that the videos begin with.
+        region: The part of the clip whose motion is wanted.
+        place: Where it is in the new video.
         output: Folder for the results.
         seed: Seed of the first video's noise.
         model: The model, or a backbone.
@@ -172,6 +189,8 @@ def run_transfer(
         **backbone,
         "data.clips": [source],
         **({} if image is None else {"data.images": [image_of(image)]}),
+        **({} if region is None else {"data.region": region_of(region)}),
+        **({} if place is None else {"data.place": place if isinstance(place, str) else list(place)}),
         "data.prompts": [prompt] if isinstance(prompt, str) else list(prompt),
         "data.seed": seed,
         **(settings or {}),

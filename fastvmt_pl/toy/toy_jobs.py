@@ -1,16 +1,18 @@
 """Jobs of the toy world: clips, prompts that differ in all three words, and their scores."""
 
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.tracks import Frames
-from fastvmt_pl.toy.toy_tracker import ToyScore, score
+from fastvmt_pl.toy.toy_tracker import camera_error, centroids, colour_mask, score, share_followed
 from fastvmt_pl.toy.toy_world import (
     NUM_FRAMES,
     Appearance,
@@ -18,6 +20,7 @@ from fastvmt_pl.toy.toy_world import (
     ToyClip,
     ToyWorld,
     combinations,
+    place,
     prompt_for,
     render,
 )
@@ -37,27 +40,51 @@ class ToyJob:
         clip: The clip.
         item: The object.
         background: Name of the background's colour.
-        image: The image that the video begins with: the object where the clip's first object starts.
+        image: The image that the video begins with, which shows the object.
+        followed: Which of the clip's objects the new object follows.
+        region: Where that object is in each frame of the clip, if the job has a region.
+        place: The box of the object in the image, x0, y0, x1, y1, if it is elsewhere than in the clip.
+        scale: Its size in the image as a share of that in the clip.
     """
 
     clip: ToyClip
     item: Appearance
     background: str
     image: UInt8[Tensor, "height width 3"] | None = None
+    followed: int = 0
+    region: Bool[Tensor, "frames height width"] | None = None
+    place: tuple[float, float, float, float] | None = None
+    scale: float = 1.0
 
     @property
     def prompt(self) -> str:
         """The prompt."""
         return prompt_for([self.item], self.background)
 
-    def image_psnr(self, frames: Frames) -> float:
-        """Return the peak signal-to-noise ratio of a video's first frame to the image, in dB."""
-        assert self.image is not None
-        return float(10 * torch.log10(255**2 / (frames[0].float() - self.image.float()).square().mean()))
+    @property
+    def truth(self) -> Float[Tensor, "frames 2"]:
+        """The path that the new object is to follow, in pixels, up to a shift."""
+        return self.scale * self.clip.trajectories[self.followed]
 
-    def judge(self, frames: Frames) -> ToyScore:
-        """Score a video of toy size against the prompt and the true path of the clip's first object."""
-        return score(frames, self.item, self.background, self.clip.trajectories[0], self.clip.objects[0].colour)
+    def judge(self, frames: Frames) -> dict[str, float]:
+        """Score a video of toy size against the prompt and the true motion of the clip.
+
+        Returns:
+            The scores of :class:`~fastvmt_pl.toy.toy_tracker.ToyScore`; with an image ``image_psnr``, the peak
+            signal-to-noise ratio of the first frame to it in dB; with a moving camera ``camera_error``, the error of
+            the background's flow as a share of the camera's; with a region ``followed``, how much of the path of the
+            region's object the new object has, from 0 to 1.
+        """
+        old = self.clip.objects[self.followed]
+        scores = asdict(score(frames, self.item, self.background, self.truth, old.colour))
+        if self.image is not None:
+            difference = frames[0].float() - self.image.float()
+            scores["image_psnr"] = float(10 * torch.log10(255**2 / difference.square().mean()))
+        if self.clip.camera.any():
+            scores["camera_error"] = camera_error(frames, self.item.colour, self.clip.camera)
+        if self.region is not None:
+            scores["followed"] = share_followed(centroids(colour_mask(frames, self.item.colour)), self.truth)
+        return scores
 
 
 def other_looks(clip: ToyClip, *, held_out: bool) -> list[tuple[Appearance, str]]:
@@ -82,25 +109,55 @@ def toy_jobs(
     camera: bool = False,
     paths: Sequence[Path] = MOVING,
     images: bool = False,
+    elsewhere: bool = False,
+    region: int | None = None,
 ) -> list[ToyJob]:
     """Return jobs whose prompts were not in the training data.
 
     Args:
         num_jobs: Number of jobs.
         split: ``tuning`` to choose settings, ``test`` to measure.
-        num_objects: Objects per clip; the first is scored.
+        num_objects: Objects per clip.
         camera: Whether the camera moves.
         paths: Kinds of path.
         images: Whether videos begin with an image.
+        elsewhere: Whether the image's object is elsewhere than the clip's and of another size.
+        region: The object of the clip, from 0, that is the region; ``None`` for no region.
+
+    Raises:
+        UserError: If there is no such object, or ``elsewhere`` without image and region.
     """
-    world, jobs = ToyWorld(SEEDS[split], num_objects=num_objects, camera=camera, paths=paths), []
+    if region is not None and not 0 <= region < num_objects:
+        raise UserError(f"region is {region}; use the number of an object, 0 to {num_objects - 1}")
+    if elsewhere and (region is None or not images):
+        raise UserError("elsewhere needs images and a region; set both")
+    world = ToyWorld(SEEDS[split], num_objects=num_objects, camera=camera, paths=paths)
+    jobs = []
     for index in range(num_jobs):
         clip = world[index]
         item, background = random.Random(f"{split}/{index}").choice(other_looks(clip, held_out=True))
-        image = None
+        job = ToyJob(clip, item, background)
+        if region is not None:
+            mask = colour_mask(clip.frames, clip.objects[region].colour)
+            job = replace(job, followed=region, region=mask)
         if images:
-            start = clip.trajectories[:1, :1].expand(1, NUM_FRAMES, 2)
-            draw = random.Random(f"{split}/{index}/image")
-            image = render(draw, [item], background, start, torch.zeros(NUM_FRAMES, 2))[0]
-        jobs.append(ToyJob(clip, item, background, image))
+            job = _with_image(job, random.Random(f"{split}/{index}/image"), elsewhere)
+        jobs.append(job)
     return jobs
+
+
+def _with_image(job: ToyJob, draw: random.Random, elsewhere: bool) -> ToyJob:
+    """Return a job whose video begins with an image of its object, where the clip's starts or elsewhere."""
+    path, still = job.clip.trajectories[job.followed], torch.zeros(NUM_FRAMES, 2)
+    start, scale, radii, box = path[0], 1.0, (6.0, 9.0), None
+    if elsewhere:
+        assert job.region is not None
+        columns, rows = (job.region[0].any(axis).nonzero()[:, 0].float() for axis in (0, 1))
+        corners = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        scale = draw.choice((draw.uniform(0.65, 0.8), draw.uniform(1.15, 1.3)))
+        start = place(draw, scale * (path - path[0]), [])[0]
+        half, radius = scale * (corners[2:] - corners[:2]) / 2, scale * float(job.region[0].sum() / math.pi) ** 0.5
+        (left, top), (right, bottom) = (start - half + 0.5).tolist(), (start + half + 0.5).tolist()
+        radii, box = (radius, radius), (left, top, right, bottom)
+    image = render(draw, [job.item], job.background, start.expand(1, NUM_FRAMES, 2), still, radii)[0]
+    return replace(job, image=image, place=box, scale=scale)

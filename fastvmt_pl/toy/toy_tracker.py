@@ -7,12 +7,14 @@ seven colours. The threshold excludes anti-aliased edges and the brightest textu
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from fastvmt_pl.evaluation.dense_flow import dense_flow
 from fastvmt_pl.evaluation.tracks import Frames
+from fastvmt_pl.regions.following import resized
 from fastvmt_pl.toy.toy_world import BACKGROUNDS, COLOURS, Appearance
 
 MAX_DISTANCE = 80.0
@@ -24,6 +26,8 @@ LEAK_SIDE = 3
 contains one. Edges of yellow on a dark background look orange, in true clips too, but they are thinner."""
 MAIN_PIECE = 0.9
 """Smallest share of an object's pixels in its largest connected piece for it to count as one piece."""
+FLOW_SCALE = 3
+"""Enlargement of frames for dense flow."""
 SHARES = ("present", "one_piece", "background", "leak_free", "appearance")
 """Scores that are shares of a video's frames."""
 
@@ -93,6 +97,33 @@ def relative_path_error(path: Float[Tensor, "frames 2"], truth: Float[Tensor, "f
     moved = (path - path.nanmean(0)).nan_to_num(0.0)
     true = truth - truth.mean(0)
     return float((moved - true).norm(dim=1).mean() / true.norm(dim=1).mean())
+
+
+def share_followed(path: Float[Tensor, "frames 2"], truth: Float[Tensor, "frames 2"]) -> float:
+    """Return how much of a true motion a path has: the factor on it that is nearest to the path.
+
+    1 for the true motion, 0 for none of it, such as an object that does not move.
+    """
+    moved, true = (path - path.nanmean(0)).nan_to_num(0.0), truth - truth.mean(0)
+    return float((moved * true).sum() / true.square().sum())
+
+
+def camera_error(frames: Frames, colour: str, camera: Float[Tensor, "frames 2"]) -> float:
+    """Return the mean error of the background's motion as a share of the camera's: 1 for a background that is still.
+
+    Its motion is the median of dense flow, away from the object, in enlarged frames: textures of this world are large.
+
+    Args:
+        frames: The video.
+        colour: The object's colour.
+        camera: Displacement of the background since the first frame, in pixels.
+    """
+    large = torch.from_numpy(resized(frames.numpy(), FLOW_SCALE * min(frames.shape[1:3])))
+    flow = reduce(dense_flow(large), "f (h a) (w b) xy -> f h w xy", "mean", a=FLOW_SCALE, b=FLOW_SCALE) / FLOW_SCALE
+    near = max_pool2d(colour_mask(frames, colour)[:, None].float(), 7, stride=1, padding=3)[:, 0] > 0
+    found = torch.stack([step[~hidden].median(0).values for step, hidden in zip(flow, near[:-1], strict=True)])
+    true = camera.diff(dim=0)
+    return float((found - true).norm(dim=1).mean() / true.norm(dim=1).mean())
 
 
 def background_of(frames: Frames) -> list[str]:

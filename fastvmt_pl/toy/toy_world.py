@@ -213,8 +213,18 @@ def render(
     background: str,
     trajectories: Float[Tensor, "objects frames 2"],
     camera: Float[Tensor, "frames 2"],
+    radii: tuple[float, float] = (6.0, 9.0),
 ) -> UInt8[Tensor, "frames height width 3"]:
-    """Draw the objects, later ones in front, with anti-aliased edges over a texture that moves with the camera."""
+    """Draw the objects, later ones in front, with anti-aliased edges over a texture that moves with the camera.
+
+    Args:
+        draw: Draws texture and sizes.
+        objects: The objects.
+        background: Name of the background's colour.
+        trajectories: Centre of each object in each frame.
+        camera: Displacement of the background.
+        radii: Smallest and largest radius of an object in pixels.
+    """
     axis = torch.arange(SIZE, dtype=torch.float32)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
     ground = pixels - rearrange(camera, "frames xy -> frames 1 1 xy")
@@ -227,6 +237,6 @@ def render(
     image = torch.tensor(BACKGROUNDS[background], dtype=torch.float32) + texture[..., None]
     for item, track in zip(objects, trajectories, strict=True):
         offset = pixels - rearrange(track, "frames xy -> frames 1 1 xy")
-        coverage = (0.5 - _signed_distance(item.shape, draw.uniform(6, 9), offset)).clamp(0, 1)[..., None]
+        coverage = (0.5 - _signed_distance(item.shape, draw.uniform(*radii), offset)).clamp(0, 1)[..., None]
         image = image + coverage * (torch.tensor(COLOURS[item.colour], dtype=torch.float32) - image)
     return image.round().clamp(0, 255).to(torch.uint8)

@@ -1,5 +1,3 @@
-from dataclasses import asdict
-
 import pytest
 import torch
 
@@ -42,8 +40,8 @@ def test_toy_clips_are_written_and_judged_by_their_true_paths(tmp_path):
         assert torch.equal(trial.toy.clip.frames, expected.clip.frames)
         written = read_clip(trial.job.clip, len(expected.clip.frames)).frames
         assert (written.float() - expected.clip.frames.float()).abs().mean() < 5  # as a codec leaves them
-        judged = asdict(trial.toy.judge(expected.clip.frames))
-        assert judged["path_error"] == pytest.approx(asdict(expected.judge(expected.clip.frames))["path_error"])
+        judged = trial.toy.judge(expected.clip.frames)
+        assert judged["path_error"] == pytest.approx(expected.judge(expected.clip.frames)["path_error"])
     moving = {trial.job.clip for trial in make_trials(plan, tmp_path)}
     plan.jobs.camera = True
     assert not {trial.job.clip for trial in make_trials(plan, tmp_path)} & moving  # another clip, another file
@@ -58,8 +56,19 @@ def test_toy_images_show_the_prompts_object_where_the_clips_object_starts(tmp_pa
         assert (found.present, found.background) == (1, 1)
         (centre,) = centroids(colour_mask(image[None], trial.toy.item.colour))
         assert (centre - trial.toy.clip.trajectories[0, 0]).norm() < 1
-        assert trial.toy.image_psnr(image[None]) > 60
-        assert trial.toy.image_psnr(trial.toy.clip.frames) < 30
+        assert trial.toy.judge(image.expand(17, -1, -1, -1))["image_psnr"] > 60
+        assert trial.toy.judge(trial.toy.clip.frames)["image_psnr"] < 30
+
+
+def test_toy_regions_and_places_are_settings_of_their_jobs_that_a_setting_may_do_without(tmp_path):
+    jobs = ToyClips(2, split="test", images=True, elsewhere=True, region=0)
+    plan = Experiment(jobs, {"with": {}, "without": {"data.region": None, "data.place": None}}, config=CONFIG)
+    trials = make_trials(plan, tmp_path)
+    for trial in trials[:2]:
+        masks = read_clip(trial.job.settings["data.region"], 17, fps=8.0).frames
+        assert torch.equal(masks[..., 0] > 127, trial.toy.region)
+        assert trial.job.settings["data.place"] == list(trial.toy.place)
+    assert all(trial.job.settings["data.region"] is None for trial in trials[2:])
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

@@ -18,6 +18,8 @@ def job(prompt="a dog", **settings):
         settings={**settings, "seed": "3"},
         scores={"motion_fidelity": 0.5, "seconds": 2.0},
         videos={"reference": "data:video/mp4;base64,AAAA", "output": "data:video/mp4;base64,BBBB"},
+        pictures={"region": "data:image/png;base64,CCCC"},
+        given={"region": "10,20,30,40", "speed": "0.5"},
         overlays={"reference": OVERLAY, "output": OVERLAY},
         curves={"loss": [(0, 2.0), (5, 1.0)]},
         fps=8.0,
@@ -31,6 +33,13 @@ def test_a_page_needs_no_network():
     assert all(link.startswith(("#", "data:")) for link in links)
     assert "http:" not in page
     assert "https:" not in page
+
+
+def test_a_page_shows_the_region_and_what_else_a_job_was_given():
+    page = render([job()], "Title")
+    assert "data:image/png;base64,CCCC" in page
+    assert "region 10,20,30,40" in page
+    assert "speed 0.5" in page
 
 
 def test_user_text_is_escaped():

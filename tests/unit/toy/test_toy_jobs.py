@@ -1,7 +1,9 @@
 import pytest
+import torch
 
-from fastvmt_pl.toy.toy_jobs import other_looks, toy_jobs
-from fastvmt_pl.toy.toy_world import is_held_out
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.toy.toy_jobs import ToyJob, other_looks, toy_jobs
+from fastvmt_pl.toy.toy_world import Appearance, is_held_out
 
 
 @pytest.mark.parametrize("options", [{}, {"num_objects": 2}, {"camera": True, "paths": ("still",)}])
@@ -22,7 +24,50 @@ def test_splits_share_no_clip_and_are_always_the_same():
 def test_the_reference_itself_does_not_show_the_prompt():
     job = toy_jobs(1)[0]
     found = job.judge(job.clip.frames)
-    assert found.path_error > 0.5  # the prompted colour is not there
-    assert found.leak_free == 0
-    assert found.appearance == 0
+    assert found["path_error"] > 0.5  # the prompted colour is not there
+    assert found["leak_free"] == 0
+    assert found["appearance"] == 0
     assert len(other_looks(job.clip, held_out=True)) > 20
+
+
+def as_prompted(job):
+    """The clip of a job as if the prompt were of its own followed object."""
+    item = job.clip.objects[job.followed]
+    return ToyJob(job.clip, Appearance(item.colour, item.shape), job.clip.background, None, job.followed, job.region)
+
+
+@pytest.mark.parametrize("region", [0, 1])
+def test_a_region_is_the_object_that_is_followed(region):
+    errors = []
+    for job in toy_jobs(5, "tuning", num_objects=2, region=region):
+        found = as_prompted(job).judge(job.clip.frames)
+        errors.append(found["path_error"])
+        assert found["followed"] == pytest.approx(1, abs=0.3)
+        rows, columns = job.region[0].nonzero().float().mean(0)
+        assert (torch.tensor([columns, rows]) - job.clip.trajectories[region, 0]).norm() < 3
+    assert sorted(errors)[2] < 0.15  # one object may hide the other for a time
+
+
+def test_a_camera_is_judged_by_the_background():
+    for job in toy_jobs(4, "tuning", camera=True, region=0):
+        assert as_prompted(job).judge(job.clip.frames)["camera_error"] < 0.2
+        still = job.clip.frames[:1].expand(17, -1, -1, -1)
+        assert as_prompted(job).judge(still)["camera_error"] == pytest.approx(1, abs=0.1)
+
+
+def test_an_image_elsewhere_has_its_place_and_a_path_scaled_as_its_object():
+    for job in toy_jobs(8, "tuning", images=True, elsewhere=True, region=0):
+        left, top, right, bottom = job.place
+        start = torch.tensor([left + right, top + bottom]) / 2 - 0.5
+        path = start + job.truth - job.truth[0]
+        assert path.min() > 0
+        assert path.max() < 47
+        assert 0.6 < job.scale < 0.85 or 1.1 < job.scale < 1.35
+        assert (start - job.clip.trajectories[0, 0]).norm() > 0
+        assert job.judge(job.image.expand(17, -1, -1, -1))["image_psnr"] > 60
+
+
+@pytest.mark.parametrize("options", [{"region": 1}, {"elsewhere": True, "images": True}])
+def test_jobs_without_such_an_object_are_refused(options):
+    with pytest.raises(UserError, match="region"):
+        toy_jobs(1, **options)

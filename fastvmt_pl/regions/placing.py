@@ -1,0 +1,174 @@
+"""Where a region's motion is in the new video: read, found in an image, and checked.
+
+Boxes are x0, y0, x1, y1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from fastvmt_pl.clips.clip import crop, cropped_box
+from fastvmt_pl.errors import UserError
+from fastvmt_pl.objectives.placement import Placement
+from fastvmt_pl.regions.cutting import OUTSIDE, PROBABLY_INSIDE, box_of, cut_out, main_pieces
+from fastvmt_pl.regions.region import Region
+
+Shares = tuple[float, float, float, float]
+"""A box as shares of the new video's frame."""
+FORMS = "a box x0,y0,x1,y1, or scale,dx,dy, auto or same"
+BORDER = 0.04
+"""Width of an image's border, which shows its background, as a share of its shorter side."""
+LARGEST = 0.6
+"""Largest share of an image that its subject fills for its outline to be plain."""
+MAIN = 0.9
+"""Smallest share of what stands out that is one piece."""
+
+
+def parse_place(given: str | Sequence[float]) -> str | tuple[float, ...]:
+    """Return what a text says of a place: four numbers of a box, three of scale and offset, ``auto`` or ``same``.
+
+    >>> parse_place("0.5,-10,20")
+    (0.5, -10.0, 20.0)
+
+    Raises:
+        UserError: If it is none of them.
+    """
+    if given in ("auto", "same"):
+        return str(given)
+    try:
+        numbers = tuple(float(each) for each in (given.split(",") if isinstance(given, str) else given))
+    except ValueError:
+        numbers = ()
+    is_box = len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3]
+    is_move = len(numbers) == 3 and numbers[0] > 0
+    if not (is_box or is_move) or not all(map(math.isfinite, numbers)):
+        raise UserError(f"place {given} cannot be used; give {FORMS}, in pixels")
+    return numbers
+
+
+def place_of(
+    given: str | Sequence[float] | None,
+    region: Region,
+    size: tuple[int, int],
+    image: UInt8[Tensor, "height width 3"] | None = None,
+) -> Placement | None:
+    """Return where a region's motion is in the new video; ``None`` for the same place.
+
+    Args:
+        given: The subject's box in the image, or without an image in the new video; or scale, dx and dy, in pixels of
+            the new video, about the region's middle; ``auto`` finds the image's subject; ``same`` is the clip's place.
+            Default: ``auto`` with an image, and else ``same``.
+        region: The region.
+        size: Height and width of the new video in pixels.
+        image: The image that the new video begins with.
+
+    Raises:
+        UserError: If there is no such place, or the region's motion leaves the frame there.
+    """
+    if given is None:
+        given = "same" if image is None or region.of == "background" else "auto"
+    what = parse_place(given)
+    if what == "same":
+        return None
+    if region.of == "background":
+        raise UserError("place moves a subject; leave it out with region_of background")
+    if not region.subject[0].any():
+        raise UserError("the region is not in the clip's first frame, so place has no start; set start, or place same")
+    height, width = size
+    source = in_shares(region.box(), region.subject.shape[1:], size)
+    if isinstance(what, tuple) and len(what) == 3:
+        scale, across, down = what
+        placement = _about(source, scale, (down / height, across / width))
+    else:
+        shape = size if image is None else tuple(image.shape[:2])
+        box = _subject_of(image, size) if isinstance(what, str) else _checked_box(what, shape)
+        placement = between(source, in_shares(box, shape, size))
+    _check_inside(placement, region, size)
+    return placement
+
+
+def between(source: Shares, target: Shares) -> Placement:
+    """Return the placement that takes one box to the middle of another, and to its area.
+
+    >>> between((0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 0.75, 0.75))
+    Placement(scale=0.5, offset=(0.5, 0.5))
+    """
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (source, target)]
+    (x, y), (new_x, new_y) = (((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in (source, target))
+    return _about(source, math.sqrt(areas[1] / areas[0]), (new_y - y, new_x - x))
+
+
+def in_shares(box: Sequence[float], shape: Sequence[int], size: tuple[int, int]) -> Shares:
+    """Return a box of a picture as shares of what is left of the picture when it is cropped to a size.
+
+    Args:
+        box: The box in pixels.
+        shape: Height and width of the picture.
+        size: Height and width of the new video.
+    """
+    left, top, width, height = cropped_box(shape, size)
+    return (box[0] - left) / width, (box[1] - top) / height, (box[2] - left) / width, (box[3] - top) / height
+
+
+def find_subject(picture: UInt8[Tensor, "height width 3"]) -> tuple[float, float, float, float] | None:
+    """Return the box around what stands out from a picture's border; ``None`` if its outline is not plain.
+
+    It is plain if what stands out is one piece inside the border and fills little enough of the picture.
+    """
+    pixels = picture.numpy()
+    height, width = pixels.shape[:2]
+    border = max(1, round(BORDER * min(height, width)))
+    labels = np.full((height, width), OUTSIDE, np.uint8)
+    labels[border:-border, border:-border] = PROBABLY_INSIDE
+    found = cut_out(pixels, labels, 5)
+    mask = main_pieces(found)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2 or mask.mean() > LARGEST or stats[1:, cv2.CC_STAT_AREA].max() < MAIN * found.sum():
+        return None
+    left, top, right, bottom = box_of(mask)
+    inside = left > border and top > border and right < width - border and bottom < height - border
+    return (float(left), float(top), float(right), float(bottom)) if inside else None
+
+
+def _about(source: Shares, scale: float, shift: tuple[float, float]) -> Placement:
+    """Return the placement that scales about the middle of a box and then shifts it, (down, right) in shares."""
+    x, y = (source[0] + source[2]) / 2, (source[1] + source[3]) / 2
+    return Placement(scale, (y + shift[0] - scale * y, x + shift[1] - scale * x))
+
+
+def _subject_of(image: Tensor | None, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    if image is None:
+        raise UserError("place auto finds the subject of an image, and there is none; give the box x0,y0,x1,y1")
+    left, top, _, _ = cropped_box(image.shape[:2], size)
+    box = find_subject(crop(image[None], size)[0].contiguous())
+    if box is None:
+        raise UserError(
+            "the image's subject does not stand out plainly; give its box with place x0,y0,x1,y1 in pixels of the "
+            "image, or use place same"
+        )
+    return box[0] + left, box[1] + top, box[2] + left, box[3] + top
+
+
+def _checked_box(box: Sequence[float], shape: Sequence[int]) -> Sequence[float]:
+    if box[0] < 0 or box[1] < 0 or box[2] > shape[1] or box[3] > shape[0]:
+        raise UserError(f"place {box} is outside the frame of {shape[1]} x {shape[0]}; give a box inside it")
+    return box
+
+
+def _check_inside(placement: Placement, region: Region, size: tuple[int, int]) -> None:
+    """Raise ``UserError`` if the middle of the region leaves the frame at its place."""
+    for number, mask in enumerate(crop(region.subject, size)):
+        inside = mask.nonzero().float()
+        if not len(inside):
+            continue
+        middle = placement((inside.mean(0) + 0.5) / torch.tensor(mask.shape))
+        if not bool(((middle >= 0) & (middle <= 1)).all()):
+            raise UserError(
+                f"at this place, the region leaves the frame in frame {number + 1} of {len(region.subject)} (scale "
+                f"{placement.scale:.2f}); use a smaller scale, or a place farther from the border"
+            )
