@@ -14,7 +14,10 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.toy.toy_tracker import camera_error, centroids, colour_mask, score, share_followed
 from fastvmt_pl.toy.toy_world import (
+    MARGIN,
     NUM_FRAMES,
+    RADII,
+    SIZE,
     Appearance,
     Path,
     ToyClip,
@@ -149,14 +152,18 @@ def toy_jobs(
 def _with_image(job: ToyJob, draw: random.Random, elsewhere: bool) -> ToyJob:
     """Return a job whose video begins with an image of its object, where the clip's starts or elsewhere."""
     path, still = job.clip.trajectories[job.followed], torch.zeros(NUM_FRAMES, 2)
-    start, scale, radii, box = path[0], 1.0, (6.0, 9.0), None
+    start, scale, radii, box = path[0], 1.0, RADII, None
     if elsewhere:
         assert job.region is not None
         columns, rows = (job.region[0].any(axis).nonzero()[:, 0].float() for axis in (0, 1))
         corners = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        scale = draw.choice((draw.uniform(0.65, 0.8), draw.uniform(1.15, 1.3)))
+        old = float(job.region[0].sum() / math.pi) ** 0.5 + 0.5  # a mask has no blended edge
+        smaller, larger = draw.uniform(RADII[0], RADII[0] + 0.5) / old, draw.uniform(RADII[1] - 0.5, RADII[1]) / old
+        room = (1 - 2 * MARGIN) * SIZE / float((path.amax(0) - path.amin(0)).amax())
+        scale = larger if larger * smaller > 1 and larger < room else smaller
+        radius = scale * old
         start = place(draw, scale * (path - path[0]), [])[0]
-        half, radius = scale * (corners[2:] - corners[:2]) / 2, scale * float(job.region[0].sum() / math.pi) ** 0.5
+        half = scale * (corners[2:] - corners[:2]) / 2
         (left, top), (right, bottom) = (start - half + 0.5).tolist(), (start + half + 0.5).tolist()
         radii, box = (radius, radius), (left, top, right, bottom)
     image = render(draw, [job.item], job.background, start.expand(1, NUM_FRAMES, 2), still, radii)[0]

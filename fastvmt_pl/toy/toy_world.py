@@ -23,6 +23,8 @@ NUM_FRAMES = 17
 SIZE = 48
 """Height and width of a frame in pixels."""
 FPS = 8.0
+RADII = (6.0, 9.0)
+"""Smallest and largest radius of an object in pixels."""
 
 Shape = Literal["circle", "square", "triangle", "cross"]
 Path = Literal["linear", "arc", "sine", "bounce", "still"]
@@ -213,7 +215,7 @@ def render(
     background: str,
     trajectories: Float[Tensor, "objects frames 2"],
     camera: Float[Tensor, "frames 2"],
-    radii: tuple[float, float] = (6.0, 9.0),
+    radii: tuple[float, float] = RADII,
 ) -> UInt8[Tensor, "frames height width 3"]:
     """Draw the objects, later ones in front, with anti-aliased edges over a texture that moves with the camera.
 

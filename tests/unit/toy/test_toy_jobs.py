@@ -3,6 +3,7 @@ import torch
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.toy.toy_jobs import ToyJob, other_looks, toy_jobs
+from fastvmt_pl.toy.toy_tracker import colour_mask
 from fastvmt_pl.toy.toy_world import Appearance, is_held_out
 
 
@@ -62,7 +63,8 @@ def test_an_image_elsewhere_has_its_place_and_a_path_scaled_as_its_object():
         path = start + job.truth - job.truth[0]
         assert path.min() > 0
         assert path.max() < 47
-        assert 0.6 < job.scale < 0.85 or 1.1 < job.scale < 1.35
+        assert 0.6 < job.scale < 1.5
+        assert 4 < (colour_mask(job.image[None], job.item.colour).sum() / 3.14) ** 0.5 < 9.5
         assert (start - job.clip.trajectories[0, 0]).norm() > 0
         assert job.judge(job.image.expand(17, -1, -1, -1))["image_psnr"] > 60
 
