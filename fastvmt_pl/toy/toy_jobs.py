@@ -46,7 +46,7 @@ class ToyJob:
         image: The image that the video begins with, which shows the object.
         followed: Which of the clip's objects the new object follows.
         region: Where that object is in each frame of the clip, if the job has a region.
-        place: The box of the object in the image, x0, y0, x1, y1, if it is elsewhere than in the clip.
+        place: Scale, dx and dy of the object in the image, if it is elsewhere than in the clip.
         scale: Its size in the image as a share of that in the clip.
     """
 
@@ -56,7 +56,7 @@ class ToyJob:
     image: UInt8[Tensor, "height width 3"] | None = None
     followed: int = 0
     region: Bool[Tensor, "frames height width"] | None = None
-    place: tuple[float, float, float, float] | None = None
+    place: tuple[float, float, float] | None = None
     scale: float = 1.0
 
     @property
@@ -152,7 +152,7 @@ def toy_jobs(
 def _with_image(job: ToyJob, draw: random.Random, elsewhere: bool) -> ToyJob:
     """Return a job whose video begins with an image of its object, where the clip's starts or elsewhere."""
     path, still = job.clip.trajectories[job.followed], torch.zeros(NUM_FRAMES, 2)
-    start, scale, radii, box = path[0], 1.0, RADII, None
+    start, scale, radii, moved = path[0], 1.0, RADII, None
     if elsewhere:
         assert job.region is not None
         columns, rows = (job.region[0].any(axis).nonzero()[:, 0].float() for axis in (0, 1))
@@ -163,8 +163,8 @@ def _with_image(job: ToyJob, draw: random.Random, elsewhere: bool) -> ToyJob:
         scale = larger if larger * smaller > 1 and larger < room else smaller
         radius = scale * old
         start = place(draw, scale * (path - path[0]), [])[0]
-        half = scale * (corners[2:] - corners[:2]) / 2
-        (left, top), (right, bottom) = (start - half + 0.5).tolist(), (start + half + 0.5).tolist()
-        radii, box = (radius, radius), (left, top, right, bottom)
+        middle = (corners[:2] + corners[2:] - 1) / 2
+        across, down = (start - middle - scale * (path[0] - middle)).tolist()
+        radii, moved = (radius, radius), (scale, across, down)
     image = render(draw, [job.item], job.background, start.expand(1, NUM_FRAMES, 2), still, radii)[0]
-    return replace(job, image=image, place=box, scale=scale)
+    return replace(job, image=image, place=moved, scale=scale)

@@ -3,7 +3,7 @@ import torch
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.toy.toy_jobs import ToyJob, other_looks, toy_jobs
-from fastvmt_pl.toy.toy_tracker import colour_mask
+from fastvmt_pl.toy.toy_tracker import centroids, colour_mask
 from fastvmt_pl.toy.toy_world import Appearance, is_held_out
 
 
@@ -58,12 +58,14 @@ def test_a_camera_is_judged_by_the_background():
 
 def test_an_image_elsewhere_has_its_place_and_a_path_scaled_as_its_object():
     for job in toy_jobs(8, "tuning", images=True, elsewhere=True, region=0):
-        left, top, right, bottom = job.place
-        start = torch.tensor([left + right, top + bottom]) / 2 - 0.5
+        (start,) = centroids(colour_mask(job.image[None], job.item.colour))
         path = start + job.truth - job.truth[0]
+        rows, columns = job.region[0].nonzero().unbind(1)
+        middle = torch.tensor([columns.min() + columns.max(), rows.min() + rows.max()]) / 2
+        assert (middle + torch.tensor(job.place[1:]) - start).norm() < 4
         assert path.min() > 0
         assert path.max() < 47
-        assert 0.6 < job.scale < 1.5
+        assert 0.6 < job.scale < 1.6
         assert 4 < (colour_mask(job.image[None], job.item.colour).sum() / 3.14) ** 0.5 < 9.5
         assert (start - job.clip.trajectories[0, 0]).norm() > 0
         assert job.judge(job.image.expand(17, -1, -1, -1))["image_psnr"] > 60
