@@ -64,7 +64,9 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
     @torch.no_grad()
     def embed_images(self, images: Video, num_frames: int) -> Condition:
         """Embed images one after another; one that serves several videos is embedded once."""
-        first = [next(i for i in range(n + 1) if i == n or torch.equal(images[i], images[n])) for n in range(len(images))]
+        first = [
+            next(i for i in range(n + 1) if i == n or torch.equal(images[i], images[n])) for n in range(len(images))
+        ]
         distinct = sorted(set(first))
         encoded = [self.family.embed_image(self.encode, images[i : i + 1], num_frames) for i in distinct]
         found = Condition.cat(encoded).to(self.device)

@@ -185,9 +185,7 @@ def write_i2v(folder):
     )
     processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipeline = WanImageToVideoPipeline(
-        tokenizer, text_encoder, vae, scheduler, processor, image_encoder, transformer
-    )
+    pipeline = WanImageToVideoPipeline(tokenizer, text_encoder, vae, scheduler, processor, image_encoder, transformer)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
 

@@ -6,21 +6,28 @@ import shutil
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
+from lightning import Trainer
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from fastvmt_pl.backbones import Request, load_backbone
+from fastvmt_pl.backbones.families.finding import family_of
+from fastvmt_pl.clips.clip import Clip
+from fastvmt_pl.datamodules import MotionDataModule
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.extraction import read_motion
 from fastvmt_pl.method.measuring import motion_of
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import job_noise, sample
-from fastvmt_pl.objectives import AttentionFlow
+from fastvmt_pl.objectives import AttentionFlow, MotionFlowLoss
 from fastvmt_pl.planning.run_plan import plan
 from fastvmt_pl.planning.workload import Workload
+from fastvmt_pl.runs.options import default_config
 
 VIDEO = (9, 64, 96)
 TIMESTEP = torch.tensor([700.0, 300.0])
+FLOW = AttentionFlow(block=1, window=4)
 PROMPT, NEGATIVE = "a red circle on a gray background", "a cross"
 
 
@@ -126,25 +133,41 @@ def test_an_image_that_serves_several_videos_is_the_image_of_each(backbone, imag
             assert torch.equal(three.tensors[name][row : row + 1], tensor)
 
 
-def test_a_guided_transfer_runs_and_its_loss_falls(fit, toy_clips):
-    found = fit(images=[toy_clips[0].frames[0]], baseline=True)
+def transfer(backbone, **options):
+    """Make a video of a clip of random frames in four steps, two of them guided."""
+    draw = torch.Generator().manual_seed(4)
+    clip = Clip(torch.randint(0, 256, (9, 64, 96, 3), dtype=torch.uint8, generator=draw), 16.0, "clip")
+    module = MotionTransfer(
+        backbone, losses=[MotionFlowLoss()], num_steps=4, num_guided_steps=2, num_inner_steps=3, negative_prompt=""
+    )
+    data = MotionDataModule([clip], [PROMPT], num_frames=9, size=(64, 96), motion=FLOW, keep_motion=False, **options)
+    quiet = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary", "logger"), False)
+    Trainer(accelerator="cpu", max_epochs=2, **quiet).fit(module, data)
+    return module
+
+
+def test_a_guided_transfer_changes_all_frames_and_depends_on_the_image(backbone, pixels):
+    found, other = (transfer(backbone, images=[each]) for each in (pixels, 255 - pixels))
+    difference = (found.result.latents - found.baseline_latents).abs().amax((0, 1, 3, 4))
     assert found.result.latents.isfinite().all()
-    assert not torch.equal(found.result.latents, found.baseline_latents)
+    assert (difference > 0).all()
+    assert not torch.equal(found.baseline_latents, other.baseline_latents)
 
 
 def test_the_motion_of_a_video_is_read_with_its_own_first_frame(backbone, image):
-    flow = AttentionFlow(block=1, window=4)
     latents = backbone.encode(image.expand(-1, -1, VIDEO[0], -1, -1))
     first = backbone.embed_images(backbone.decode(latents)[:, :, :1].clamp(-1, 1), VIDEO[0])
-    expected = read_motion(backbone, latents, torch.tensor([0.1]), [flow], image=first)
-    found = motion_of(backbone, latents, flow)
+    expected = read_motion(backbone, latents, torch.tensor([0.1]), [FLOW], image=first)
+    found = motion_of(backbone, latents, FLOW)
     assert torch.equal(found.of(None)[1]["flow"], expected.of(None)[1]["flow"])
 
 
-def test_a_run_without_an_image_is_refused_before_weights_are_read(fit, backbone, i2v, monkeypatch):
-    monkeypatch.setattr(type(backbone), "transformer", property(lambda _: pytest.fail("the weights were read")))
-    with pytest.raises(UserError, match="image"):
-        fit()
+def test_a_run_without_an_image_is_refused_before_weights_are_read(tmp_path, i2v):
+    folder = shutil.copytree(i2v, tmp_path / "model")
+    for path in folder.rglob("*.safetensors"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="--image"):
+        transfer(load_backbone(str(folder)))
 
 
 def test_no_lora_can_be_trained(backbone):
@@ -154,11 +177,41 @@ def test_no_lora_can_be_trained(backbone):
 
 def test_a_plan_counts_the_image_encoder_without_weights(backbone, i2v):
     counts = ("num_batches", "num_clips", "num_levels", "extraction_batch", "num_gradients")
-    work = Workload(9, (64, 96), AttentionFlow(block=1, window=4), (PROMPT, ""), **dict.fromkeys(counts, 1))
+    work = Workload(9, (64, 96), FLOW, (PROMPT, ""), **dict.fromkeys(counts, 1))
     found = plan(MotionTransfer(backbone), work)
     real = WanImageToVideoPipeline.from_pretrained(i2v).image_encoder
     assert found.sizes["image encoder"].num_parameters == sum(each.numel() for each in real.parameters())
     assert found.peak > 0
+
+
+def changed(i2v, folder, file, **changes):
+    """Copy the configs, and change one of them."""
+    shutil.copytree(i2v, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+    return str(folder)
+
+
+def test_its_config_is_chosen_by_its_architecture(tmp_path, i2v):
+    shape = {"num_layers": 40, "num_attention_heads": 40, "attention_head_dim": 128, "in_channels": 36}
+    assert default_config(changed(i2v, tmp_path / "model", "transformer/config.json", **shape)).is_file()
+
+
+def test_an_image_encoder_with_a_projection_is_as_good(tmp_path, i2v):
+    encoder = ["transformers", "CLIPVisionModelWithProjection"]
+    family = family_of(changed(i2v, tmp_path / "model", "model_index.json", image_encoder=encoder))
+    assert family.components["image_encoder"] == encoder[1]
+
+
+def test_a_lora_of_image_layers_is_fused_by_the_original_codes_names(tmp_path, i2v, backbone):
+    name = "diffusion_model.blocks.1.cross_attn.k_img"
+    weights = {f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(32, 2)}
+    save_file(weights, tmp_path / "lora.safetensors")
+    adapted = load_backbone(str(i2v), loras={str(tmp_path / "lora.safetensors"): 1.0})
+    found, plain = (dict(each.transformer.named_parameters()) for each in (adapted, backbone))
+    differing = {name for name, tensor in found.items() if not torch.equal(tensor, plain[name])}
+    assert differing == {"blocks.1.attn2.add_k_proj.weight"}
+    probes = [each.family.probe(each.transformer) for each in (adapted, backbone)]
+    assert not torch.equal(*probes)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +223,5 @@ def test_a_plan_counts_the_image_encoder_without_weights(backbone, i2v):
     ],
 )
 def test_other_kinds_of_image_to_video_are_refused_by_name(tmp_path, i2v, file, changes, kind):
-    folder = shutil.copytree(i2v, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
-    (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
     with pytest.raises(UserError, match=kind):
-        load_backbone(str(folder))
+        load_backbone(changed(i2v, tmp_path / "model", file, **changes))
