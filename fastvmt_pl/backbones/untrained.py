@@ -10,7 +10,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoTokenizer
 
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
@@ -81,13 +81,12 @@ class UntrainedBackbone(DiffusersBackbone):
         )
 
     def image_pipeline(self) -> Any:
-        """The real image processor and the image encoder."""
+        """Return the image encoder alone, which is nothing but weighed."""
         made: Any = self.family.image_encoder
         config = made.config_class.from_pretrained(self.folder / "image_encoder")
         return self.family.pipeline(
             tokenizer=None,
             text_encoder=None,
-            image_processor=AutoImageProcessor.from_pretrained(self.folder / "image_processor"),
             image_encoder=self._filled(lambda: made(config), torch.float32),
             transformer=None,
             vae=None,
@@ -108,10 +107,6 @@ class UntrainedBackbone(DiffusersBackbone):
 
     def _embed(self, prompt: str) -> Condition:
         return self.family.blank(self.text_pipeline, prompt).to(self.device)
-
-    def _see(self, images: list[Video]) -> Condition:
-        """Look at black images: the processor takes no fake tensors."""
-        return super()._see([torch.zeros(image.shape) for image in images])
 
     def _filled(self, make: Callable[[], Model], dtype: torch.dtype, in_fp32: Iterable[str] = ()) -> Model:
         """Make a model, and give it weights of a precision, but for the modules that stay in fp32."""

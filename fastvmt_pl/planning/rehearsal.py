@@ -37,7 +37,8 @@ class Rehearsal:
         motion: Only the losses, forward and backward from queries and keys; most of it is AMF.
         denoising: A denoising step of a batch.
         decoding: Decoding a video.
-        condition: What stands for the embedded prompts, and for the image if the model needs one.
+        condition: What stands for the embedded prompts.
+        image: What stands for an image, if the model needs one.
     """
 
     embedding: Reading
@@ -47,7 +48,7 @@ class Rehearsal:
     denoising: Reading
     decoding: Reading
     condition: Condition
-    image: Condition | None
+    image: Condition
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
@@ -89,19 +90,11 @@ class Rehearsal:
         reference = latents.expand(len(self.workload.prompts), -1, -1, -1, -1)
         jobs = TransferJobs(self.workload.prompts, tuple(range(len(reference))), reference)
         self.module.latents = nn.Parameter(self.module.initial_latents(jobs))
-        self._embed_image()
+        self.image = self.module.backbone.family.blank_image(self.workload.latent_shape(self.module))
+        images = self.image.expand(len(reference))
+        self.module.condition = self.condition.joined(images)
+        self.module.negative_condition = self.module.negative_condition.joined(images)
         return latents
-
-    def _embed_image(self) -> None:
-        """Give a model that needs an image one for all jobs: ones in its shape, real tensors as those of the text."""
-        backbone, num_jobs = self.module.backbone, len(self.workload.prompts)
-        self.image = None
-        if backbone.family.images == "required":
-            fake = backbone.embed_images(_empty(1, 3, 1, *self.workload.size), self.workload.num_frames)
-            self.image = Condition({name: torch.ones(tensor.shape) for name, tensor in fake.tensors.items()})
-            images = self.image.expand(num_jobs)
-            self.condition = self.module.condition = self.module.condition.joined(images)
-            self.module.negative_condition = self.module.negative_condition.joined(images)
 
     def _extract(self, latents: Tensor) -> MotionTarget:
         features = self.module.features(self.workload.motion)

@@ -194,6 +194,16 @@ class Family(ABC):
         """
         raise NotImplementedError(f"{self.name} has no image encoder")
 
+    def blank_image(self, latent_shape: tuple[int, int, int, int]) -> Condition:
+        """Return ones in the shape of all that a model that needs an image is told of it, and nothing for others.
+
+        Real tensors, to plan with.
+
+        Args:
+            latent_shape: Channels, frames, height and width of the video's latents.
+        """
+        return Condition({})
+
     @abstractmethod
     def inputs(
         self,

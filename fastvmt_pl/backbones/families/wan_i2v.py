@@ -90,6 +90,18 @@ class WanImageToVideo(Wan):
         picture = Image.fromarray(to_frames(image)[0, 0].numpy())
         return Condition({IMAGE_TOKENS: image_pipeline.encode_image(picture, image_pipeline.image_encoder.device)})
 
+    def blank_image(self, latent_shape: tuple[int, int, int, int]) -> Condition:
+        """Return ones in the shape of the mask with the image's latents, and of the image encoder's tokens."""
+        channels, *grid = latent_shape
+        config = self.image_encoder.config_class.from_pretrained(self.folder / "image_encoder")
+        num_tokens = (config.image_size // config.patch_size) ** 2 + 1
+        return Condition(
+            {
+                IMAGE_LATENTS: torch.ones(1, self.geometry.temporal_factor + channels, *grid),
+                IMAGE_TOKENS: torch.ones(1, num_tokens, config.hidden_size),
+            }
+        )
+
     def inputs(
         self,
         transformer: ModelMixin,
@@ -109,8 +121,6 @@ class WanImageToVideo(Wan):
 
     def example(self) -> Condition:
         """Return 16 random text tokens, filled up with zeros, and a random image."""
-        draw = torch.Generator().manual_seed(2)
-        channels, *grid = self.probe_shape
-        latents = torch.randn(1, self.geometry.temporal_factor + channels, *grid, generator=draw)
-        tokens = torch.randn(1, 16, int(self.config["image_dim"]), generator=draw)
-        return super().example().joined(Condition({IMAGE_LATENTS: latents, IMAGE_TOKENS: tokens}))
+        draw, shapes = torch.Generator().manual_seed(2), self.blank_image(self.probe_shape)
+        image = {name: torch.randn(ones.shape, generator=draw) for name, ones in shapes.tensors.items()}
+        return super().example().joined(Condition(image))

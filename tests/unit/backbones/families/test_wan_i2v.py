@@ -21,6 +21,7 @@ from fastvmt_pl.method.measuring import motion_of
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import job_noise, sample
 from fastvmt_pl.objectives import AttentionFlow, MotionFlowLoss
+from fastvmt_pl.planning.calibration import calibrate
 from fastvmt_pl.planning.run_plan import plan
 from fastvmt_pl.planning.workload import Workload
 from fastvmt_pl.runs.options import default_config
@@ -178,10 +179,18 @@ def test_no_lora_can_be_trained(backbone):
 def test_a_plan_counts_the_image_encoder_without_weights(backbone, i2v):
     counts = ("num_batches", "num_clips", "num_levels", "extraction_batch", "num_gradients")
     work = Workload(9, (64, 96), FLOW, (PROMPT, ""), **dict.fromkeys(counts, 1))
-    found = plan(MotionTransfer(backbone), work)
+    module = MotionTransfer(backbone)
+    found = plan(module, work)
     real = WanImageToVideoPipeline.from_pretrained(i2v).image_encoder
     assert found.sizes["image encoder"].num_parameters == sum(each.numel() for each in real.parameters())
-    assert found.peak > 0
+    assert calibrate(backbone, found.rehearsal.condition, work.latent_shape(module)).gradient > 0
+
+
+def test_what_a_plan_has_for_an_image_has_its_shapes(backbone, image):
+    found, expected = backbone.family.blank_image(backbone.latent_shape(*VIDEO)), backbone.embed_images(image, VIDEO[0])
+    assert {name: x.shape for name, x in found.tensors.items()} == {
+        name: x.shape for name, x in expected.tensors.items()
+    }
 
 
 def changed(i2v, folder, file, **changes):
