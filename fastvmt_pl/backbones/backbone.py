@@ -114,11 +114,12 @@ class Backbone(ABC):
         """Embed prompts, a row each, and load the text encoder if it is needed."""
 
     @abstractmethod
-    def embed_images(self, images: Video) -> Condition:
+    def embed_images(self, images: Video, num_frames: int) -> Condition:
         """Return what the model is told of the images that videos begin with, a row each, to join with the prompts'.
 
         Args:
             images: The images, as videos of one frame.
+            num_frames: Frames of the videos.
         """
 
     @abstractmethod

@@ -61,9 +61,23 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
                     kept[prompt] = embedded.to("cpu").compact()
         return Condition.stack([kept[prompt] for prompt in prompts], self._row).to(self.device)
 
-    def embed_images(self, images: Video) -> Condition:
-        """Embed images one after another."""
-        return Condition.cat([self.family.embed_image(self.encode, image) for image in images.split(1)]).to(self.device)
+    @torch.no_grad()
+    def embed_images(self, images: Video, num_frames: int) -> Condition:
+        """Embed images one after another; one that serves several videos is embedded once."""
+        first = [
+            next(i for i in range(n + 1) if i == n or torch.equal(images[i], images[n])) for n in range(len(images))
+        ]
+        distinct = sorted(set(first))
+        encoded = [self.family.embed_image(self.encode, images[i : i + 1], num_frames) for i in distinct]
+        found = Condition.cat(encoded).to(self.device)
+        if self.family.image_encoder is not None:
+            found = found.joined(self._see([images[i : i + 1] for i in distinct]))
+        return found[[distinct.index(i) for i in first]]
+
+    def _see(self, images: list[Video]) -> Condition:
+        """Return what the image encoder says of images."""
+        pipeline = self.image_pipeline()
+        return Condition.cat([self.family.see_image(pipeline, image) for image in images])
 
     def _embed(self, prompt: str) -> Condition:
         return self.family.embed(self.text_pipeline, prompt)

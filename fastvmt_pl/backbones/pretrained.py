@@ -138,10 +138,23 @@ class PretrainedParts:
     @cached_property
     def text_pipeline(self) -> Any:
         """A stock pipeline of the tokenizer and the text encoder alone, for its own way of embedding a prompt."""
+        others = {name: None for name in self.family.components if name != "text_encoder"}
         pipeline = self.family.pipeline.from_pretrained(
-            self.folder, transformer=None, vae=None, torch_dtype=self.dtype, use_safetensors=True
+            self.folder, torch_dtype=self.dtype, use_safetensors=True, **others
         )
         pipeline.text_encoder.to(self.idle_device)
+        return pipeline
+
+    def image_pipeline(self) -> Any:
+        """Read a stock pipeline of the image encoder and its processor alone, for its own way of embedding an image.
+
+        It is in fp32, and not kept: it is needed for a moment before the transformer is for hours.
+        """
+        others = {name: None for name in (*self.family.components, "tokenizer") if name != "image_encoder"}
+        pipeline = self.family.pipeline.from_pretrained(
+            self.folder, torch_dtype=torch.float32, use_safetensors=True, **others
+        )
+        pipeline.image_encoder.to(self.device)
         return pipeline
 
     @property
@@ -171,12 +184,15 @@ class PretrainedParts:
             self.text_pipeline.text_encoder.to(self.idle_device)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the transformer, the autoencoder and the text encoder."""
-        return {
+        """Return the transformer, the autoencoder, the text encoder and, if there is one, the image encoder."""
+        parts = {
             "transformer": self.transformer,
             "autoencoder": self.vae,
             "text encoder": self.text_pipeline.text_encoder,
         }
+        if self.family.image_encoder is not None:
+            parts["image encoder"] = self.image_pipeline().image_encoder
+        return parts
 
     def lora_model(self) -> ModelMixin:
         """Return the transformer."""

@@ -80,6 +80,19 @@ class UntrainedBackbone(DiffusersBackbone):
             scheduler=None,
         )
 
+    def image_pipeline(self) -> Any:
+        """Return the image encoder alone, which is nothing but weighed."""
+        made: Any = self.family.image_encoder
+        config = made.config_class.from_pretrained(self.folder / "image_encoder")
+        return self.family.pipeline(
+            tokenizer=None,
+            text_encoder=None,
+            image_encoder=self._filled(lambda: made(config), torch.float32),
+            transformer=None,
+            vae=None,
+            scheduler=None,
+        )
+
     def encode(self, video: Video) -> Latents:
         """Encode a video, and be without the autoencoder afterwards if it waits in the CPU's memory then."""
         latents = super().encode(video)

@@ -102,6 +102,7 @@ class MotionDistillation(LightningModule):
             raise UserError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
+        backbone.family.check_lora_training()
         self.backbone = backbone
         self.lora: dict[str, Any] = {
             "targets": backbone.lora_targets if targets is None else targets,

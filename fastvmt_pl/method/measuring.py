@@ -5,6 +5,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import flow_picture
 from fastvmt_pl.method.extraction import read_motion
@@ -17,14 +18,25 @@ MEASURED_TIMESTEP = 100.0
 def motion_of(backbone: Backbone, latents: Latents, motion: AttentionFlow) -> MotionTarget:
     """Return the motion of videos, all noised alike, under the null prompt, on the CPU.
 
+    A model that needs an image is given each video's own first frame.
+
     Args:
         backbone: The model whose attention is read.
         latents: Clean latents of the videos.
         motion: How motion is read.
     """
     sigma = torch.full((1,), MEASURED_TIMESTEP / 1000)
-    alone = latents.to(backbone.device).split(1)  # one at a time, which bounds the memory
-    return MotionTarget.stack([read_motion(backbone, clean, sigma, [motion]).to("cpu") for clean in alone])
+    found = []
+    for clean in latents.to(backbone.device).split(1):  # one at a time, which bounds the memory
+        image = _first_frame(backbone, clean) if backbone.family.images == "required" else None
+        found.append(read_motion(backbone, clean, sigma, [motion], image=image).to("cpu"))
+    return MotionTarget.stack(found)
+
+
+def _first_frame(backbone: Backbone, latents: Latents) -> Condition:
+    _, *shape = latents.shape
+    num_frames, *_ = backbone.video_shape((shape[0], shape[1], shape[2], shape[3]))
+    return backbone.embed_images(backbone.decode(latents[:, :, :1])[:, :, :1].clamp(-1, 1), num_frames)
 
 
 def attention_flow_error(found: MotionTarget, reference: MotionTarget) -> Float[Tensor, "jobs"]:

@@ -63,7 +63,7 @@ def read_reference(
     stored = {feature: entries.load(keys[feature]) for feature in features}
     missing = [feature for feature in features if stored[feature] is None]
     if missing:
-        image = backbone.embed_images(video[:, :, :1]) if with_image else None
+        image = backbone.embed_images(video[:, :, :1], video.shape[2]) if with_image else None
         placed = latents.to(backbone.device)
         read = read_levels(backbone, placed, sigmas, missing, noise_seed, batch_size, image).to("cpu")
         for feature in missing:

@@ -109,7 +109,7 @@ def sample(
     condition = backbone.embed_prompts(prompts)
     negative = backbone.embed_prompts([negative_prompt]).expand(len(prompts))
     if images is not None:
-        given = backbone.embed_images(images)
+        given = backbone.embed_images(images, backbone.video_shape(shape)[0])
         condition, negative = condition.joined(given), negative.joined(given)
     latents = condition.fixed(job_noise(shape, seeds).to(backbone.device))
     for step in range(len(sigmas) - 1):

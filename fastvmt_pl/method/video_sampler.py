@@ -105,7 +105,8 @@ class VideoSampler(LightningModule):
         self.negative_condition = self.backbone.embed_prompts([self.negative_prompt]).expand(len(jobs.prompts))
         self.backbone.release_text_encoder()
         if jobs.images is not None:
-            images = self.backbone.embed_images(jobs.images)
+            shape: Any = tuple(jobs.reference.shape[1:])
+            images = self.backbone.embed_images(jobs.images, self.backbone.video_shape(shape)[0])
             self.condition = self.condition.joined(images)
             self.negative_condition = self.negative_condition.joined(images)
         self.latents = nn.Parameter(self.initial_latents(jobs))

@@ -49,11 +49,15 @@ def calibrate(backbone: Backbone, condition: Condition, latent_shape: tuple[int,
     sides = zip(_doubling(8, height), _doubling(8, width), strict=False)
     larger = [(channels, min(2, frames), *side) for side in sides]
 
+    def given(latents: Latents) -> Condition:
+        _, channels, frames, height, width = latents.shape
+        return condition.joined(backbone.family.blank_image((channels, frames, height, width)))
+
     def differentiate(latents: Latents) -> None:
-        query, key = sample.query_key(latents.requires_grad_(), 500.0, condition, 1)
+        query, key = sample.query_key(latents.requires_grad_(), 500.0, given(latents), 1)
         (query.sum() + key.sum()).backward()
 
-    predict = torch.no_grad()(lambda latents: sample.velocity(latents, 500.0, condition))
+    predict = torch.no_grad()(lambda latents: sample.velocity(latents, 500.0, given(latents)))
     return Rates(
         prediction=_rate(predict, longer, sample.device),
         gradient=_rate(differentiate, longer, sample.device),

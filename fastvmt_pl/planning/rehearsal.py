@@ -38,6 +38,7 @@ class Rehearsal:
         denoising: A denoising step of a batch.
         decoding: Decoding a video.
         condition: What stands for the embedded prompts.
+        image: What stands for an image, if the model needs one.
     """
 
     embedding: Reading
@@ -47,6 +48,7 @@ class Rehearsal:
     denoising: Reading
     decoding: Reading
     condition: Condition
+    image: Condition
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
@@ -88,13 +90,18 @@ class Rehearsal:
         reference = latents.expand(len(self.workload.prompts), -1, -1, -1, -1)
         jobs = TransferJobs(self.workload.prompts, tuple(range(len(reference))), reference)
         self.module.latents = nn.Parameter(self.module.initial_latents(jobs))
+        self.image = self.module.backbone.family.blank_image(self.workload.latent_shape(self.module))
+        images = self.image.expand(len(reference))
+        self.module.condition = self.condition.joined(images)
+        self.module.negative_condition = self.module.negative_condition.joined(images)
         return latents
 
     def _extract(self, latents: Tensor) -> MotionTarget:
         features = self.module.features(self.workload.motion)
         count = min(self.workload.num_levels, self.workload.extraction_batch)
         with self._read("extraction"):
-            target = read_motion(self.module.backbone, latents.repeat(count, 1, 1, 1, 1), torch.ones(count), features)
+            repeated, levels = latents.repeat(count, 1, 1, 1, 1), torch.ones(count)
+            target = read_motion(self.module.backbone, repeated, levels, features, image=self.image)
         return target.of_jobs([0])
 
     def _guide(self, target: MotionTarget) -> None:

@@ -117,8 +117,10 @@ def distill(
     source, objective = _learned(lora_config, source, objective)
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
+    family = family_of(usual)
+    family.check_lora_training()
     if teacher_batch_size is None:
-        teacher_batch_size = family_of(usual).defaults.teacher_batch_size
+        teacher_batch_size = family.defaults.teacher_batch_size
     _check(clip_prompt, source, objective, num_prompts, teacher_batch_size)
     if source != "clip" and len(listed) < num_prompts:
         raise UserError(f"there are {len(listed)} prompts; use --num-prompts of at most that, or a longer --prompts")

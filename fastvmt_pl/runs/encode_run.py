@@ -89,6 +89,7 @@ def encode(
     place = Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device
     precision = settled(dtype, place)
     backbone = load_backbone(model, dtype=precision)
+    backbone.family.check_lora_training()
     backbone.check_geometry(frames, *shape)
     backbone.to(place)
     with locked(output):  # the index is one file

@@ -19,6 +19,7 @@ from fastvmt_pl.backbones.geometry import Geometry
 from fastvmt_pl.backbones.model_folder import check_classes, read_json
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.clip import Video
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora.layer_names import LayerNames
 
 Encoded = Float[Tensor, "jobs channels encoded_frames latent_height latent_width"]
@@ -62,6 +63,8 @@ class Family(ABC):
     transformer: ClassVar[type[ModelMixin]]
     autoencoder: ClassVar[type[ModelMixin]]
     text_encoder: ClassVar[type[Any]]
+    image_encoder: ClassVar[type[Any] | None] = None
+    """What looks at the image that a video begins with; ``None`` if the autoencoder alone does."""
     text_tokens: ClassVar[Literal["none", "first", "last"]]
     """Where the text's tokens are among those of the self-attention."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
@@ -75,8 +78,9 @@ class Family(ABC):
     defaults: Defaults
 
     def __init__(self, folder: Path, name: str) -> None:
-        check_classes(folder, self.components)
         self.folder, self.name = folder, name
+        self.check_kind(read_json(folder / "model_index.json"))
+        check_classes(folder, self.components)
         self.config = read_json(folder / "transformer" / "config.json", needed=("num_layers", "attention_head_dim"))
         self.autoencoder_config = read_json(folder / "vae" / "config.json")
         self.read()
@@ -102,9 +106,36 @@ class Family(ABC):
     def described(self) -> str:
         """What the model is, for a user."""
         width = self.config.get("num_attention_heads", 0) * self.config["attention_head_dim"]
-        channels = self.config.get("in_channels", self.geometry.latent_channels)
-        kind = self.pipeline.__name__
-        return f"a {kind} of {self.geometry.num_blocks} layers {width} wide and {channels} latent channels"
+        layers, channels = self.geometry.num_blocks, self.geometry.latent_channels
+        return f"a {self.pipeline.__name__} of {layers} layers {width} wide and {channels} latent channels"
+
+    @property
+    def probe_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, height and width of the latents that :meth:`probe` takes."""
+        side = 4 * max(self.geometry.patch_size)
+        return self.geometry.latent_channels, 3 + self.geometry.num_padding_frames, side, side
+
+    def check_kind(self, index: Mapping[str, Any]) -> None:  # noqa: B027  # most families have one kind of pipeline
+        """Refuse a kind of pipeline whose components differ from those of the family.
+
+        Args:
+            index: What ``model_index.json`` says.
+
+        Raises:
+            UserError: If the kind is not supported.
+        """
+
+    def check_lora_training(self) -> None:
+        """Check whether LoRAs can be trained for the model.
+
+        Raises:
+            UserError: If the model needs images, which no data for training have.
+        """
+        if self.images == "required":
+            raise UserError(
+                f"{self.name} makes videos that begin with an image, and no LoRA can be trained for such a model yet; "
+                "use a model that makes videos of text"
+            )
 
     @abstractmethod
     def read(self) -> None:
@@ -142,14 +173,36 @@ class Family(ABC):
         embedded = self.embed(text_pipeline, prompt)
         return Condition({name: torch.ones(x.shape, dtype=x.dtype) for name, x in embedded.tensors.items()})
 
-    def embed_image(self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"]) -> Condition:
-        """Return what a model that takes images is told of the image that a video begins with.
+    def embed_image(
+        self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"], num_frames: int
+    ) -> Condition:
+        """Return what the autoencoder says of the image that a video begins with, for a model that takes images.
 
         Args:
             encode: Encodes a video to normalised latents.
             image: The image, -1 to 1.
+            num_frames: Frames of the video.
         """
         raise NotImplementedError(f"{self.name} takes no image")
+
+    def see_image(self, image_pipeline: Any, image: Float[Tensor, "1 3 1 height width"]) -> Condition:
+        """Return what the image encoder says of the image that a video begins with, for a model that has one.
+
+        Args:
+            image_pipeline: The stock pipeline with its image encoder and image processor alone.
+            image: The image, -1 to 1.
+        """
+        raise NotImplementedError(f"{self.name} has no image encoder")
+
+    def blank_image(self, latent_shape: tuple[int, int, int, int]) -> Condition:
+        """Return ones in the shape of all that a model that needs an image is told of it, and nothing for others.
+
+        Real tensors, to plan with.
+
+        Args:
+            latent_shape: Channels, frames, height and width of the video's latents.
+        """
+        return Condition({})
 
     @abstractmethod
     def inputs(
@@ -184,7 +237,7 @@ class Family(ABC):
 
     @abstractmethod
     def example(self) -> Condition:
-        """Return a condition of random numbers, with one row."""
+        """Return a condition of random numbers for latents of :attr:`probe_shape`, with one row."""
 
     @abstractmethod
     def scheduler_code(self, shift: float) -> tuple[str, str]:
@@ -198,9 +251,7 @@ class Family(ABC):
     def probe(self, transformer: ModelMixin) -> Tensor:
         """Return a transformer's output on fixed inputs, in fp32, to compare what it computes."""
         draw, device = torch.Generator().manual_seed(0), transformer.device
-        side = 4 * max(self.geometry.patch_size)
-        channels, frames = self.geometry.latent_channels, 3 + self.geometry.num_padding_frames
-        latents = torch.randn(1, channels, frames, side, side, generator=draw).to(device)
+        latents = torch.randn(1, *self.probe_shape, generator=draw).to(device)
         timestep = torch.full((1,), 500.0, device=device)
         inputs = self.inputs(transformer, latents, timestep, self.example().to(device), transformer.dtype)
         output: Tensor = transformer(**inputs, return_dict=False)[0]

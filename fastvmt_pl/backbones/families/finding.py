@@ -5,10 +5,11 @@ from pathlib import Path
 from fastvmt_pl.backbones.families.cogvideox import CogVideoX
 from fastvmt_pl.backbones.families.family import Family
 from fastvmt_pl.backbones.families.wan import Wan
+from fastvmt_pl.backbones.families.wan_i2v import WanImageToVideo
 from fastvmt_pl.backbones.model_folder import read_json, resolve_model
 from fastvmt_pl.errors import UserError
 
-FAMILIES: dict[str, type[Family]] = {family.pipeline.__name__: family for family in (Wan, CogVideoX)}
+FAMILIES: dict[str, type[Family]] = {family.pipeline.__name__: family for family in (Wan, WanImageToVideo, CogVideoX)}
 """Families by the class of their stock pipeline, as a folder's ``model_index.json`` names it."""
 
 
@@ -24,7 +25,7 @@ def find_family(folder: Path, name: str) -> Family:
     """
     found = read_json(folder / "model_index.json").get("_class_name")
     if found not in FAMILIES:
-        raise UserError(f"{name} holds a {found}; only {', '.join(FAMILIES)} (text to video) are supported")
+        raise UserError(f"{name} holds a {found}; only {', '.join(FAMILIES)} are supported")
     return FAMILIES[found](folder, name)
 
 

@@ -3,7 +3,7 @@
 Wan 2.2 TI2V and wan-tiny may be given the first frame: its latents are clean, and its tokens' timestep is 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,9 +37,10 @@ SIZE_MULTIPLE = 16
 CONFIGS = {
     (30, 1536, 16): "wan2.1_1.3b.yaml",
     (40, 5120, 16): "wan2.1_14b.yaml",
+    (40, 5120, 36): "wan2.1_i2v_14b.yaml",
     (30, 3072, 48): "wan2.2_ti2v_5b.yaml",
 }
-"""Shipped configs by layers, width and latent channels of the transformers that they were made for."""
+"""Shipped configs by layers, width and input channels of the transformers that they were made for."""
 BUNDLED_DEFAULTS = Defaults(
     "wan_tiny.yaml", "wan_tiny_lora.yaml", "wan_tiny_prompts.txt", "", 8.0, teacher_batch_size=8
 )
@@ -87,7 +88,7 @@ class Wan(Family):
 
     def read(self) -> None:
         """Set geometry and defaults from the configs."""
-        self._refuse_others()
+        self.check_transformer()
         config, vae = self.config, self.autoencoder_config
         self.geometry = Geometry(
             num_blocks=int(config["num_layers"]),
@@ -110,19 +111,26 @@ class Wan(Family):
         fps = 24.0 if index.get("expand_timesteps") else 16.0
         self.defaults = Defaults(CONFIGS.get(shape), "wan2.1_lora.yaml", "prompts.txt", NEGATIVE_PROMPT, fps)
 
-    def _refuse_others(self) -> None:
-        """Refuse kinds of Wan that are not supported yet, saying what they are."""
-        index = read_json(self.folder / "model_index.json")
-        kinds = {
-            "two-expert Wan 2.2": index.get("boundary_ratio") is not None,
-            "image-to-video Wan": self.config.get("image_dim"),
-        }
-        for kind, found in kinds.items():
-            if found:
-                raise UserError(
-                    f"{self.name} is a {kind}, which is not supported yet; use a Wan 2.1 text-to-video model or "
-                    "Wan 2.2 TI2V 5B"
-                )
+    def check_kind(self, index: Mapping[str, Any]) -> None:
+        """Refuse Wan 2.2 with two experts."""
+        if index.get("boundary_ratio") is not None:
+            raise self.unsupported("a two-expert Wan 2.2")
+
+    def check_transformer(self) -> None:
+        """Refuse a transformer that the pipeline's class cannot call.
+
+        Raises:
+            UserError: If it is one; the message says what it is.
+        """
+        if self.config.get("image_dim"):
+            raise self.unsupported(f"a {self.pipeline.__name__} with an image-to-video transformer")
+
+    def unsupported(self, kind: str) -> UserError:
+        """Return the error that says what a model is and that it is not supported yet."""
+        return UserError(
+            f"{self.name} is {kind}, which is not supported yet; use Wan 2.1 text to video, Wan 2.1 I2V 14B or "
+            "Wan 2.2 TI2V 5B"
+        )
 
     def blocks(self, transformer: ModelMixin) -> list[nn.Module]:
         """Return all transformer blocks, in the order in which they run."""
@@ -152,7 +160,9 @@ class Wan(Family):
         ).attention_mask
         return Condition({"text": mask[..., None].to(text.dtype).expand(text.shape).contiguous()})
 
-    def embed_image(self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"]) -> Condition:
+    def embed_image(
+        self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"], num_frames: int
+    ) -> Condition:
         """Return the image's latents, which are the first latent frame."""
         return Condition({GIVEN: encode(image)})
 

@@ -9,10 +9,20 @@ from diffusers import (
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
+    WanImageToVideoPipeline,
     WanPipeline,
     WanTransformer3DModel,
 )
-from transformers import AutoTokenizer, T5Config, T5EncoderModel, UMT5Config, UMT5EncoderModel
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5Config,
+    T5EncoderModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from fastvmt_pl.backbones.model_folder import BUNDLED
 
@@ -133,3 +143,54 @@ def write_ti2v(folder):
 def ti2v(tmp_path_factory):
     """The folder of a tiny Wan 2.2 TI2V."""
     return write_ti2v(tmp_path_factory.mktemp("ti2v"))
+
+
+def write_i2v(folder):
+    """Write a pipeline of the classes of Wan 2.1 I2V 14B with random weights and wan-tiny's tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["wan-tiny"] / "tokenizer")
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=12,
+        out_channels=4,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=4,
+        image_dim=24,
+        added_kv_proj_dim=32,
+    )
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, 0.2, -0.1, 0.0],
+        latents_std=[0.5, 0.6, 0.7, 0.8],
+    )
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    )
+    image_encoder = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=24,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=28,
+            patch_size=7,
+        )
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipeline = WanImageToVideoPipeline(tokenizer, text_encoder, vae, scheduler, processor, image_encoder, transformer)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def i2v(tmp_path_factory):
+    """The folder of a tiny Wan 2.1 I2V."""
+    return write_i2v(tmp_path_factory.mktemp("i2v"))

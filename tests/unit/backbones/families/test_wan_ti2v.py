@@ -31,7 +31,7 @@ def latents(backbone):
 
 @pytest.fixture
 def condition(backbone, image):
-    return backbone.embed_prompts([PROMPT, ""]).joined(backbone.embed_images(image).expand(2))
+    return backbone.embed_prompts([PROMPT, ""]).joined(backbone.embed_images(image, VIDEO[0]).expand(2))
 
 
 def stock(kind, ti2v, backbone, **options):
@@ -109,7 +109,7 @@ def test_what_stands_in_the_place_of_the_image_does_not_matter(backbone, latents
 
 def test_an_image_and_its_text_are_told_apart(backbone, image):
     assert backbone.family.images == "optional"
-    assert backbone.embed_images(image).tensors.keys() == {GIVEN}
+    assert backbone.embed_images(image, VIDEO[0]).tensors.keys() == {GIVEN}
     assert backbone.embed_prompts([PROMPT]).given is None
 
 
