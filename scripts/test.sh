@@ -6,4 +6,5 @@ extras=dev,cluster
 ruff check .
 ruff format --check .
 bash scripts/types.sh
+unset PYTHONDONTWRITEBYTECODE # tests start many processes, and each would compile the package again
 OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile "$@" # threads that share a core wait for each other

@@ -22,7 +22,7 @@ def quiet() -> Iterator[None]:
         each.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(lightning|diffusers|transformers)\.")
+            warnings.filterwarnings("ignore", module=r"(jsonargparse|lightning|diffusers|transformers)\.")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             yield
     finally:
