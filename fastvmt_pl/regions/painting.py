@@ -7,26 +7,29 @@ from fastvmt_pl.regions.following import resized
 
 SHORTER_SIDE = 240
 """Largest shorter side in pixels at which is painted: the time grows with the area."""
+EDGE = np.ones((3, 3), np.uint8)
+"""Neighbours of a mask's pixels, whose colours are mixed."""
 RADIUS = 3
 """Distance in pixels from which colours are taken."""
 
 
-def paint_over(frames: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Return a clip in which the surroundings are painted over some masks, frame by frame.
+def paint_over(frames: np.ndarray, masks: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Return a clip in which the background is painted over some masks, frame by frame.
 
     Args:
         frames: The clip, ``[frames, height, width, 3]``, 0 to 255.
         masks: What is painted over, ``[frames, height, width]``.
+        kept: What stays as it is, and lends no colours.
     """
     painted = frames.copy()
     side = min(SHORTER_SIDE, *frames.shape[1:3])
-    for frame, mask in zip(painted, masks, strict=True):
-        if not mask.any() or mask.all():
+    for frame, mask, subject in zip(painted, masks & ~kept, kept, strict=True):
+        unknown = mask | subject
+        if not mask.any() or unknown.all():
             continue
         small = resized(frame[None], side)[0]
-        hole = cv2.resize(mask.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        hole = cv2.dilate(hole, np.ones((3, 3), np.uint8))  # edges are mixed colours
-        filled = cv2.resize(cv2.inpaint(small, hole, RADIUS, cv2.INPAINT_TELEA), frame.shape[1::-1])
-        inside = cv2.resize(hole, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST) > 0
-        frame[inside] = filled[inside]
+        hole = cv2.resize(unknown.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        filled = cv2.inpaint(small, cv2.dilate(hole, EDGE), RADIUS, cv2.INPAINT_TELEA)
+        inside = (cv2.dilate(mask.astype(np.uint8), EDGE) > 0) & ~subject
+        frame[inside] = cv2.resize(filled, frame.shape[1::-1])[inside]
     return painted

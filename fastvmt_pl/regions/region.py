@@ -64,7 +64,8 @@ class Region:
 
     def painted(self, frames: Frames) -> Frames:
         """Return a clip's frames in which the background is painted over what is hidden."""
-        return torch.from_numpy(paint_over(frames.numpy(), self.hidden.numpy()))
+        kept = self.subject & ~self.hidden
+        return torch.from_numpy(paint_over(frames.numpy(), self.hidden.numpy(), kept.numpy()))
 
     def tokens(
         self, num_frames: int, grid: Grid, size: tuple[int, int]
