@@ -17,7 +17,6 @@ from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, wri
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.appearance import appearance_leak
-from fastvmt_pl.lora import without_lora
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.sampling import flow_matching_sigmas, sample
 from fastvmt_pl.objectives import AttentionFlow
@@ -47,6 +46,7 @@ class LoraPreviews(Callback):
         every_n_epochs: Epochs between previews.
         num_steps: Denoising steps.
         guidance_scale: Classifier-free guidance scale.
+        low_noise_guidance_scale: Another one for a model's second transformer; ``None`` is the same.
         shift: Shift of the noise schedule towards high noise.
         motion: How motion is read from the backbone.
         fps: Frames per second of the videos.
@@ -75,6 +75,7 @@ class LoraPreviews(Callback):
         every_n_epochs: int = 1,
         num_steps: int = 50,
         guidance_scale: float = 5.8,
+        low_noise_guidance_scale: float | None = None,
         shift: float = 7.0,
         motion: AttentionFlow = AttentionFlow(),
         fps: float = 16.0,
@@ -87,6 +88,8 @@ class LoraPreviews(Callback):
             )
         self.prompts, self.every_n_epochs, self.seed = list(prompts), every_n_epochs, seed
         self.sampling: dict[str, int | float] = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale}
+        if low_noise_guidance_scale is not None:
+            self.sampling["guidance_scale_2"] = low_noise_guidance_scale
         self.sigmas, self.motion = flow_matching_sigmas(num_steps, shift), motion
         self.shift, self.fps = shift, fps
         self.folder = None if folder is None else Path(folder)
@@ -116,7 +119,7 @@ class LoraPreviews(Callback):
         shown = [to_frames(backbone.decode(one))[0] for one in latents.split(1)]
         scores: dict[str, float] = {}
         if clip is not None:
-            with without_lora(backbone.lora_model()):
+            with pl_module.without_adapters():
                 if not self.plain:
                     plain = self._sampled(trainer, pl_module)
                     self.plain = [to_frames(backbone.decode(one))[0] for one in plain.split(1)]
@@ -154,8 +157,10 @@ class LoraPreviews(Callback):
     @torch.no_grad()
     def _sampled(self, trainer: Trainer, module: MotionDistillation) -> Tensor:
         seeds = [self.seed + number for number in range(len(self.prompts))]
-        was_training = module.backbone.lora_model().training
-        module.backbone.lora_model().eval()
+        adapted = [module.backbone.lora_model(expert) for expert in module.experts]
+        was_training = adapted[0].training
+        for transformer in adapted:
+            transformer.eval()
         latents = sample(
             module.backbone,
             self.prompts,
@@ -164,6 +169,8 @@ class LoraPreviews(Callback):
             self.sigmas,
             self.sampling["guidance_scale"],
             module.negative_prompt,
+            low_noise_guidance_scale=self.sampling.get("guidance_scale_2"),
         )
-        module.backbone.lora_model().train(was_training)
+        for transformer in adapted:
+            transformer.train(was_training)
         return latents

@@ -4,6 +4,7 @@ Axes: ``jobs``, ``channels``, ``frames``, ``height``, ``width``, ``tokens`` (of 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from diffusers import ModelMixin
@@ -46,8 +47,12 @@ class Backbone(ABC):
         """Return the models that it is made of, by name, reading them if need be."""
 
     @abstractmethod
-    def lora_model(self) -> ModelMixin:
-        """Return the frozen transformer, which a LoRA is added to."""
+    def lora_model(self, expert: int = 0) -> ModelMixin:
+        """Return the frozen transformer, which a LoRA is added to; of several, the one with this number."""
+
+    @abstractmethod
+    def hold(self, experts: Iterable[int]) -> None:
+        """Keep some of several transformers on the device, even while another one works."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -1,9 +1,10 @@
 """A video diffusion transformer of any family that is known, through diffusers' own classes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from jaxtyping import Float
 from torch import Tensor
 
@@ -85,8 +86,33 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
     def velocity(self, latents: Latents, timestep: float | Tensor, condition: Condition) -> Latents:
         """Predict the flow-matching velocity, in fp32."""
         latents, times = self._placed(latents, timestep)
-        output = self.transformer(**self._inputs(latents, times, condition), return_dict=False)
+        turns = self._turns(timestep, len(latents))
+        found = [
+            self._velocity(expert, latents[jobs], times[jobs], condition[jobs])
+            if len(turns) > 1
+            else self._velocity(expert, latents, times, condition)
+            for expert, jobs in self._each_at_work(turns)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)[_order(turns)]
+
+    def _velocity(self, expert: int, latents: Latents, times: Tensor, condition: Condition) -> Latents:
+        transformer = self.expert(expert)
+        output = transformer(**self._inputs(transformer, latents, times, condition), return_dict=False)
         return condition.stilled(self.family.velocity(output[0], latents, times))
+
+    def _turns(self, timestep: float | Tensor, num_jobs: int) -> dict[int, list[int]]:
+        """Return the jobs of each expert that works at their noise levels."""
+        if len(self.family.experts) == 1:
+            return {0: list(range(num_jobs))}
+        times: list[float] = torch.as_tensor(timestep).expand(num_jobs).tolist()
+        experts = [self.family.expert_at(time) for time in times]
+        return {each: [job for job in range(num_jobs) if experts[job] == each] for each in sorted(set(experts))}
+
+    def _each_at_work(self, turns: Mapping[int, list[int]]) -> Iterator[tuple[int, list[int]]]:
+        """Yield experts with their jobs, each on the device; all of them stay there if gradients may be wanted."""
+        for expert, jobs in turns.items():
+            self.put_to_work(turns if torch.is_grad_enabled() else [expert])
+            yield expert, jobs
 
     def capture(self, latents: Latents, timestep: float | Tensor, condition: Condition, request: Request) -> Capture:
         """Bring what is asked for by an exact early exit, see :mod:`.capture`.
@@ -97,17 +123,30 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         """
         for block in request.blocks:
             self.check_block(block)
-        modules = self.family.blocks(self.transformer)
+        turns, times = self._turns(timestep, len(latents)), self._placed(latents, timestep)[1]
+        with torch.set_grad_enabled(request.gradient and torch.is_grad_enabled()):
+            found = [
+                self._capture(expert, latents[jobs], times[jobs], condition[jobs], request)
+                if len(turns) > 1
+                else self._capture(expert, latents, times, condition, request)
+                for expert, jobs in self._each_at_work(turns)
+            ]
+        return found[0] if len(found) == 1 else Capture.joined(found, _order(turns), latents)
+
+    def _capture(
+        self, expert: int, latents: Latents, times: Float[Tensor, "jobs"], condition: Condition, request: Request
+    ) -> Capture:
+        transformer = self.expert(expert)
+        modules = self.family.blocks(transformer)
         blocks = {block: modules[block] for block in request.blocks}
         attentions = {block: self.family.attention(module) for block, module in blocks.items()}
         grid, num_frames = self.token_grid(latents), self.num_token_frames(latents.shape[2])
-        placed, times = self._placed(latents, timestep)
-        inputs = self._inputs(placed, times, condition)
-        with torch.set_grad_enabled(request.gradient and torch.is_grad_enabled()):
-            seen, output = capturing(self.transformer, blocks, attentions, request, return_dict=False, **inputs)
-            velocity = None
-            if output is not None:
-                velocity = condition.stilled(self.family.velocity(output[0], placed, times))
+        placed = latents.to(self.device)
+        inputs = self._inputs(transformer, placed, times, condition)
+        seen, output = capturing(transformer, blocks, attentions, request, return_dict=False, **inputs)
+        velocity = None
+        if output is not None:
+            velocity = condition.stilled(self.family.velocity(output[0], placed, times))
 
         def framed(tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
             return {block: self._of_video(x, num_frames, grid) for block, x in tokens.items()}
@@ -135,9 +174,15 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         times = torch.as_tensor(timestep, dtype=torch.float32).to(self.device, non_blocking=True)
         return latents.to(self.device), times.expand(len(latents))
 
-    def _inputs(self, latents: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
+    def _inputs(self, transformer: ModelMixin, latents: Tensor, times: Tensor, condition: Condition) -> dict[str, Any]:
         # Cast by hand rather than by autocast, which would hand out a stale copy of latents that are being optimised.
-        return self.family.inputs(self.transformer, latents, times, condition, self.dtype)
+        return self.family.inputs(transformer, latents, times, condition, self.dtype)
+
+
+def _order(turns: Mapping[int, list[int]]) -> list[int]:
+    """Return where each job is among the experts' jobs, one expert's after the other's."""
+    jobs = [job for of_expert in turns.values() for job in of_expert]
+    return [jobs.index(job) for job in range(len(jobs))]
 
 
 def load_backbone(model: str = "wan-tiny", **settings: Any) -> DiffusersBackbone:

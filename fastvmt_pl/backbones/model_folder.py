@@ -82,9 +82,9 @@ def read_licence(folder: Path) -> str:
     return str(ModelCard(card.read_text(), ignore_metadata_errors=True).data.get("license") or "unknown")
 
 
-def architecture(folder: Path) -> dict[str, Any]:
+def architecture(folder: Path, transformer: str = "transformer") -> dict[str, Any]:
     """Return the settings of a model's transformer, without notes on where it came from."""
-    config = read_json(folder / "transformer" / "config.json")
+    config = read_json(folder / transformer / "config.json")
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
@@ -101,6 +101,8 @@ def check_classes(folder: Path, classes: Mapping[str, str]) -> None:
     index = read_json(folder / "model_index.json")
     for name, class_name in classes.items():
         found = (index.get(name) or [None, None])[1]
+        if found is None:
+            raise UserError(f"{folder} has no {name}, which is a {class_name}; get the whole model")
         if found != class_name:
             raise UserError(f"{folder} has a {name} of class {found}; only {class_name} is supported")
 

@@ -1,6 +1,7 @@
 """The parts of a pretrained model: a folder that is checked at once, and weights that are read when they are used."""
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
 
-LAZY = {"folder", "transformer", "vae", "text_pipeline"}
+LAZY = {"folder", "vae", "text_pipeline"}
 """What is fetched or read only when it is first used."""
 
 
@@ -34,7 +35,8 @@ class PretrainedParts:
         vae_tiling: Encode and decode in tiles, which bounds the autoencoder's memory at large sizes.
         revision: Branch, tag or commit on the hub.
         loras: Weight of each LoRA that is fused into the transformer, by its folder or ``.safetensors`` file. A file
-            that cannot be applied as a whole is refused before the model's weights are read.
+            that cannot be applied as a whole is refused before the model's weights are read. For a model with two
+            experts, either file of a pair, NAME_high_noise and NAME_low_noise, stands for both.
         offload: Keep the text encoder and the autoencoder in the CPU's memory while they are idle.
         attention_backend: What computes self-attention, by diffusers' name, such as ``flash`` or ``_native_cudnn``;
             ``None`` is PyTorch's choice.
@@ -76,10 +78,14 @@ class PretrainedParts:
                     f"attention of {self.name}; set it to null"
                 )
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
-        self.loras = find_loras(loras or {})
-        if self.loras:
-            check_loras(self.family.shapes(), self.loras, self.family.layer_names)
+        self.loras = find_loras(loras or {}, self.family.expert_names)
+        if any(self.loras):
+            shapes = self.family.shapes()
+            for of_expert in self.loras:
+                check_loras(shapes, of_expert, self.family.layer_names)
         self.device = torch.device("cpu")
+        self.experts: dict[int, ModelMixin] = {}
+        self.working, self.held = {0}, set[int]()
         self.embedded: dict[str, dict[str, Tensor]] = {}
 
     @cached_property
@@ -102,17 +108,46 @@ class PretrainedParts:
         """
         digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
         digest.update(hash_components(self.folder, self.family.hashed).encode())
-        for path, weight in self.loras.items():
-            digest.update(f"{weight}:{' '.join(map(file_sha256, lora_files(path)))}".encode())
+        for name, loras in zip(self.family.expert_names, self.loras, strict=True):
+            for path, weight in loras.items():
+                digest.update(f"{name}{weight}:{' '.join(map(file_sha256, lora_files(path)))}".encode())
         return digest.hexdigest()[:16]
 
-    @cached_property
+    @property
     def transformer(self) -> ModelMixin:
-        """The frozen transformer."""
+        """The frozen transformer; of two, the one for high noise."""
+        return self.expert(0)
+
+    def expert(self, number: int) -> ModelMixin:
+        """Return one of the frozen transformers, and read it if that was not done; one that is idle is on the CPU."""
+        if number not in self.experts:
+            self.experts[number] = self.make_expert(number)
+        return self.experts[number]
+
+    def put_to_work(self, numbers: Iterable[int]) -> None:
+        """Put experts on the device, and others into the CPU's memory, but for those that are held.
+
+        Not while something is still to be differentiated by those that go: the backward pass would not find them.
+        """
+        wanted = {*numbers, *self.held}
+        leaving, coming = self.working - wanted, wanted - self.working
+        self.working = wanted
+        for number in leaving & self.experts.keys():
+            self.experts[number].to(torch.device("cpu"))
+        for number in coming & self.experts.keys():
+            self.experts[number].to(self.device)
+
+    def hold(self, numbers: Iterable[int]) -> None:
+        """Have experts on the device from now on, whichever works."""
+        self.held = set(numbers)
+        self.put_to_work(self.working)
+
+    def make_expert(self, number: int) -> ModelMixin:
+        """Read one of the transformers, with its LoRAs fused."""
         transformer = self.family.transformer.from_pretrained(
-            self.folder / "transformer", torch_dtype=self.dtype, use_safetensors=True
+            self.folder / self.family.experts[number], torch_dtype=self.dtype, use_safetensors=True
         )
-        fuse_loras(transformer, self.loras, self.family.layer_names)
+        fuse_loras(transformer, self.loras[number], self.family.layer_names)
         self.family.prepare(transformer)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -122,7 +157,8 @@ class PretrainedParts:
                 attention.set_attention_backend(self.attention_backend)
             if self.compile:
                 block.compile()
-        return transformer.requires_grad_(False).eval().to(self.device)
+        made: ModelMixin = transformer.requires_grad_(False).eval()
+        return made.to(self.device if number in self.working else torch.device("cpu"))
 
     @cached_property
     def vae(self) -> ModelMixin:
@@ -163,8 +199,8 @@ class PretrainedParts:
         return torch.device("cpu") if self.offload else self.device
 
     def load_weights(self) -> None:
-        """Read the weights of the transformer and the autoencoder now, and not when they are first used."""
-        _ = self.transformer, self.vae
+        """Read the weights of all transformers and the autoencoder now, and not when they are first used."""
+        _ = [self.expert(number) for number in range(len(self.family.experts))], self.vae
 
     def move_to(self, device: torch.device) -> None:
         """Put what has been read where it is to be.
@@ -176,27 +212,27 @@ class PretrainedParts:
         # Not on the CPU, which weights that are to be sharded only pass through.
         if self.attention_backend is not None and self.device.type != "cpu":
             try_backend(self.attention_backend, self.device, self.dtype, self.geometry.head_dim)
-        if "transformer" in vars(self):
-            self.transformer.to(self.device)
+        for number, expert in self.experts.items():
+            expert.to(self.device if number in self.working else torch.device("cpu"))
         if "vae" in vars(self):
             self.vae.to(self.idle_device)
         if "text_pipeline" in vars(self):
             self.text_pipeline.text_encoder.to(self.idle_device)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the transformer, the autoencoder, the text encoder and, if there is one, the image encoder."""
-        parts = {
-            "transformer": self.transformer,
-            "autoencoder": self.vae,
-            "text encoder": self.text_pipeline.text_encoder,
+        """Return the transformers, the autoencoder, the text encoder and, if there is one, the image encoder."""
+        parts: dict[str, nn.Module] = {
+            f"{name.replace('_', ' ')} transformer".lstrip(): self.expert(number)
+            for number, name in enumerate(self.family.expert_names)
         }
+        parts |= {"autoencoder": self.vae, "text encoder": self.text_pipeline.text_encoder}
         if self.family.image_encoder is not None:
             parts["image encoder"] = self.image_pipeline().image_encoder
         return parts
 
-    def lora_model(self) -> ModelMixin:
-        """Return the transformer."""
-        return self.transformer
+    def lora_model(self, expert: int = 0) -> ModelMixin:
+        """Return one of the transformers."""
+        return self.expert(expert)
 
     def release_text_encoder(self) -> None:
         """Give the text encoder's memory back; it is read again if it is needed again, unless it is offloaded."""

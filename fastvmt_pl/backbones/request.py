@@ -3,9 +3,10 @@
 Axes: ``jobs``, ``frames`` and ``tokens`` (of a frame) as the transformer sees them, ``heads``, ``dim`` (of a head).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -88,6 +89,29 @@ class Capture:
             unrotated_query=changed(self.unrotated_query),
             unrotated_key=changed(self.unrotated_key),
             hidden=changed(self.hidden),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["Capture"], order: list[int], latents: Latents) -> "Capture":
+        """Join what passes of some jobs each brought.
+
+        Args:
+            parts: The passes, which all brought the same things.
+            order: Where each job is among those of all passes.
+            latents: Those of all jobs, as given.
+        """
+
+        def rows(name: str) -> dict[int, Tensor]:
+            brought = [getattr(each, name) for each in parts]
+            return {block: torch.cat([each[block] for each in brought])[order] for block in brought[0]}
+
+        velocities = [each.velocity for each in parts if each.velocity is not None]
+        return Capture(
+            latents,
+            torch.cat([each.sigma for each in parts])[order],
+            parts[0].grid,
+            **{name: rows(name) for name in ("query", "key", "unrotated_query", "unrotated_key", "hidden")},
+            velocity=torch.cat(velocities)[order] if velocities else None,
         )
 
     @property

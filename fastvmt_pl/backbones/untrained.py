@@ -40,10 +40,21 @@ class UntrainedBackbone(DiffusersBackbone):
         self.num_blocks = num_blocks or backbone.num_blocks
         self.random = random
         self.embedded = {}
+        self.experts, self.working, self.held = {}, {0}, set()
 
-    @cached_property
-    def transformer(self) -> ModelMixin:
-        """The transformer."""
+    def load_weights(self) -> None:
+        """Make the transformer that works, and the autoencoder."""
+        _ = [self.expert(number) for number in self.working], self.vae
+
+    def put_to_work(self, numbers: Iterable[int]) -> None:
+        """Have some of the transformers, and be without the others, which wait in the CPU's memory."""
+        self.working = {*numbers, *self.held}
+        for number in self.experts.keys() - self.working:
+            del self.experts[number]
+            gc.collect()
+
+    def make_expert(self, number: int) -> ModelMixin:
+        """Make a transformer."""
         made = self.family.transformer
         config = made.load_config(self.folder / "transformer")
         transformer = self._filled(

@@ -1,6 +1,7 @@
 """Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
@@ -11,14 +12,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.files.atomic import write_text, written_whole
-from fastvmt_pl.lora import DIFFUSERS_FILE, ORIGINAL_FILE, Adapter, LoraError, verify_lora, write_lora, written_files
+from fastvmt_pl.lora import Adapter, LoraError, verify_lora, write_lora, written_files
 
 UNVERIFIED = """
 > **Not verified.** These files were not compared with the adapter that was trained: the comparison failed or did not
 > end. `fastvmt export` writes and verifies them again from a checkpoint.
-"""
-COMFYUI = f"""
-`{ORIGINAL_FILE}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly.
 """
 
 
@@ -53,14 +51,16 @@ class Training:
     preview: Path | None = None
 
 
-def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, training: Training) -> dict[str, float]:
-    """Write an adapter's files, and then verify them.
+def export_lora(
+    adapters: Mapping[int, Adapter], module: MotionDistillation, folder: Path, training: Training
+) -> dict[str, float]:
+    """Write the files of a LoRA, and then verify them.
 
     The model card is ``UNVERIFIED.md`` until they are verified and ``README.md`` from then on, so that nothing of a
     training is lost where the verification fails or its process is killed.
 
     Args:
-        adapter: The adapter.
+        adapters: The adapter of each adapted transformer, by its number.
         module: The module that trained it.
         folder: Where to write.
         training: What the card says about the training.
@@ -73,23 +73,29 @@ def export_lora(adapter: Adapter, module: MotionDistillation, folder: Path, trai
     """
     verified, unverified = folder / "README.md", folder / "UNVERIFIED.md"
     verified.unlink(missing_ok=True)  # of an earlier export, whose files are replaced
-    write_text(unverified, model_card(adapter, module, training, verified=False))
+    write_text(unverified, model_card(adapters, module, training, verified=False))
     family = module.backbone.family
-    write_lora(adapter, folder, family)
+    alone = len(adapters) < len(family.experts)
+    for expert, adapter in adapters.items():
+        write_lora(adapter, folder, family, expert, alone=alone)
     if training.preview is not None:
         with written_whole(folder / "preview.mp4") as path:
             copyfile(training.preview, path)
     rank_zero_info(f"the LoRA is in {folder}; verifying its files")
     try:
-        deviations = verify_lora(adapter, folder, Path(module.backbone.source), family)
+        deviations: dict[str, float] = {}
+        for expert, adapter in adapters.items():
+            deviations |= verify_lora(adapter, folder, Path(module.backbone.source), family, expert)
     except (RuntimeError, OSError, MemoryError) as error:
         raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
-    write_text(verified, model_card(adapter, module, training))
+    write_text(verified, model_card(adapters, module, training))
     unverified.unlink()
     return deviations
 
 
-def model_card(adapter: Adapter, module: MotionDistillation, training: Training, *, verified: bool = True) -> str:
+def model_card(
+    adapters: Mapping[int, Adapter], module: MotionDistillation, training: Training, *, verified: bool = True
+) -> str:
     """Return a model card with code that loads the LoRA, and a warning if its files are not verified."""
     backbone = module.backbone
     data = ModelCardData(
@@ -99,10 +105,13 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training,
         pipeline_tag="text-to-video",
         tags=["lora", "video-motion-transfer", "fastvmt"],
     )
-    size = sum(weight.numel() for weight in adapter.weights.values())
+    size = sum(weight.numel() for adapter in adapters.values() for weight in adapter.weights.values())
+    alpha = next(iter(adapters.values())).config.lora_alpha
+    experts = {expert: backbone.family.expert_names[expert] for expert in adapters}
     settings = {
         "base model": f"{backbone.name} ({backbone.licence})",
-        "rank, alpha": f"{module.lora['rank']}, {adapter.config.lora_alpha:g}",
+        "rank, alpha": f"{module.lora['rank']}, {alpha:g}",
+        **({"adapted transformers": ", ".join(experts.values())} if any(experts.values()) else {}),
         "adapted layers": ", ".join(module.lora["targets"]),
         "parameters": f"{size:,}",
         "learned from": training.source,
@@ -125,7 +134,9 @@ def model_card(adapter: Adapter, module: MotionDistillation, training: Training,
     fps = training.fps or backbone.family.defaults.fps
     pipeline = backbone.family.pipeline.__name__
     scheduler, made = backbone.family.scheduler_code(training.shift)
-    comfy = COMFYUI if ORIGINAL_FILE in written_files(backbone.family.layer_names) else ""
+    files = {expert: written_files(backbone.family.layer_names, name) for expert, name in experts.items()}
+    loaded = "\n".join(_loading(module, expert, file) for expert, (file, *_) in files.items())
+    comfy = "".join(_comfyui(experts[expert], file) for expert, (_, *others) in files.items() for file in others)
     imported = "\nfrom fastvmt_pl.backbones.model_folder import BUNDLED" if bundled else ""
     return f"""---
 {data.to_yaml()}
@@ -142,7 +153,7 @@ from diffusers.utils import export_to_video{imported}
 
 pipeline = {pipeline}.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
 pipeline.scheduler = {made}
-pipeline.load_lora_weights("path/to/this/folder", weight_name="{DIFFUSERS_FILE}")
+{loaded}
 video = pipeline(
     "what the video is to show",
 {arguments}
@@ -153,4 +164,17 @@ export_to_video(video, "video.mp4", fps={fps:g})  # needs opencv-python or image
 | | |
 | --- | --- |
 {rows}
+"""
+
+
+def _loading(module: MotionDistillation, expert: int, file: str) -> str:
+    """Return code that loads a file into the stock pipeline."""
+    options = "".join(f", {name}={value!r}" for name, value in module.backbone.family.loading(expert).items())
+    return f'pipeline.load_lora_weights("path/to/this/folder", weight_name="{file}"{options})'
+
+
+def _comfyui(expert: str, file: str) -> str:
+    which = f", after the loader of the {expert.replace('_', '-')} model" if expert else ""
+    return f"""
+`{file}` is the same LoRA for ComfyUI: put it into `models/loras` and load it with LoraLoaderModelOnly{which}.
 """

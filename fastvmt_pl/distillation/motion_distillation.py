@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -23,12 +23,13 @@ from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora import add_lora, check_numbers, remove_lora
+from fastvmt_pl.lora import Adapter, add_lora, check_numbers, read_adapter, remove_lora, without_lora
 from fastvmt_pl.method.sampling import add_noise, job_noise
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
 from fastvmt_pl.method.video_sampler import NonFiniteError
 
 Objective = Literal["flow_matching", "trajectory"]
+Expert = Literal["high_noise", "low_noise"]
 
 
 class MotionDistillation(LightningModule):
@@ -50,6 +51,7 @@ class MotionDistillation(LightningModule):
 
     Args:
         backbone: The video model.
+        expert: Which transformer is adapted, of a model with one for high noise and one for low noise; ``None``: both.
         rank: Rank of each update.
         alpha: The update is scaled by ``alpha / rank``; ``None`` is the rank.
         dropout: Share of the inputs of each update that is dropped.
@@ -79,6 +81,7 @@ class MotionDistillation(LightningModule):
     def __init__(
         self,
         backbone: Backbone,
+        expert: Expert | None = None,
         rank: int = 16,
         alpha: float | None = None,
         dropout: float = 0.0,
@@ -103,6 +106,10 @@ class MotionDistillation(LightningModule):
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
         backbone.family.check_lora_training()
+        names = backbone.family.expert_names
+        if expert is not None and expert not in names:
+            raise UserError(f"expert is {expert}, and {backbone.name} has one transformer; set it to null")
+        self.experts = tuple(number for number, name in enumerate(names) if expert in (None, name))
         self.backbone = backbone
         self.lora: dict[str, Any] = {
             "targets": backbone.lora_targets if targets is None else targets,
@@ -148,19 +155,42 @@ class MotionDistillation(LightningModule):
         device = self.backbone.device
         if mesh is not None:
             self.backbone.to("cpu")  # the whole model need not fit on one device: sharding moves it block by block
-        transformer = self.backbone.lora_model()
-        remove_lora(transformer)
+        adapted = {prefix: self.backbone.lora_model(expert) for expert, prefix in self.prefixes.items()}
+        trainable: dict[str, nn.Parameter] = {}
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(self.seed)
-            add_lora(transformer, **self.lora, names=self.backbone.family.layer_names)
+            for prefix, transformer in adapted.items():
+                remove_lora(transformer)
+                add_lora(transformer, **self.lora, names=self.backbone.family.layer_names)
+                if mesh is not None:
+                    for part in (*self.backbone.family.blocks(transformer), transformer):
+                        fully_shard(part, mesh=mesh)
+                trainable |= {prefix + name: p for name, p in transformer.named_parameters() if p.requires_grad}
         if mesh is not None:
-            for part in (*self.backbone.family.blocks(transformer), transformer):
-                fully_shard(part, mesh=mesh)
             self.backbone.to(device)
-        trainable = {name: p for name, p in transformer.named_parameters() if p.requires_grad}
+        # Weights that are sharded, or that one batch needs beside others, are not moved.
+        self.backbone.hold(self.experts if mesh is not None or len(self.experts) > 1 else ())
         self.adapter = nn.ParameterDict({name.replace(".", "/"): p for name, p in trainable.items()})
         if self.ema_decay is not None:
             self.ema = EMAModel(self.adapter.values(), decay=self.ema_decay)
+
+    @property
+    def prefixes(self) -> dict[int, str]:
+        """What the names of each adapted transformer's weights begin with; nothing if the model has one."""
+        names = self.backbone.family.expert_names
+        return {expert: f"{names[expert]}." if names[expert] else "" for expert in self.experts}
+
+    def read_adapters(self) -> dict[int, Adapter]:
+        """Return the adapter of each adapted transformer, by its number; all processes have to call."""
+        return {expert: read_adapter(self.backbone.lora_model(expert)) for expert in self.experts}
+
+    @contextmanager
+    def without_adapters(self) -> Iterator[None]:
+        """Turn all adapters off for a while."""
+        with ExitStack() as stack:
+            for expert in self.experts:
+                stack.enter_context(without_lora(self.backbone.lora_model(expert)))
+            yield
 
     @torch.no_grad()
     def set_adapter(self, weights: Mapping[str, Tensor]) -> None:
@@ -181,6 +211,8 @@ class MotionDistillation(LightningModule):
         condition = batch.condition.where(~without_prompt, self.negative_condition)
         predicted = self.backbone.velocity(latents, 1000 * sigma, condition)
         loss: Tensor = (predicted - target).pow(2).mean()
+        if len(self.experts) > 1:  # a batch may use one of them, and DDP waits for gradients of all
+            loss = loss + 0 * sum(each.sum() for each in self.adapter.values())
         if not loss.isfinite():
             raise NonFiniteError(f"the loss is {loss.item()} after {self.num_batches} batches; lower the learning rate")
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.draws))
@@ -190,6 +222,8 @@ class MotionDistillation(LightningModule):
     def noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
         """Return noised videos, their noise levels, and the velocity from video to noise."""
         level = spread(batch.draws, self.seed, (1 + math.sqrt(5)) / 2)
+        low, high = (x / (self.shift - (self.shift - 1) * x) for x in self.noise_levels)
+        level = low + (high - low) * level
         sigma = (self.shift * level / (1 + (self.shift - 1) * level)).float().to(batch.latents.device)
         clean = batch.latents.float()
         seeds = [(self.seed << 32) + int(draw) for draw in batch.draws]
@@ -205,7 +239,10 @@ class MotionDistillation(LightningModule):
         assert batch.sigmas is not None
         every, trajectory, sigmas = torch.arange(len(batch.draws)), batch.trajectory.float(), batch.sigmas
         level = spread(batch.draws, self.seed, (1 + math.sqrt(5)) / 2)
-        step = (level * (sigmas.shape[1] - 1)).long()
+        lowest, highest = self.noise_levels
+        first = (sigmas[:, :-1] > highest).sum(1).cpu()
+        num_steps = (sigmas[:, :-1] >= lowest).sum(1).cpu() - first
+        step = first + (level * num_steps).long()
         latents, sigma = trajectory[every, step], sigmas[every, step]
         pace, scale = (rearrange(x, "b -> b 1 1 1 1") for x in (sigmas[every, step + 1] - sigma, batch.guidance_scale))
         velocity = (trajectory[every, step + 1] - latents) / pace
@@ -214,6 +251,12 @@ class MotionDistillation(LightningModule):
         with torch.no_grad():
             negative = self.backbone.velocity(latents, 1000 * sigma, self.negative_condition.expand(len(batch.draws)))
         return latents, sigma, negative + (velocity - negative) / scale
+
+    @property
+    def noise_levels(self) -> tuple[float, float]:
+        """The lowest and the highest noise level that is trained on: those of the adapted transformers."""
+        levels = [self.backbone.family.noise_levels(expert) for expert in self.experts]
+        return min(lowest for lowest, _ in levels), max(highest for _, highest in levels)
 
     def _report(self, problems: list[str]) -> None:
         for problem in problems:
@@ -258,7 +301,8 @@ class MotionDistillation(LightningModule):
 
     def on_train_start(self) -> None:
         """Let layers that drop inputs do so."""
-        self.backbone.lora_model().train(self.lora["dropout"] > 0)
+        for expert in self.experts:
+            self.backbone.lora_model(expert).train(self.lora["dropout"] > 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the position and the moving average."""

@@ -10,20 +10,25 @@ from fastvmt_pl.lora.adapters import (
     without_lora,
 )
 from fastvmt_pl.lora.fusing import check_loras, fuse_loras
-from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, find_loras, lora_files
+from fastvmt_pl.lora.pairs import HALVES, all_files, find_loras, find_pair, half_file
+from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, lora_files
 from fastvmt_pl.lora.written import ORIGINAL_FILE, LoraError, verify_lora, write_lora, written_files
 
 __all__ = [
     "DIFFUSERS_FILE",
+    "HALVES",
     "ORIGINAL_FILE",
     "Adapter",
     "LoraError",
     "add_lora",
+    "all_files",
     "check_loras",
     "check_numbers",
     "find_lora",
     "find_loras",
+    "find_pair",
     "fuse_loras",
+    "half_file",
     "lora_files",
     "lora_weights",
     "read_adapter",

@@ -36,21 +36,6 @@ def find_lora(path: str | Path) -> Path:
     return file
 
 
-def find_loras(loras: Mapping[str, float]) -> dict[Path, float]:
-    """Return the weight of each LoRA by its file; the weights of a file that is given twice add up.
-
-    Raises:
-        UserError: If a LoRA is not found, or its weight is no finite number.
-    """
-    found: dict[Path, float] = {}
-    for path, weight in loras.items():
-        if not math.isfinite(weight):
-            raise UserError(f"the weight of LoRA {path} is {weight}; use a finite number")
-        file = find_lora(path)
-        found[file] = found.get(file, 0.0) + weight
-    return found
-
-
 def lora_files(path: Path) -> list[Path]:
     """Return the files that decide what a LoRA does."""
     beside = path.with_name(PEFT_SETTINGS)

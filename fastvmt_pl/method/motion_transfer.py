@@ -41,6 +41,8 @@ class MotionTransfer(VideoSampler):
         num_inner_steps: Optimiser steps before each guided denoising step.
         final_rate: Learning rate of the last inner step as a share of the first's; it falls linearly between them.
         guidance_scale: Classifier-free guidance scale; 1 turns it off.
+        low_noise_guidance_scale: Another one for the model's second transformer, which has the low noise levels;
+            ``None`` is the same.
         negative_prompt: What to steer away from; ``None`` is what the model's makers recommend.
         strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
         shift: Shift of the noise schedule towards high noise.
@@ -64,6 +66,7 @@ class MotionTransfer(VideoSampler):
         num_inner_steps: int = 10,
         final_rate: float = 2 / 3,
         guidance_scale: float = 5.8,
+        low_noise_guidance_scale: float | None = None,
         negative_prompt: str | None = None,
         strength: float = 0.75,
         shift: float = 7.0,
@@ -71,7 +74,15 @@ class MotionTransfer(VideoSampler):
         keep_trajectory: bool = False,
     ) -> None:
         super().__init__(
-            backbone, num_steps, guidance_scale, negative_prompt, strength, shift, baseline, keep_trajectory
+            backbone,
+            num_steps,
+            guidance_scale,
+            low_noise_guidance_scale,
+            negative_prompt,
+            strength,
+            shift,
+            baseline,
+            keep_trajectory,
         )
         check(
             0 <= num_guided_steps <= num_steps,

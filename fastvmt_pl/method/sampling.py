@@ -72,8 +72,14 @@ def guided_velocity(
     condition: Condition,
     negative_condition: Condition,
     guidance_scale: float,
+    low_noise_guidance_scale: float | None = None,
 ) -> Latents:
-    """Predict the velocity with classifier-free guidance; a scale of 1 runs the model once."""
+    """Predict the velocity with classifier-free guidance; a scale of 1 runs the model once.
+
+    A model's second transformer, for low noise, may have a scale of its own.
+    """
+    if low_noise_guidance_scale is not None and backbone.family.expert_at(timestep) == 1:
+        guidance_scale = low_noise_guidance_scale
     velocity = backbone.velocity(latents, timestep, condition)
     if guidance_scale == 1:
         return velocity
@@ -92,6 +98,7 @@ def sample(
     negative_prompt: str,
     images: Video | None = None,
     on_step: Callable[[], None] = lambda: None,
+    low_noise_guidance_scale: float | None = None,
 ) -> Latents:
     """Make videos of prompts from pure noise, unguided by any motion, and return their latents.
 
@@ -105,6 +112,7 @@ def sample(
         negative_prompt: What to steer away from.
         images: The image that each video begins with; ``None`` for none.
         on_step: Called after each step, for progress.
+        low_noise_guidance_scale: Another scale for a model's second transformer; ``None`` is the same.
     """
     condition = backbone.embed_prompts(prompts)
     negative = backbone.embed_prompts([negative_prompt]).expand(len(prompts))
@@ -114,7 +122,9 @@ def sample(
     latents = condition.fixed(job_noise(shape, seeds).to(backbone.device))
     for step in range(len(sigmas) - 1):
         timestep = 1000 * float(sigmas[step])
-        velocity = guided_velocity(backbone, latents, timestep, condition, negative, guidance_scale)
+        velocity = guided_velocity(
+            backbone, latents, timestep, condition, negative, guidance_scale, low_noise_guidance_scale
+        )
         latents = denoise(velocity, latents, sigmas, step)
         on_step()
     return latents

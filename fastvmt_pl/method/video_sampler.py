@@ -37,6 +37,8 @@ class VideoSampler(LightningModule):
         backbone: The frozen video model.
         num_steps: Denoising steps.
         guidance_scale: Classifier-free guidance scale; 1 turns it off.
+        low_noise_guidance_scale: Another one for the model's second transformer, which has the low noise levels;
+            ``None`` is the same.
         negative_prompt: What to steer away from; ``None`` is what the model's makers recommend.
         strength: Where to start: 1 is pure noise, less is the reference noised to that level (before the shift).
         shift: Shift of the noise schedule towards high noise.
@@ -62,6 +64,7 @@ class VideoSampler(LightningModule):
         backbone: Backbone,
         num_steps: int,
         guidance_scale: float,
+        low_noise_guidance_scale: float | None,
         negative_prompt: str | None,
         strength: float,
         shift: float,
@@ -72,9 +75,19 @@ class VideoSampler(LightningModule):
         check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
         check(0 < strength <= 1, f"strength is {strength}; use above 0 (the reference itself) to 1 (pure noise)")
         check(guidance_scale >= 1, f"guidance_scale is {guidance_scale}; use 1 (off) or more")
+        check(
+            low_noise_guidance_scale is None or low_noise_guidance_scale >= 1,
+            f"low_noise_guidance_scale is {low_noise_guidance_scale}; use 1 (off) or more, or null",
+        )
+        check(
+            low_noise_guidance_scale is None or len(backbone.family.experts) > 1,
+            f"low_noise_guidance_scale is {low_noise_guidance_scale}, and {backbone.name} has one transformer for all "
+            "noise levels; set it to null",
+        )
         check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
         self.backbone = backbone
         self.num_steps, self.guidance_scale, self.strength = num_steps, guidance_scale, strength
+        self.low_noise_guidance_scale = low_noise_guidance_scale
         usual = backbone.family.defaults.negative_prompt
         self.negative_prompt = usual if negative_prompt is None else negative_prompt
         self.baseline, self.keep_trajectory = baseline, keep_trajectory
@@ -130,7 +143,13 @@ class VideoSampler(LightningModule):
         """Take one denoising step with classifier-free guidance."""
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
         velocity = guided_velocity(
-            self.backbone, latents, timestep, self.condition, self.negative_condition, self.guidance_scale
+            self.backbone,
+            latents,
+            timestep,
+            self.condition,
+            self.negative_condition,
+            self.guidance_scale,
+            self.low_noise_guidance_scale,
         )
         denoised = denoise(velocity, latents, self.sigmas, step)
         self.predicted = latents - self.sigmas[step] * velocity

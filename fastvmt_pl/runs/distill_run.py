@@ -144,6 +144,11 @@ def distill(
     teacher = compose(
         _overridden(read_config(teacher_config or default_config(usual)), {**shared, **guided, **jobs, **geometry})
     )
+    if objective == "trajectory" and teacher.model.low_noise_guidance_scale not in (None, teacher.model.guidance_scale):
+        raise UserError(
+            f"the teacher has a guidance_scale of {teacher.model.guidance_scale} and a low_noise_guidance_scale of "
+            f"{teacher.model.low_noise_guidance_scale}; a trajectory is learned with one scale: set the second to null"
+        )
     trained = {
         "model.objective": objective,
         "model.rank": rank,
@@ -195,6 +200,7 @@ def _previews(teacher: TransferCLI, prompts: list[str], folder: Path, seed: int)
         folder,
         num_steps=teacher.model.num_steps,
         guidance_scale=teacher.model.guidance_scale,
+        low_noise_guidance_scale=teacher.model.low_noise_guidance_scale,
         shift=teacher.config.model.shift,
         motion=teacher.datamodule.motion,
         fps=read.fps,

@@ -10,7 +10,6 @@ from fastvmt_pl.distillation.lora_card import Training, export_lora
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import INDEX, read_index
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora import read_adapter
 from fastvmt_pl.runs.composition import compose_training
 from fastvmt_pl.runs.settings import read_config
 
@@ -56,7 +55,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         module.set_adapter(stopped["adapter"])
         previews = {**previews, "last": stopped["preview"]}
     with module.for_sampling():
-        adapter = read_adapter(module.backbone.lora_model())
+        adapters = module.read_adapters()
     shards = read_index(data.folder) if (data.folder / INDEX).exists() else []
     video, scores = previews["last"] or (None, {})
     training = Training(
@@ -72,7 +71,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         scores=scores,
         preview=Path(video) if video is not None and Path(video).exists() else None,
     )
-    export_lora(adapter, module, output, training)
+    export_lora(adapters, module, output, training)
     return output
 
 

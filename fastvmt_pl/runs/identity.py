@@ -13,7 +13,7 @@ from fastvmt_pl.backbones.model_folder import BUNDLED, hash_components
 from fastvmt_pl.clips import ClipError, content_hash
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
-from fastvmt_pl.lora import find_lora, lora_files
+from fastvmt_pl.lora import all_files, lora_files
 from fastvmt_pl.regions import parse_region
 from fastvmt_pl.runs.old_spellings import CLASSES, IN_IDENTITY, new_names
 from fastvmt_pl.runs.settings import merged
@@ -234,6 +234,6 @@ def model_content(model: str) -> str:
 
 def _lora_content(path: str) -> str:
     try:
-        return " ".join(map(content_of, lora_files(find_lora(path))))
+        return " ".join(content_of(each) for file in all_files(path) for each in lora_files(file))
     except UserError:
         return path

@@ -35,6 +35,7 @@ def sample(
     seed: int = 0,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    low_noise_guidance_scale: float | None = None,
     negative_prompt: str | None = None,
     num_frames: int | None = None,
     size: str | None = None,
@@ -56,6 +57,7 @@ def sample(
         seed: Seed of the noise.
         num_steps: Denoising steps.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
+        low_noise_guidance_scale: The same for low noise, for models that have a transformer of its own for that.
         negative_prompt: What to steer away from.
         num_frames: Frames to make; which numbers are possible is the model's rule.
         size: Height x width in pixels, such as 480x832; which are possible is the model's rule.
@@ -81,6 +83,7 @@ def sample(
         loras=loras,
         num_steps=num_steps,
         guidance_scale=guidance_scale,
+        low_noise_guidance_scale=low_noise_guidance_scale,
         negative_prompt=negative_prompt,
         num_frames=num_frames,
         size=size,
@@ -105,6 +108,8 @@ def sample(
     fps = backbone.family.defaults.fps if output_fps is None else output_fps
     used = {name: cli.config.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "output_fps": fps, "num_frames": frames, "size": list(video_size), **used}
+    if module.low_noise_guidance_scale is not None:
+        chosen["low_noise_guidance_scale"] = module.low_noise_guidance_scale
     chosen |= {} if image is None else {"image": str(image)}
     chosen |= cli.config.model.backbone.init_args.as_dict()
     text = yaml.safe_dump(chosen, sort_keys=False)
@@ -120,6 +125,7 @@ def sample(
             module.negative_prompt,
             cli.datamodule.fitted_images(),
             on_step=lambda: on_step(module.num_steps),
+            low_noise_guidance_scale=module.low_noise_guidance_scale,
         )
         write_video(video, enlarge(to_frames(backbone.decode(latents))[0]), fps)
     return video

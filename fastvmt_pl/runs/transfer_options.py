@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     num_steps: int | None
     num_guided_steps: int | None
     guidance_scale: float | None
+    low_noise_guidance_scale: float | None
     negative_prompt: str | None
     strength: float | None
     num_frames: int | None
@@ -68,6 +69,7 @@ class TransferOptions(Options, total=False):
         num_guided_steps: How many of them, from the first, are guided. Default: the config's share of num_steps, and
             at least one if the config guides any.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
+        low_noise_guidance_scale: The same for low noise, for models that have a transformer of its own for that.
         negative_prompt: What to steer away from.
         strength: Where to start: 1 is pure noise, less keeps some of the clip's layout.
         num_frames: Frames to read and to make; which numbers are possible is the model's rule.
@@ -97,6 +99,7 @@ SETTINGS = {
     "num_steps": "model.num_steps",
     "num_guided_steps": "model.num_guided_steps",
     "guidance_scale": "model.guidance_scale",
+    "low_noise_guidance_scale": "model.low_noise_guidance_scale",
     "negative_prompt": "model.negative_prompt",
     "strength": "model.strength",
     "num_frames": "data.num_frames",

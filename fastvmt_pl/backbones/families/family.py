@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.geometry import Geometry
-from fastvmt_pl.backbones.model_folder import check_classes, read_json
+from fastvmt_pl.backbones.model_folder import architecture, check_classes, read_json
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.clip import Video
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.lora import HALVES
 from fastvmt_pl.lora.layer_names import LayerNames
 
+ROUNDING = 1e-3
+"""A difference of timesteps that fp32 does not round away."""
 Encoded = Float[Tensor, "jobs channels encoded_frames latent_height latent_width"]
 """The autoencoder's latents as it makes them."""
 
@@ -63,15 +66,19 @@ class Family(ABC):
     transformer: ClassVar[type[ModelMixin]]
     autoencoder: ClassVar[type[ModelMixin]]
     text_encoder: ClassVar[type[Any]]
-    image_encoder: ClassVar[type[Any] | None] = None
-    """What looks at the image that a video begins with; ``None`` if the autoencoder alone does."""
     text_tokens: ClassVar[Literal["none", "first", "last"]]
     """Where the text's tokens are among those of the self-attention."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     """Endings of the names of the linear layers that a LoRA adapts by default."""
-    layer_names: ClassVar[LayerNames]
+    layer_names: LayerNames
     chooses_kernel: ClassVar[bool] = True
     """Whether diffusers lets the user choose what computes its self-attention."""
+    image_encoder: type[Any] | None = None
+    """What looks at the image that a video begins with; ``None`` if the autoencoder alone does."""
+    experts: tuple[str, ...] = ("transformer",)
+    """The folders of the transformers, which have the same layers: one, or one for high and one for low noise."""
+    boundary: float = 0.0
+    """Noise level times 1000 from which on the first expert works; below it, the second does."""
     images: Literal["none", "optional", "required"] = "none"
     """Whether the model makes videos that begin with an image."""
     geometry: Geometry
@@ -83,13 +90,43 @@ class Family(ABC):
         check_classes(folder, self.components)
         self.config = read_json(folder / "transformer" / "config.json", needed=("num_layers", "attention_head_dim"))
         self.autoencoder_config = read_json(folder / "vae" / "config.json")
+        for other in self.experts[1:]:
+            self._check_same_layers(other)
         self.read()
+
+    def _check_same_layers(self, other: str) -> None:
+        first, second = (architecture(self.folder, name) for name in (self.experts[0], other))
+        differing = sorted(name for name in {**first, **second} if first.get(name) != second.get(name))
+        if differing:
+            raise UserError(
+                f"{self.name} has two experts that differ in {', '.join(differing)}; {self.experts[0]} and {other} are "
+                "of different models"
+            )
 
     @property
     def components(self) -> Mapping[str, str]:
         """Class names of the components that have weights."""
-        classes = {"transformer": self.transformer, "vae": self.autoencoder, "text_encoder": self.text_encoder}
+        classes = {name: self.transformer for name in self.experts}
+        classes |= {"vae": self.autoencoder, "text_encoder": self.text_encoder}
         return {name: each.__name__ for name, each in classes.items()}
+
+    @property
+    def expert_names(self) -> tuple[str, ...]:
+        """What the experts are called in settings and in the names of files; nothing if there is one."""
+        return HALVES if len(self.experts) > 1 else ("",)
+
+    def expert_at(self, timestep: float) -> int:
+        """Return the number of the expert that works at a noise level times 1000.
+
+        It is compared in fp32, as stock pipelines have it: 0.9 in fp32 is below 0.9, but times 1000 it is 900.
+        """
+        return 0 if torch.tensor(timestep, dtype=torch.float32).item() >= self.boundary else 1
+
+    def noise_levels(self, expert: int) -> tuple[float, float]:
+        """Return the lowest and the highest noise level at which an expert works."""
+        if len(self.experts) == 1:
+            return 0.0, 1.0
+        return (self.boundary / 1000, 1.0) if expert == 0 else (0.0, (self.boundary - ROUNDING) / 1000)
 
     @property
     def hashed(self) -> tuple[str, ...]:
@@ -116,7 +153,7 @@ class Family(ABC):
         return self.geometry.latent_channels, 3 + self.geometry.num_padding_frames, side, side
 
     def check_kind(self, index: Mapping[str, Any]) -> None:  # noqa: B027  # most families have one kind of pipeline
-        """Refuse a kind of pipeline whose components differ from those of the family.
+        """Set what depends on the kind of pipeline, such as its experts, and refuse a kind that is not supported.
 
         Args:
             index: What ``model_index.json`` says.
@@ -246,6 +283,25 @@ class Family(ABC):
         Args:
             shift: Shift of the noise schedule that the LoRA's videos are sampled with.
         """
+
+    def stock(self, model: Path, expert: int) -> tuple[Any, ModelMixin]:
+        """Return a stock pipeline with one of the transformers, in fp32, and that transformer.
+
+        Args:
+            model: The model's diffusers folder.
+            expert: The number of the transformer; of others, there are no weights.
+        """
+        empty = ("vae", "text_encoder", "tokenizer", *(() if self.image_encoder is None else ("image_encoder",)))
+        without: dict[str, Any] = dict.fromkeys(empty)
+        with torch.device("meta"):  # a stock pipeline asks the first one for its config, whichever gets the LoRA
+            for other in {*self.experts} - {self.experts[expert]}:
+                without[other] = self.transformer.from_config(self.transformer.load_config(model / other))
+        made = self.pipeline.from_pretrained(model, torch_dtype=torch.float32, use_safetensors=True, **without)
+        return made, getattr(made, self.experts[expert])
+
+    def loading(self, expert: int) -> dict[str, Any]:
+        """Return what tells ``load_lora_weights`` of the stock pipeline which transformer a file is for."""
+        return {}
 
     @torch.no_grad()
     def probe(self, transformer: ModelMixin) -> Tensor:

@@ -1,9 +1,10 @@
-"""Wan 2.1 text to video, Wan 2.2 TI2V, and the bundled wan-tiny, which is a small model of the same classes.
+"""Wan 2.1 and 2.2 text to video, Wan 2.2 TI2V, and the bundled wan-tiny, a small model of the same classes.
 
 Wan 2.2 TI2V and wan-tiny may be given the first frame: its latents are clean, and its tokens' timestep is 0.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,15 +36,21 @@ FRAME_STEP = 4
 SIZE_MULTIPLE = 16
 """``WanPipeline`` asks for heights and widths that divide by this."""
 CONFIGS = {
-    (30, 1536, 16): "wan2.1_1.3b.yaml",
-    (40, 5120, 16): "wan2.1_14b.yaml",
-    (40, 5120, 36): "wan2.1_i2v_14b.yaml",
-    (30, 3072, 48): "wan2.2_ti2v_5b.yaml",
+    (30, 1536, 16, 1): "wan2.1_1.3b.yaml",
+    (40, 5120, 16, 1): "wan2.1_14b.yaml",
+    (40, 5120, 36, 1): "wan2.1_i2v_14b.yaml",
+    (40, 5120, 16, 2): "wan2.2_t2v_a14b.yaml",
+    (40, 5120, 36, 2): "wan2.2_i2v_a14b.yaml",
+    (30, 3072, 48, 1): "wan2.2_ti2v_5b.yaml",
 }
-"""Shipped configs by layers, width and input channels of the transformers that they were made for."""
+"""Shipped configs by layers, width, input channels and number of the transformers that they were made for."""
+EXPERTS = ("transformer", "transformer_2")
+"""The folders of Wan 2.2's two transformers."""
 BUNDLED_DEFAULTS = Defaults(
     "wan_tiny.yaml", "wan_tiny_lora.yaml", "wan_tiny_prompts.txt", "", 8.0, teacher_batch_size=8
 )
+SECOND = r"^transformer_2\."
+"""Pattern of the layers of a second transformer in a file of the first."""
 
 LAYER_NAMES = LayerNames(
     blocks="blocks",
@@ -66,12 +73,20 @@ LAYER_NAMES = LayerNames(
         r"\.scale_shift_table": ".modulation",
     },
     foreign={
-        r"^transformer_2\.": "belongs to the second expert of Wan 2.2, which this model does not have",
+        SECOND: "belongs to the second expert of Wan 2.2, which this model does not have",
         r"k_img|v_img|img_emb|add_[kv]_proj|norm_added_k|image_embedder": (
             "belongs to image-to-video models; use a LoRA that was trained for text to video"
         ),
     },
 )
+EXPERT_LAYER_NAMES = replace(
+    LAYER_NAMES,
+    foreign={
+        **LAYER_NAMES.foreign,
+        SECOND: "belongs to the expert for low noise; use a file for each expert, NAME_high_noise and NAME_low_noise",
+    },
+)
+"""The same for each of two transformers."""
 
 
 class Wan(Family):
@@ -107,14 +122,20 @@ class Wan(Family):
             self.defaults = BUNDLED_DEFAULTS
             return
         width = config.get("num_attention_heads", 0) * config["attention_head_dim"]
-        shape = config["num_layers"], width, config.get("in_channels", 0)
+        shape = config["num_layers"], width, config.get("in_channels", 0), len(self.experts)
         fps = 24.0 if index.get("expand_timesteps") else 16.0
         self.defaults = Defaults(CONFIGS.get(shape), "wan2.1_lora.yaml", "prompts.txt", NEGATIVE_PROMPT, fps)
 
     def check_kind(self, index: Mapping[str, Any]) -> None:
-        """Refuse Wan 2.2 with two experts."""
-        if index.get("boundary_ratio") is not None:
-            raise self.unsupported("a two-expert Wan 2.2")
+        """Note the two transformers of Wan 2.2, which a boundary between their noise levels tells."""
+        boundary, other = index.get("boundary_ratio"), (index.get("transformer_2") or [None, None])[1]
+        if boundary is not None:
+            self.experts, self.boundary, self.layer_names = EXPERTS, 1000 * float(boundary), EXPERT_LAYER_NAMES
+        elif other is not None:
+            raise UserError(
+                f"{self.name} has a transformer_2 and no boundary_ratio in its model_index.json, which says at which "
+                "noise levels it works; get the whole model"
+            )
 
     def check_transformer(self) -> None:
         """Refuse a transformer that the pipeline's class cannot call.
@@ -128,8 +149,8 @@ class Wan(Family):
     def unsupported(self, kind: str) -> UserError:
         """Return the error that says what a model is and that it is not supported yet."""
         return UserError(
-            f"{self.name} is {kind}, which is not supported yet; use Wan 2.1 text to video, Wan 2.1 I2V 14B or "
-            "Wan 2.2 TI2V 5B"
+            f"{self.name} is {kind}, which is not supported yet; use Wan 2.1 text to video, Wan 2.1 I2V 14B, "
+            "Wan 2.2 A14B or Wan 2.2 TI2V 5B"
         )
 
     def blocks(self, transformer: ModelMixin) -> list[nn.Module]:
@@ -211,6 +232,10 @@ class Wan(Family):
         text = torch.zeros(1, NUM_TEXT_TOKENS, int(self.config["text_dim"]))
         text[:, :16].normal_(generator=torch.Generator().manual_seed(1))
         return Condition({"text": text})
+
+    def loading(self, expert: int) -> dict[str, Any]:
+        """Return what tells ``load_lora_weights`` of the stock pipeline which transformer a file is for."""
+        return {"load_into_transformer_2": True} if expert == 1 else {}
 
     def scheduler_code(self, shift: float) -> tuple[str, str]:
         """Return Euler's method, which the LoRA's videos are sampled with, in the place of Wan's UniPC."""

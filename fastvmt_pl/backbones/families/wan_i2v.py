@@ -1,6 +1,6 @@
-"""Wan 2.1 image to video.
+"""Wan 2.1 and 2.2 image to video.
 
-The image goes in twice: as latents beside the noisy ones in all frames, and as tokens of an image encoder.
+The image goes in as latents beside the noisy ones in all frames and, in 2.1, also as tokens of an image encoder.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ IMAGE_TOKENS = "image_tokens"
 
 
 class WanImageToVideo(Wan):
-    """Wan 2.1 I2V: it makes all frames, the first included, and is shown the image beside them."""
+    """Wan's image-to-video models: they make all frames, the first included, and are shown the image beside them."""
 
     pipeline = WanImageToVideoPipeline
     image_encoder = CLIPVisionModel
@@ -47,9 +47,17 @@ class WanImageToVideo(Wan):
         foreign={pattern: reason for pattern, reason in LAYER_NAMES.foreign.items() if "k_img" not in pattern},
     )
 
+    def check_kind(self, index: Mapping[str, Any]) -> None:
+        """Note the transformers; two of them have no image encoder."""
+        super().check_kind(index)
+        if len(self.experts) > 1:
+            self.image_encoder = None
+
     @property
     def components(self) -> Mapping[str, str]:
         """Class names of the components that have weights; the image encoder's projection is not used if it has one."""
+        if self.image_encoder is None:
+            return super().components
         index = read_json(self.folder / "model_index.json")
         projects = (index.get("image_encoder") or [None, None])[1] == CLIPVisionModelWithProjection.__name__
         encoder = CLIPVisionModelWithProjection if projects else CLIPVisionModel
@@ -58,7 +66,7 @@ class WanImageToVideo(Wan):
     @property
     def hashed(self) -> tuple[str, ...]:
         """The folders whose every byte tells models apart."""
-        return (*super().hashed, "image_processor")
+        return super().hashed if self.image_encoder is None else (*super().hashed, "image_processor")
 
     def read(self) -> None:
         """Set geometry and defaults from the configs."""
@@ -66,14 +74,18 @@ class WanImageToVideo(Wan):
         self.images = "required"
 
     def check_transformer(self) -> None:
-        """Refuse transformers that take a last frame too, or no tokens of the image."""
+        """Refuse transformers that take a last frame too, or tokens of the image other than their kind does."""
         if self.config.get("pos_embed_seq_len") is not None:
             raise self.unsupported("a Wan FLF2V, which takes a first and a last frame")
-        if not self.config.get("image_dim"):
-            raise self.unsupported(f"a {self.pipeline.__name__} whose transformer takes no tokens of the image")
+        takes_tokens = bool(self.config.get("image_dim"))
+        if takes_tokens != (self.image_encoder is not None):
+            how = f"{len(self.experts)} transformers and {'tokens' if takes_tokens else 'no tokens'} of the image"
+            raise self.unsupported(f"a {self.pipeline.__name__} with {how}")
 
     def prepare(self, transformer: ModelMixin) -> None:
-        """Leave the transformer as it is: it takes the last 512 tokens for the text's, and so needs all of them."""
+        """Leave transformers of 2.1 as they are: they take the last 512 tokens for the text's, and need all of them."""
+        if self.image_encoder is None:
+            super().prepare(transformer)
 
     def embed_image(
         self, encode: Callable[[Video], Latents], image: Float[Tensor, "1 3 1 height width"], num_frames: int
@@ -93,14 +105,12 @@ class WanImageToVideo(Wan):
     def blank_image(self, latent_shape: tuple[int, int, int, int]) -> Condition:
         """Return ones in the shape of the mask with the image's latents, and of the image encoder's tokens."""
         channels, *grid = latent_shape
+        shown = Condition({IMAGE_LATENTS: torch.ones(1, self.geometry.temporal_factor + channels, *grid)})
+        if self.image_encoder is None:
+            return shown
         config = self.image_encoder.config_class.from_pretrained(self.folder / "image_encoder")
         num_tokens = (config.image_size // config.patch_size) ** 2 + 1
-        return Condition(
-            {
-                IMAGE_LATENTS: torch.ones(1, self.geometry.temporal_factor + channels, *grid),
-                IMAGE_TOKENS: torch.ones(1, num_tokens, config.hidden_size),
-            }
-        )
+        return shown.joined(Condition({IMAGE_TOKENS: torch.ones(1, num_tokens, config.hidden_size)}))
 
     def inputs(
         self,
@@ -110,14 +120,13 @@ class WanImageToVideo(Wan):
         condition: Condition,
         dtype: torch.dtype,
     ) -> dict[str, Any]:
-        """Return the transformer's arguments, by name, with all 512 text tokens."""
+        """Return the transformer's arguments, by name; beside tokens of the image, all 512 of the text."""
         given = {name: tensor.to(latents.device, dtype) for name, tensor in condition.tensors.items()}
-        return {
-            "hidden_states": torch.cat([latents.to(dtype), given[IMAGE_LATENTS]], 1),
-            "timestep": timestep,
-            "encoder_hidden_states": given["text"],
-            "encoder_hidden_states_image": given[IMAGE_TOKENS],
-        }
+        inputs = super().inputs(transformer, latents, timestep, condition, dtype)
+        inputs["hidden_states"] = torch.cat([latents.to(dtype), given[IMAGE_LATENTS]], 1)
+        if self.image_encoder is not None:
+            inputs |= {"encoder_hidden_states": given["text"], "encoder_hidden_states_image": given[IMAGE_TOKENS]}
+        return inputs
 
     def example(self) -> Condition:
         """Return 16 random text tokens, filled up with zeros, and a random image."""

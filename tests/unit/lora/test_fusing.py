@@ -184,7 +184,7 @@ def test_a_lora_that_a_transformer_wrote_itself_is_applied_with_its_alpha(transf
     adapted.save_lora_adapter(tmp_path)
     adapted.fuse_lora()
     adapted.unload_lora()
-    fuse_loras(transformer, find_loras({str(tmp_path): 1.0}))
+    fuse_loras(transformer, find_loras({str(tmp_path): 1.0})[0])
     for ours, theirs in zip(transformer.parameters(), adapted.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -297,7 +297,7 @@ def test_original_names_are_those_that_diffusers_converts(transformer):
 def test_weights_of_a_file_that_is_given_twice_add_up(transformer, lora, tmp_path):
     pairs = pairs_for(transformer, ["blocks.0.attn1.to_q"])
     path = lora(tensors_of(pairs), name="pytorch_lora_weights.safetensors")
-    assert find_loras({str(tmp_path): 0.5, str(path): 0.75}) == {path: 1.25}
+    assert find_loras({str(tmp_path): 0.5, str(path): 0.75}) == ({path: 1.25},)
     with pytest.raises(UserError, match="nan"):
         find_loras({str(path): float("nan")})
 

@@ -194,3 +194,58 @@ def write_i2v(folder):
 def i2v(tmp_path_factory):
     """The folder of a tiny Wan 2.1 I2V."""
     return write_i2v(tmp_path_factory.mktemp("i2v"))
+
+
+def write_a14b(folder, pipeline):
+    """Write a pipeline of the classes of Wan 2.2 A14B, text or image to video, with two random transformers."""
+    torch.manual_seed(0)
+    takes_image = pipeline is WanImageToVideoPipeline
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["wan-tiny"] / "tokenizer")
+    experts = [
+        WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=12 if takes_image else 4,
+            out_channels=4,
+            text_dim=32,
+            freq_dim=32,
+            ffn_dim=32,
+            num_layers=3,
+        )
+        for _ in range(2)
+    ]
+    vae = AutoencoderKLWan(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.1, 0.2, -0.1, 0.0],
+        latents_std=[0.5, 0.6, 0.7, 0.8],
+    )
+    text_encoder = UMT5EncoderModel(
+        UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    )
+    made = pipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=experts[0],
+        transformer_2=experts[1],
+        boundary_ratio=0.9 if takes_image else 0.875,
+    )
+    made.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def t2v_a14b(tmp_path_factory):
+    """The folder of a tiny Wan 2.2 A14B, text to video."""
+    return write_a14b(tmp_path_factory.mktemp("t2v_a14b"), WanPipeline)
+
+
+@pytest.fixture(scope="session")
+def i2v_a14b(tmp_path_factory):
+    """The folder of a tiny Wan 2.2 A14B, image to video."""
+    return write_a14b(tmp_path_factory.mktemp("i2v_a14b"), WanImageToVideoPipeline)

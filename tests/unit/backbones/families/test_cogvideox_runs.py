@@ -131,7 +131,7 @@ def trained(cogvideox_5b, clip, tmp_path):
 def test_a_trained_lora_is_read_back_by_the_stock_pipeline(trained, cogvideox_5b, tmp_path):
     adapter = read_adapter(trained.backbone.lora_model())
     training = Training("the clip", num_steps=8, batch_size=2, shape=(17, *SIZE), shift=3.0)
-    deviations = export_lora(adapter, trained, tmp_path / "lora", training)
+    deviations = export_lora({0: adapter}, trained, tmp_path / "lora", training)
     assert deviations.keys() == {DIFFUSERS_FILE}
     card = (tmp_path / "lora" / "README.md").read_text()
     assert "CogVideoXPipeline" in card
@@ -151,7 +151,7 @@ def test_a_trained_lora_is_read_back_by_the_stock_pipeline(trained, cogvideox_5b
 def test_a_fused_lora_does_what_the_adapter_does(trained, cogvideox_5b, tmp_path):
     backbone = trained.backbone
     training = Training("the clip", num_steps=8, batch_size=2, shape=(17, *SIZE), shift=3.0)
-    export_lora(read_adapter(backbone.lora_model()), trained, tmp_path / "lora", training)
+    export_lora(trained.read_adapters(), trained, tmp_path / "lora", training)
     fused = load_backbone(str(cogvideox_5b), loras={str(tmp_path / "lora"): 1.0})
     latents, condition = torch.randn(1, *backbone.latent_shape(17, *SIZE)), backbone.embed_prompts([PROMPT])
     with torch.no_grad():

@@ -228,7 +228,6 @@ def test_a_lora_of_image_layers_is_fused_by_the_original_codes_names(tmp_path, i
     [
         ("transformer/config.json", {"pos_embed_seq_len": 514}, "FLF2V"),
         ("transformer/config.json", {"image_dim": None}, "no tokens of the image"),
-        ("model_index.json", {"boundary_ratio": 0.9, "image_encoder": [None, None]}, "two-expert"),
     ],
 )
 def test_other_kinds_of_image_to_video_are_refused_by_name(tmp_path, i2v, file, changes, kind):
