@@ -144,6 +144,11 @@ class MotionDistillation(LightningModule):
             return
         if self.ema_decay is not None:
             raise UserError("ema_decay does not go with ModelParallelStrategy; set it to null")
+        if len(self.experts) > 1:
+            raise UserError(
+                f"expert is null, which trains both transformers of {self.backbone.name}, and that does not go with "
+                "ModelParallelStrategy; train each by itself: set it to high_noise or low_noise"
+            )
         self.attach_adapter(strategy.device_mesh["data_parallel"])
 
     def attach_adapter(self, mesh: DeviceMesh | None = None) -> None:

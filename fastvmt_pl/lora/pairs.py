@@ -61,7 +61,11 @@ def find_pair(path: str | Path, given: Iterable[str] = ()) -> dict[str, Path]:
     Raises:
         UserError: If one is missing, or it is no pair.
     """
-    file = _in_folder(Path(path).expanduser()) or find_lora(path)
+    folder = Path(path).expanduser()
+    if folder.is_dir() and _in_folder(folder) is None and not (folder / DIFFUSERS_FILE).is_file():
+        wanted = " or ".join(half_file(DIFFUSERS_FILE, half) for half in HALVES)
+        raise UserError(f"LoRA {path} is a folder without {wanted}, which a model with two experts needs")
+    file = _in_folder(folder) or find_lora(path)
     own, other = _expert_of(file), _other(file)
     if own is None:
         raise UserError(

@@ -13,7 +13,7 @@ from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LastCheckpoint, LoraExport, LoraPreviews, Preemption, StopAtLeak, TransferProgress
 from fastvmt_pl.clips import check_file
 from fastvmt_pl.datamodules.distillation_datamodule import Source
-from fastvmt_pl.distillation.motion_distillation import Objective
+from fastvmt_pl.distillation.motion_distillation import Expert, Objective
 from fastvmt_pl.distillation.shard_index import read_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.names import slug
@@ -53,6 +53,7 @@ def distill(
     seed: int = 0,
     max_epochs: int | None = None,
     rank: int | None = None,
+    expert: Expert | None = None,
     batch_size: int | None = None,
     teacher_batch_size: int | None = None,
     max_flow_error: float = 0.7,
@@ -84,6 +85,8 @@ def distill(
         seed: Seed of the first sample's noise, of the training and of its order.
         max_epochs: How long to train, in epochs of the config.
         rank: Rank of the LoRA.
+        expert: Which transformer is adapted, of a model with one for high noise and one for low noise. Default: the
+            config's, or both.
         batch_size: Videos a training step.
         teacher_batch_size: Guided samples that are made at a time. Default: 8 on wan-tiny, 1 on other models.
         max_flow_error: Drop samples whose attention flow differs more from the clip's, as a share of the clip's.
@@ -152,6 +155,7 @@ def distill(
     trained = {
         "model.objective": objective,
         "model.rank": rank,
+        "model.expert": expert,
         "model.negative_prompt": teacher.model.negative_prompt,
         "model.seed": seed,
         "data.folder": str(folder / "data"),
