@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fastvmt_pl.callbacks.pictures import log_picture, log_video
 from fastvmt_pl.callbacks.trainer_parts import datamodule_of
+from fastvmt_pl.clips.clip import fit
+from fastvmt_pl.clips.image import read_image
 from fastvmt_pl.clips.video_writing import enlarge, side_by_side, to_frames, write_video
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
@@ -51,6 +53,7 @@ class LoraPreviews(Callback):
         motion: How motion is read from the backbone.
         fps: Frames per second of the videos.
         seed: Seed of the first video's noise; each further one adds 1.
+        image: Picture file that the videos begin with, for a model that takes one.
 
     Raises:
         UserError: If there is no prompt, or a number is below 1.
@@ -80,6 +83,7 @@ class LoraPreviews(Callback):
         motion: AttentionFlow = AttentionFlow(),
         fps: float = 16.0,
         seed: int = 0,
+        image: str | Path | None = None,
     ) -> None:
         if not prompts or every_n_epochs < 1 or num_steps < 1:
             raise UserError(
@@ -92,6 +96,7 @@ class LoraPreviews(Callback):
             self.sampling["guidance_scale_2"] = low_noise_guidance_scale
         self.sigmas, self.motion = flow_matching_sigmas(num_steps, shift), motion
         self.shift, self.fps = shift, fps
+        self.image = None if image is None else read_image(image)
         self.folder = None if folder is None else Path(folder)
         self._restart()
 
@@ -104,6 +109,7 @@ class LoraPreviews(Callback):
         assert isinstance(pl_module, MotionDistillation)
         backbone = pl_module.backbone
         backbone.check_block(self.motion.block)
+        backbone.check_images(given=self.image is not None)
         backbone.to(trainer.strategy.root_device)
         backbone.embed_prompts(["", *self.prompts, pl_module.negative_prompt])
         self._restart()
@@ -161,14 +167,20 @@ class LoraPreviews(Callback):
         was_training = adapted[0].training
         for transformer in adapted:
             transformer.eval()
+        shape = datamodule_of(trainer).shape
+        images = None
+        if self.image is not None:
+            _, height, width = module.backbone.video_shape(shape)
+            images = fit(self.image[None], (height, width)).expand(len(self.prompts), -1, -1, -1, -1)
         latents = sample(
             module.backbone,
             self.prompts,
             seeds,
-            datamodule_of(trainer).shape,
+            shape,
             self.sigmas,
             self.sampling["guidance_scale"],
             module.negative_prompt,
+            images,
             low_noise_guidance_scale=self.sampling.get("guidance_scale_2"),
         )
         for transformer in adapted:

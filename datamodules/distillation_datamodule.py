@@ -6,6 +6,7 @@ from typing import Any, Literal
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.sample_stream import SampleStream
 from fastvmt_pl.distillation.shard_index import read_index
@@ -115,6 +116,11 @@ class DistillationDataModule(LightningDataModule):
         self.first, self.shape = first, (channels, frames, height, width)
         self.reference = next(read_shards(self.clip, problems.append), None)
 
+    def _given_images(self, module: MotionDistillation) -> Condition:
+        """Return zeros in the shape of what the first sample has beside its prompt, which is of its image."""
+        others = {name: x for name, x in self.first.condition.items() if name not in module.negative_condition.tensors}
+        return Condition({name: tensor.new_zeros(1, *tensor.shape) for name, tensor in others.items()})
+
     def train_dataloader(self) -> DataLoader[DistillationBatch]:
         """Return the batches of an epoch of this process."""
         assert self.trainer is not None
@@ -128,7 +134,7 @@ class DistillationDataModule(LightningDataModule):
             self.batch_size,
             self.batches_per_epoch,
             self.first,
-            module.negative_condition.to("cpu"),
+            module.negative_condition.to("cpu").joined(self._given_images(module)),
             module.objective == "trajectory",
             self.seed,
             self.num_shuffled,

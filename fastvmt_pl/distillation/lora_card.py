@@ -102,7 +102,7 @@ def model_card(
         base_model=backbone.name,
         license=backbone.licence,
         library_name="diffusers",
-        pipeline_tag="text-to-video",
+        pipeline_tag="image-to-video" if backbone.family.images == "required" else "text-to-video",
         tags=["lora", "video-motion-transfer", "fastvmt"],
     )
     size = sum(weight.numel() for adapter in adapters.values() for weight in adapter.weights.values())
@@ -129,6 +129,9 @@ def model_card(
     frames, height, width = training.shape
     given = {"negative_prompt": module.negative_prompt, "num_frames": frames, "height": height, "width": width}
     arguments = "\n".join(f"    {name}={json.dumps(value)}," for name, value in (given | training.sampling).items())
+    needs_image = backbone.family.images == "required"
+    if needs_image:
+        arguments = f'    image=load_image("picture.png").resize(({width}, {height})),\n{arguments}'
     bundled = backbone.name in BUNDLED
     model = f'BUNDLED["{backbone.name}"]' if bundled else f'"{backbone.name}"'
     fps = training.fps or backbone.family.defaults.fps
@@ -149,7 +152,7 @@ Carries {carried} to any prompt, at the cost of plain sampling.
 ```python
 import torch
 from diffusers import {scheduler}, {pipeline}
-from diffusers.utils import export_to_video{imported}
+from diffusers.utils import export_to_video{", load_image" if needs_image else ""}{imported}
 
 pipeline = {pipeline}.from_pretrained({model}, torch_dtype=torch.bfloat16).to("cuda")
 pipeline.scheduler = {made}

@@ -105,7 +105,6 @@ class MotionDistillation(LightningModule):
             raise UserError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
-        backbone.family.check_lora_training()
         names = backbone.family.expert_names
         if expert is not None and expert not in names:
             raise UserError(f"expert is {expert}, and {backbone.name} has one transformer; set it to null")
@@ -213,9 +212,9 @@ class MotionDistillation(LightningModule):
             torch.manual_seed(int(batch.draws[0]))  # what is dropped follows from the position, too
         latents, sigma, target = self.noised(batch) if self.objective == "flow_matching" else self.walked(batch)
         without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
-        condition = batch.condition.where(~without_prompt, self.negative_condition)
+        condition = batch.condition.where(~without_prompt, self._negative(batch))
         predicted = self.backbone.velocity(latents, 1000 * sigma, condition)
-        loss: Tensor = (predicted - target).pow(2).mean()
+        loss: Tensor = (predicted - condition.stilled(target)).pow(2).mean()
         if len(self.experts) > 1:  # a batch may use one of them, and DDP waits for gradients of all
             loss = loss + 0 * sum(each.sum() for each in self.adapter.values())
         if not loss.isfinite():
@@ -254,8 +253,12 @@ class MotionDistillation(LightningModule):
         if (scale == 1).all():
             return latents, sigma, velocity
         with torch.no_grad():
-            negative = self.backbone.velocity(latents, 1000 * sigma, self.negative_condition.expand(len(batch.draws)))
+            negative = self.backbone.velocity(latents, 1000 * sigma, self._negative(batch))
         return latents, sigma, negative + (velocity - negative) / scale
+
+    def _negative(self, batch: DistillationBatch) -> Condition:
+        """Return the negative prompt for each video, with the video's own image if it has one."""
+        return batch.condition.joined(self.negative_condition.expand(len(batch.draws)))
 
     @property
     def noise_levels(self) -> tuple[float, float]:

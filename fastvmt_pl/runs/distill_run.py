@@ -47,6 +47,7 @@ def distill(
     model: str | None = None,
     output: Path | None = None,
     prompts: Path | None = None,
+    image: Path | None = None,
     num_prompts: int | None = None,
     source: Source | None = None,
     objective: Objective | None = None,
@@ -77,6 +78,7 @@ def distill(
             Wan-AI/Wan2.1-T2V-1.3B-Diffusers.
         output: Folder for data, checkpoints and LoRA. Default: one under runs/ that is named after clip and seed.
         prompts: Text file with a prompt a line, for guided samples and then for previews. Default: a shipped one.
+        image: Picture file that the guided samples and the previews begin with, for models that take one.
         num_prompts: How many of them guided samples are made of. Default: all but four, up to 24. The next four are
             previewed, or the first four if none is left.
         source: Learn from the guided samples, from the clip itself, or from both (mix). Default: the config's, or mix.
@@ -121,7 +123,6 @@ def distill(
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
     family = family_of(usual)
-    family.check_lora_training()
     if teacher_batch_size is None:
         teacher_batch_size = family.defaults.teacher_batch_size
     _check(clip_prompt, source, objective, num_prompts, teacher_batch_size)
@@ -139,6 +140,7 @@ def distill(
     }
     geometry = {"data.num_frames": num_frames, "data.size": None if size is None else parse_size(size), "data.fps": fps}
     jobs = {"data.clips": [clip], "data.prompts": listed[:num_prompts], "data.seed": seed}
+    jobs |= {} if image is None else {"data.images": [str(image)]}
     guided = {
         "model.baseline": False,
         "model.strength": 1.0,  # samples are to have nothing of the clip but its motion
@@ -166,7 +168,7 @@ def distill(
     }
     stopping = [] if request is None else [Preemption(request)]
     callbacks = [
-        _previews(teacher, previewed, folder / "previews", seed),
+        _previews(teacher, previewed, folder / "previews", seed, image),
         *([] if source == "samples" else [StopAtLeak(max_leak)]),
         LoraExport(folder / "lora"),
         *([RichProgressBar()] if progress else []),
@@ -196,7 +198,7 @@ def _overridden(config: Config, given: dict[str, Any]) -> Config:
     return merged(config, {name: value for name, value in given.items() if value is not None})
 
 
-def _previews(teacher: TransferCLI, prompts: list[str], folder: Path, seed: int) -> LoraPreviews:
+def _previews(teacher: TransferCLI, prompts: list[str], folder: Path, seed: int, image: Path | None) -> LoraPreviews:
     """Return the previews of the training, sampled as the teacher samples; reads the clip."""
     (read,) = teacher.datamodule.read_clips(teacher.model)
     return LoraPreviews(
@@ -209,6 +211,7 @@ def _previews(teacher: TransferCLI, prompts: list[str], folder: Path, seed: int)
         motion=teacher.datamodule.motion,
         fps=read.fps,
         seed=seed,
+        image=image,
     )
 
 

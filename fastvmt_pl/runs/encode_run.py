@@ -46,7 +46,7 @@ def encode(
     device: str = "auto",
     dtype: PrecisionOption | None = None,
 ) -> Iterator[EncodedTar]:
-    """Encode videos and captions, for fastvmt train.
+    """Encode videos and captions, for fastvmt train; for a model that needs an image, with each video's first frame.
 
     Args:
         tars: Tar files with pairs of files, NAME.mp4 and NAME.txt.
@@ -89,7 +89,6 @@ def encode(
     place = Trainer(**places, logger=False, enable_checkpointing=False).strategy.root_device
     precision = settled(dtype, place)
     backbone = load_backbone(model, dtype=precision)
-    backbone.family.check_lora_training()
     backbone.check_geometry(frames, *shape)
     backbone.to(place)
     with locked(output):  # the index is one file
@@ -130,8 +129,10 @@ def _samples(
         except ClipError as error:
             problems.append(f"{where}: {error}")
             continue
-        condition = backbone.embed_prompts([caption]).compact()
-        yield Sample(backbone.encode(clip.to_video(size))[0], condition, caption)
+        pixels, condition = clip.to_video(size), backbone.embed_prompts([caption])
+        if backbone.family.images == "required":
+            condition = condition.joined(backbone.embed_images(pixels[:, :, :1], num_frames))
+        yield Sample(backbone.encode(pixels)[0], condition.compact(), caption)
 
 
 def _read(video: bytes, num_frames: int, rate: float | None) -> Clip:

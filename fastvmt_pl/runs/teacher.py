@@ -45,10 +45,13 @@ def make_samples(
     module.backbone.to(cli.trainer.strategy.root_device)
     if CLIP_SHARD not in done:
         (clip,) = data.read_clips(module)
-        latents = module.backbone.encode(clip.to_video(data.size))[0]
-        condition = module.backbone.embed_prompts([clip_prompt]).compact()
+        video = clip.to_video(data.size)
+        latents = module.backbone.encode(video)[0]
+        condition = module.backbone.embed_prompts([clip_prompt])
         module.backbone.release_text_encoder()
-        write_shard(folder / CLIP_SHARD, [Sample(latents, condition, clip_prompt)])
+        if data.images is not None:  # the samples begin with the image, and the clip with its own first frame
+            condition = condition.joined(module.backbone.embed_images(video[:, :, :1], data.num_frames))
+        write_shard(folder / CLIP_SHARD, [Sample(latents, condition.compact(), clip_prompt)])
         shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=content_hash(clip.name)))
         write_index(folder, shards)
     for start in range(0, len(prompts), batch_size):
@@ -78,7 +81,7 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequ
     assert result is not None
     made, reference = (motion_of(module.backbone, x, data.motion) for x in (result.latents, data.jobs.reference))
     errors = relative_attention_flow_error(made, reference)
-    condition = module.backbone.embed_prompts(list(prompts))
+    condition = module.condition
     return [
         Sample(
             latents=result.latents[number],

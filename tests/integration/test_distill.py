@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from lightning import Trainer
+from PIL import Image
 from safetensors.torch import load_file
 
 from fastvmt_pl.backbones import DiffusersBackbone
@@ -129,6 +130,21 @@ def test_samples_that_move_otherwise_are_dropped(distil, capsys, clip, tmp_path,
     options = ["--source", "samples", "--num-prompts", "2", "--max-flow-error", "0.1", "--prompts", "prompts.txt"]
     assert main(["distill", clip, CAPTION, *SMALL, *options, "--output", "none"]) == 2
     assert "above 0.1 and another --output" in capsys.readouterr().err
+
+
+def test_samples_and_previews_may_begin_with_an_image(distil, refused, clip, tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "picture.png")
+    distil("--image", "picture.png")
+    assert (tmp_path / "out" / "lora" / DIFFUSERS_FILE).exists()
+    backbone, data = DiffusersBackbone(), tmp_path / "out" / "data"
+    (learned,) = read_shards([data / "clip.tar"], pytest.fail)
+    own = backbone.embed_images(read_clip(tmp_path / clip, 5).to_video((32, 32))[:, :, :1], 5)
+    given = next(iter(own.tensors))
+    assert torch.equal(learned.condition[given], own.tensors[given][0])
+    for sample in read_shards([data / "samples-00000.tar"], pytest.fail):
+        assert torch.equal(sample.condition[given], sample.latents[:, :1])  # what was given is in the video as it is
+        assert not torch.equal(sample.condition[given], learned.condition[given])
+    assert "none.png" in refused("distill", clip, CAPTION, *SMALL, "--image", "none.png", "--output", "other")
 
 
 def test_the_samplers_own_path_can_be_learned(distil, tmp_path):

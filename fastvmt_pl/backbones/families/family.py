@@ -162,18 +162,6 @@ class Family(ABC):
             UserError: If the kind is not supported.
         """
 
-    def check_lora_training(self) -> None:
-        """Check whether LoRAs can be trained for the model.
-
-        Raises:
-            UserError: If the model needs images, which no data for training have.
-        """
-        if self.images == "required":
-            raise UserError(
-                f"{self.name} makes videos that begin with an image, and no LoRA can be trained for such a model yet; "
-                "use a model that makes videos of text"
-            )
-
     @abstractmethod
     def read(self) -> None:
         """Set geometry and defaults from the configs.

@@ -171,11 +171,6 @@ def test_a_run_without_an_image_is_refused_before_weights_are_read(tmp_path, i2v
         transfer(load_backbone(str(folder)))
 
 
-def test_no_lora_can_be_trained(backbone):
-    with pytest.raises(UserError, match=backbone.name):
-        backbone.family.check_lora_training()
-
-
 def test_a_plan_counts_the_image_encoder_without_weights(backbone, i2v):
     counts = ("num_batches", "num_clips", "num_levels", "extraction_batch", "num_gradients")
     work = Workload(9, (64, 96), FLOW, (PROMPT, ""), **dict.fromkeys(counts, 1))
