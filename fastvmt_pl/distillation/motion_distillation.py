@@ -170,10 +170,10 @@ class MotionDistillation(LightningModule):
                     for part in (*self.backbone.family.blocks(transformer), transformer):
                         fully_shard(part, mesh=mesh)
                 trainable |= {prefix + name: p for name, p in transformer.named_parameters() if p.requires_grad}
+        # Weights that are sharded, or that one batch needs beside others, are not moved away.
+        self.backbone.hold(self.experts if mesh is not None or len(self.experts) > 1 else ())
         if mesh is not None:
             self.backbone.to(device)
-        # Weights that are sharded, or that one batch needs beside others, are not moved.
-        self.backbone.hold(self.experts if mesh is not None or len(self.experts) > 1 else ())
         self.adapter = nn.ParameterDict({name.replace(".", "/"): p for name, p in trainable.items()})
         if self.ema_decay is not None:
             self.ema = EMAModel(self.adapter.values(), decay=self.ema_decay)

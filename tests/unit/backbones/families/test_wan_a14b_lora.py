@@ -2,16 +2,20 @@
 
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from diffusers import WanPipeline
 from lightning import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.optim import AdamW
 
 from fastvmt_pl.backbones import load_backbone
+from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.datamodules import DistillationDataModule
 from fastvmt_pl.distillation import Sample, write_shard
 from fastvmt_pl.distillation.lora_card import Training, export_lora
@@ -21,6 +25,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import DIFFUSERS_FILE, HALVES, ORIGINAL_FILE, find_loras, half_file
 from fastvmt_pl.method.sampling import job_noise, sample
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
+from fastvmt_pl.runs.distill_run import distill
 
 SHAPE = (4, 3, 8, 12)
 PROMPT = "a red circle on a gray background"
@@ -200,3 +205,35 @@ def test_steps_of_trajectories_are_those_of_the_trained_transformers(train, expe
 def test_a_model_with_one_transformer_has_no_expert_to_choose():
     with pytest.raises(UserError, match="high_noise"):
         MotionDistillation(load_backbone("wan-tiny"), expert="high_noise")
+
+
+def test_both_transformers_are_not_sharded_at_once(t2v_a14b):
+    module = MotionDistillation(load_backbone(str(t2v_a14b)))
+    trainer = SimpleNamespace(strategy=ModelParallelStrategy())
+    module.trainer = trainer
+    with pytest.raises(UserError, match="expert"):
+        module.configure_model()
+
+
+def test_the_path_of_a_sampler_with_two_scales_is_not_learned(t2v_a14b, tmp_path):
+    write_video(tmp_path / "clip.mp4", torch.zeros(9, 64, 96, 3, dtype=torch.uint8), 8.0)
+    backbone = {"class_path": "fastvmt_pl.backbones.DiffusersBackbone", "init_args": {"model": str(t2v_a14b)}}
+    teacher = {
+        "model": {"backbone": backbone, "guidance_scale": 4.0, "low_noise_guidance_scale": 3.0},
+        "data": {"num_frames": 9, "size": [64, 96], "motion": {"block": 1, "window": 4}},
+    }
+    (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(teacher))
+    (tmp_path / "training.yaml").write_text(yaml.safe_dump({"model": {"backbone": backbone}}))
+    with pytest.raises(UserError, match="low_noise_guidance_scale"):
+        distill(
+            str(tmp_path / "clip.mp4"),
+            PROMPT,
+            str(t2v_a14b),
+            tmp_path / "out",
+            source="samples",
+            objective="trajectory",
+            device="cpu",
+            teacher_config=tmp_path / "teacher.yaml",
+            config=tmp_path / "training.yaml",
+        )
+    assert not (tmp_path / "out").exists()
