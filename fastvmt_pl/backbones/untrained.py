@@ -40,7 +40,8 @@ class UntrainedBackbone(DiffusersBackbone):
         self.num_blocks = num_blocks or backbone.num_blocks
         self.random = random
         self.embedded = {}
-        self.experts, self.working, self.held = {}, {0}, set()
+        self.experts, self.held = {}, set(backbone.held)
+        self.working = {0, *self.held}
 
     def load_weights(self) -> None:
         """Make the transformer that works, and the autoencoder."""

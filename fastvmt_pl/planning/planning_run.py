@@ -71,6 +71,8 @@ def plan_shares(
         callbacks = cli.config_init["trainer"]["callbacks"] or []
         workload = _workload(cli.model, cli.datamodule, callbacks, list(share.prompts.values()), batch_size)
         place = _device(trainer) if calibrated or memory is None else torch.device("cpu")
+        if memory is None and place.type == "cpu":  # which has all transformers in its memory, whichever works
+            cli.model.backbone.hold(range(len(cli.model.backbone.family.experts)))
         found = plan_run(cli.model, workload)
         yield PlannedShare(
             share,

@@ -244,6 +244,15 @@ def test_a_plan_has_one_expert_in_memory_and_both_in_its_table(t2v_a14b):
     assert after.before == high.before
     assert low.peak < high.peak + sum(each.nbytes for each in one.lora_model().parameters()) / 2
     assert high.flops == low.flops > 0
+    one.hold([0, 1])  # as on a CPU
+    both = untrained(one)
+    with TensorMeter() as meter:
+        both.load_weights()
+        both.velocity(latents, 950.0, condition)
+        with meter.reading() as held:
+            both.velocity(latents, 300.0, condition)
+    tensors = (*one.lora_model().parameters(), *one.lora_model().buffers())
+    assert held.before - high.before == sum(each.nbytes for each in tensors)
     names = [f"{name} transformer" for name in ("high noise", "low noise")]
     found, real = fake.parts(), one.parts()
     for name in names:
