@@ -22,7 +22,7 @@ from fastvmt_pl.distillation.lora_card import Training, export_lora
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.lora import DIFFUSERS_FILE, HALVES, ORIGINAL_FILE, find_loras, half_file
+from fastvmt_pl.lora import DIFFUSERS_FILE, HALVES, ORIGINAL_FILE, half_file
 from fastvmt_pl.method.sampling import job_noise, sample
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
 from fastvmt_pl.runs.distill_run import distill
@@ -125,28 +125,6 @@ def test_either_file_stands_for_the_pair(t2v_a14b, lora, file):
     for timestep in (950.0, 300.0):
         torch.testing.assert_close(predicted(found, timestep), predicted(whole, timestep))
     assert found.fingerprint() != load_backbone(str(t2v_a14b)).fingerprint()
-
-
-def test_halves_that_are_both_given_have_a_weight_each(lora):
-    high, low = (lora / half_file(DIFFUSERS_FILE, expert) for expert in HALVES)
-    assert find_loras({str(high): 0.5, str(low): 0.25}, HALVES) == ({high: 0.5}, {low: 0.25})
-    assert find_loras({str(high): 0.5, str(lora): 1.0}, HALVES) == ({high: 1.5}, {low: 1.5})
-
-
-@pytest.mark.parametrize(
-    ("high", "low"),
-    [
-        ("high_noise_model", "low_noise_model"),
-        ("Panda-HighNoise-v2", "Panda-LowNoise-v2"),
-        ("a-HIGH_NOISE", "a-LOW_NOISE"),
-    ],
-)
-def test_halves_are_told_by_names_of_others(lora, tmp_path, high, low):
-    files = [tmp_path / f"{name}.safetensors" for name in (high, low)]
-    for file, expert in zip(files, HALVES, strict=True):
-        shutil.copy(lora / half_file(ORIGINAL_FILE, expert), file)
-    for file in files:
-        assert find_loras({str(file): 2.0}, HALVES) == ({files[0]: 2.0}, {files[1]: 2.0})
 
 
 @pytest.mark.parametrize("missing", HALVES)
