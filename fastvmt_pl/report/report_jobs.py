@@ -119,7 +119,7 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: s
         scores={name: x for name, x in {**scores, **measured}.items() if x is not None and math.isfinite(x)},
         videos={name: _data_url(file) for name, file in files.items()},
         pictures={name: _data_url(file, "image/png") for name in PICTURES if (file := folder / f"{name}.png").exists()},
-        given={name: _text(own[name]) for name in GIVEN if own.get(name) is not None},
+        given={name: _text(own[name]) for name in GIVEN if own.get(name) not in (None, 1)},  # at a speed of 1, no word
         overlays={name: motion_overlay(pair.output) for name, pair in pairs.items()},
         curves=read_curves(run.logs),
         fps=pair.fps,

@@ -141,7 +141,7 @@ class TestJobList:
 
     def test_a_job_of_an_older_version_goes_on_if_its_settings_are_the_same(self, folder, succeed, refused, no_weights):
         (job,), _ = read_jobs(folder / "jobs.jsonl", {}, folder)
-        options = {"num_frames": 5, "steps": 3, "guided_steps": 1, "baseline": False}
+        options = {"num_frames": 5, "size": "32x32", "steps": 3, "guided_steps": 1, "baseline": False}
         older = {"name": "job", "prompt": PROMPT, "seed": 0, "clip": str(job.clip), "options": options, "settings": {}}
         older["config"] = hashlib.sha256((folder / "my.yaml").read_bytes()).hexdigest()
         place = Path("out/jobs/job")
