@@ -11,6 +11,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.clips.clip import Clip, Video, check_file, fit, read_clip
 from fastvmt_pl.clips.image import read_image
 from fastvmt_pl.clips.video_reader import ClipError, DecoderName
@@ -22,7 +23,16 @@ from fastvmt_pl.method.sampling import SHARED_SEED
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives import AttentionFlow, MotionTarget
 from fastvmt_pl.objectives.placement import CarriedPart, Placement
-from fastvmt_pl.regions import Region, RegionOf, find_region, parse_place, parse_region, place_of
+from fastvmt_pl.regions import (
+    Region,
+    RegionOf,
+    check_place,
+    check_seen,
+    find_region,
+    parse_place,
+    parse_region,
+    place_of,
+)
 
 
 class InnerSteps(Dataset[MotionTarget]):
@@ -138,7 +148,7 @@ class MotionDataModule(LightningDataModule):
         if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
             raise UserError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
         check_interval(start, end)
-        _check_region(region, region_of, place, background_weight)
+        _check_region(region, region_of, place, background_weight, with_image=images is not None)
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
             raise UserError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
         if extraction_batch < 1:
@@ -186,11 +196,11 @@ class MotionDataModule(LightningDataModule):
         read = {name: self._read(file) for name, file in files.items()}
         clips = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
         if self.carried is None:
-            self.carried = self._find_regions(clips)
+            self.carried = self._find_regions(clips, module.backbone)
         self.sources = list(clips)
         return clips
 
-    def _find_regions(self, clips: list[Clip]) -> list[tuple[Region, Placement | None]]:
+    def _find_regions(self, clips: list[Clip], backbone: Backbone) -> list[tuple[Region, Placement | None]]:
         """Return region and place for all jobs, or for each."""
         if self.region is None:
             return []
@@ -201,7 +211,13 @@ class MotionDataModule(LightningDataModule):
         images: Sequence[Tensor | None] = self.images or [None]
         num_jobs = max(len(clips), len(images))
         pairs = [(regions[id(clips[n % len(clips)])], images[n % len(images)]) for n in range(num_jobs)]
-        return [(region, place_of(self.place, region, self.size, image)) for region, image in pairs]
+        carried = [(region, place_of(self.place, region, self.size, image)) for region, image in pairs]
+        latents = torch.empty(1, *backbone.latent_shape(self.num_frames, *self.size), device="meta")
+        grid, num_frames = backbone.token_grid(latents), backbone.num_token_frames(latents.shape[2])
+        for region, placement in carried:
+            if placement is not None:
+                check_seen(placement, region.tokens(num_frames, grid, self.size)[0], grid, self.size)
+        return carried
 
     def _painted(self, clip: Clip, job: int) -> Clip:
         """Return the clip of a job as its motion is read: without what is not carried over."""
@@ -297,7 +313,11 @@ class MotionDataModule(LightningDataModule):
 
 
 def _check_region(
-    region: str | list[float] | Tensor | None, region_of: RegionOf, place: str | list[float] | None, weight: float
+    region: str | list[float] | Tensor | None,
+    region_of: RegionOf,
+    place: str | list[float] | None,
+    weight: float,
+    with_image: bool,
 ) -> None:
     """Check what can be checked without the clip.
 
@@ -307,7 +327,7 @@ def _check_region(
     if not isinstance(region, Tensor | None):
         parse_region(region)
     if place is not None:
-        parse_place(place)
+        check_place(parse_place(place), region_of, with_image)
     if region is None and (place not in (None, "same") or region_of != "subject" or weight != 1):
         raise UserError("place, region_of and background_weight need a region; give region, such as auto")
     if weight < 0:

@@ -97,9 +97,11 @@ def region_in_table(region: str, folder: Path) -> str:
 def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
     """Return a cell of a row, read as what it has to be."""
     value = row.get(name)
+    if value is None or value == "":
+        raise UserError(f"there is no {name}; each job needs clip and prompt")
     if kind is int and isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         value = int(value)
-    if not isinstance(value, kind) or isinstance(value, bool) or value == "":
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(f"{name} is {value!r}; give {'a list of texts' if kind is list else f'a {kind.__name__}'}")
     return value
 

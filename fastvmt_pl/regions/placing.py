@@ -9,14 +9,15 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fastvmt_pl.clips.clip import crop, cropped_box
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.objectives.grid import Grid
 from fastvmt_pl.objectives.placement import Placement
 from fastvmt_pl.regions.cutting import OUTSIDE, PROBABLY_INSIDE, box_of, cut_out, main_pieces
-from fastvmt_pl.regions.region import Region
+from fastvmt_pl.regions.region import Region, RegionOf
 
 Shares = tuple[float, float, float, float]
 """A box as shares of the new video's frame."""
@@ -51,6 +52,18 @@ def parse_place(given: str | Sequence[float]) -> str | tuple[float, ...]:
     return numbers
 
 
+def check_place(place: str | tuple[float, ...], region_of: RegionOf, with_image: bool) -> None:
+    """Check what can be checked of a place without the clip.
+
+    Raises:
+        UserError: If there is no subject to be placed, or no image to find it in.
+    """
+    if place != "same" and region_of == "background":
+        raise UserError("place moves a subject; leave it out with region_of background")
+    if place == "auto" and not with_image:
+        raise UserError("place auto finds the subject of an image, and there is none; give the box x0,y0,x1,y1")
+
+
 def place_of(
     given: str | Sequence[float] | None,
     region: Region,
@@ -75,8 +88,7 @@ def place_of(
     what = parse_place(given)
     if what == "same":
         return None
-    if region.of == "background":
-        raise UserError("place moves a subject; leave it out with region_of background")
+    check_place(what, region.of, image is not None)
     if not region.subject[0].any():
         raise UserError("the region is not in the clip's first frame, so place has no start; set start, or place same")
     height, width = size
@@ -86,10 +98,32 @@ def place_of(
         placement = _about(source, scale, (down / height, across / width))
     else:
         shape = size if image is None else tuple(image.shape[:2])
-        box = _subject_of(image, size) if isinstance(what, str) else _checked_box(what, shape)
+        box = _checked_box(what, shape) if isinstance(what, tuple) else _subject_of(image, size)
         placement = between(source, in_shares(box, shape, size))
     _check_inside(placement, region, size)
     return placement
+
+
+def check_seen(
+    placement: Placement, subject: Float[Tensor, "1 frames tokens"], grid: Grid, size: tuple[int, int]
+) -> None:
+    """Check that a subject's motion has at least a token of the new video at its place, or it would have no effect.
+
+    Args:
+        placement: The place.
+        subject: Which tokens of the clip belong to the subject, as 0 and 1.
+        grid: Rows and columns of tokens in a frame.
+        size: Height and width of the new video in pixels.
+
+    Raises:
+        UserError: If it is smaller there.
+    """
+    left, top, right, bottom = box_of(subject[0].amax(0).bool().view(grid).numpy())
+    if placement.scale * min(right - left, bottom - top) < 1:
+        raise UserError(
+            f"at this place (scale {placement.scale:.3g}), the region is smaller than what the model can tell apart, "
+            f"{size[0] // grid[0]} x {size[1] // grid[1]} pixels; use a larger scale or box"
+        )
 
 
 def between(source: Shares, target: Shares) -> Placement:
@@ -142,8 +176,7 @@ def _about(source: Shares, scale: float, shift: tuple[float, float]) -> Placemen
 
 
 def _subject_of(image: Tensor | None, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    if image is None:
-        raise UserError("place auto finds the subject of an image, and there is none; give the box x0,y0,x1,y1")
+    assert image is not None  # as check_place has seen
     left, top, _, _ = cropped_box(image.shape[:2], size)
     box = find_subject(crop(image[None], size)[0].contiguous())
     if box is None:

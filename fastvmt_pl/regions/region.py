@@ -17,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 from fastvmt_pl.clips.clip import Clip, crop
 from fastvmt_pl.clips.image import ENDINGS, UNREADABLE, decoded
 from fastvmt_pl.clips.matching_video import read_matching
+from fastvmt_pl.clips.video_reader import ClipError
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.objectives.grid import Grid
@@ -36,6 +37,8 @@ NEIGHBOURS = 2
 """Distance in tokens at which attention still reads a subject's motion."""
 SHORTEST = 0.5
 """Share of a clip in which a region is at least."""
+LEAST_BACKGROUND = 0.05
+"""Share of the frames that is background at least, if its motion is wanted."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def parse_region(given: str | Path | Sequence[float]) -> tuple[float, float, flo
     """
     if given == "auto":
         return "auto"
+    if not str(given).strip():
+        raise UserError(f"region is empty; give {FORMS}")
     try:
         numbers = [float(each) for each in (str(given).split(",") if isinstance(given, str | Path) else given)]
     except ValueError:
@@ -135,7 +140,8 @@ def find_region(
         reading: How it was read: arguments of :func:`~fastvmt_pl.clips.read_clip`.
 
     Raises:
-        UserError: If it is of another size or length than the clip, empty, or lost in the clip's first half.
+        UserError: If it is of another size or length than the clip, empty, or lost in the clip's first half; or if its
+            background is wanted and there is hardly any.
     """
     shape, frames = clip.frames.shape[1:3], clip.frames.numpy()
     what = given if isinstance(given, Tensor) else parse_region(given)
@@ -147,14 +153,19 @@ def find_region(
     elif isinstance(what, tuple):
         masks = torch.from_numpy(follow(frames, subject_in(frames[0], _checked_box(what, shape))))
     elif what.suffix.lower() not in ENDINGS:
-        masks = read_matching(what, source or clip, clip, reading).frames.amax(-1) >= WHITE
+        masks = _read_masks(what, source or clip, clip, reading)
     else:
         mask = _read_mask(what)
         _check_size(name, tuple(mask.shape), shape)
         masks = torch.from_numpy(follow(frames, mask.numpy())) if mask.any() else mask.expand(len(frames), -1, -1)
     _check_size(name, tuple(masks.shape[1:]), shape)
     _check_there(name, masks, size)
-    return Region(masks, torch.from_numpy(moving_besides(frames, masks.numpy())), of)
+    region = Region(masks, torch.from_numpy(moving_besides(frames, masks.numpy())), of)
+    if of == "background" and not bool((~crop(region.hidden, size)).float().mean() >= LEAST_BACKGROUND):
+        raise UserError(
+            f"{name} and what moves besides cover the frame, so no background is left; use a smaller region"
+        )
+    return region
 
 
 def token_shares(masks: Masks, num_frames: int, grid: Grid, size: tuple[int, int]) -> Float[Tensor, "1 latent tokens"]:
@@ -210,6 +221,13 @@ def _read_mask(path: Path) -> Bool[Tensor, "height width"]:
         ) from error
 
 
+def _read_masks(path: Path, source: str | Path | Clip, clip: Clip, reading: Mapping[str, Any]) -> Masks:
+    try:
+        return read_matching(path, source, clip, reading).frames.amax(-1) >= WHITE
+    except ClipError as error:
+        raise UserError(f"region {path} cannot be used: {error}") from error
+
+
 def _check_size(name: str, given: tuple[int, ...], shape: Sequence[int]) -> None:
     if given != tuple(shape):
         raise UserError(
@@ -220,8 +238,15 @@ def _check_size(name: str, given: tuple[int, ...], shape: Sequence[int]) -> None
 def _check_there(name: str, masks: Masks, size: tuple[int, int]) -> None:
     there = crop(masks, size).flatten(1).any(1).tolist()
     if not there[0] and not any(there):
-        raise UserError(f"{name} is empty in the part of the clip that is used; check the mask, or change size")
+        raise UserError(
+            f"{name} is empty in the part of the clip that is used; check that its inside is white, or change size"
+        )
     last = max(number for number, inside in enumerate(there) if inside) + 1
+    if last < SHORTEST * len(there) and name == "region auto":
+        raise UserError(
+            f"region is auto, but nothing moves after frame {last} of {len(there)}; give a box or a mask, or a shorter "
+            "interval with end"
+        )
     if last < SHORTEST * len(there):
         raise UserError(
             f"{name} is lost after frame {last} of {len(there)}; give a mask video, or a shorter interval with end"

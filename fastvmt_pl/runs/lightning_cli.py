@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
+from jsonargparse.typing import register_type
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.backbones.precision import settle_config
@@ -26,6 +28,14 @@ Check = Literal["clips", "settings", "nothing"]
 MODE = "yaml with old spellings"
 read_yaml = get_loader("yaml")
 set_loader(MODE, lambda text: renewed(read_yaml(text)), (yaml.YAMLError,))
+
+
+def _no_tensor(given: Any) -> Tensor:
+    raise ValueError(f"{given!r} is no tensor; those are given from Python alone")
+
+
+# As any other class, a tensor could be described by a file of settings: a mask or an image would be read as one.
+register_type(Tensor, deserializer=_no_tensor, type_check=isinstance)
 
 
 class SettingsParser(LightningArgumentParser):

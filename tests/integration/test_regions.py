@@ -132,17 +132,22 @@ def test_a_list_has_columns_for_region_and_place(refused, clip, box, masks, tmp_
     [
         (["--region=90,0,99,9"], "48 x 48"),
         (["--region=missing.png"], "missing.png"),
+        (["--region="], "region"),
+        (["--region=words.png"], "words.png"),
         (["--region=1,2,3"], "1,2,3"),
         (["--place=0.5,0,0"], "region"),
         (["--region-of=background"], "region"),
         (["--region=4,4,40,40", "--place=left"], "left"),
         (["--region=4,4,20,20", "--place=9,0,0"], "leaves the frame"),
+        (["--region=4,4,20,20", "--place=0.01,0,0"], "0.01"),
         (["--region=4,4,20,20", "--place=auto"], "image"),
+        (["--region=4,4,20,20", "--place=0.5,0,0", "--region-of=background"], "background"),
         (["--motion-strength=-1"], "motion_strength"),
         (["--output-fps=0"], "output_fps"),
     ],
 )
 def test_what_cannot_be_is_refused_before_weights_are_read(refused, clip, words, named):
+    Path("words.png").write_text("words")  # which is YAML too
     assert named in refused("transfer", clip, PROMPT, *words, "--num-frames=5", "--output", "out")
     assert not Path("out").exists()
 

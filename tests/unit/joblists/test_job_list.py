@@ -107,8 +107,8 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
     [
         ("{not json", "{not json"),
         ('["a", "b"]', '["a", "b"]'),
-        ({"prompt": "x"}, "clip is None; give a str"),
-        ({"clip": "a.mp4"}, "prompt is None"),
+        ({"prompt": "x"}, "clip"),
+        ({"clip": "a.mp4"}, "prompt"),
         ({"clip": "a.mp4", "prompt": "  "}, "a prompt is empty"),
         ({"clip": "a.mp4", "prompts": []}, "a prompt is empty"),
         ({"clip": "a.mp4", "prompts": "x"}, "give a list of texts"),

@@ -3,7 +3,7 @@ import torch
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.objectives.placement import Placement
-from fastvmt_pl.regions import parse_place, place_of
+from fastvmt_pl.regions import check_seen, parse_place, place_of
 from fastvmt_pl.regions.cutting import box_of
 from fastvmt_pl.regions.placing import find_subject
 from fastvmt_pl.regions.region import Region
@@ -66,6 +66,14 @@ def test_a_place_that_the_motion_leaves_is_refused(region, given):
 def test_a_box_outside_the_frame_is_refused(region):
     with pytest.raises(UserError, match="80 x 40"):
         place_of("70,10,90,20", region, SIZE)
+
+
+def test_a_place_in_which_no_token_belongs_to_the_subject_is_refused():
+    subject = torch.zeros(1, 3, 12 * 12)
+    subject[0, 0].view(12, 12)[2:7, 4:9] = 1
+    check_seen(Placement(0.21, (0.3, 0.3)), subject, (12, 12), (48, 48))
+    with pytest.raises(UserError, match="0\\.15"):
+        check_seen(Placement(0.15, (0.3, 0.3)), subject, (12, 12), (48, 48))
 
 
 def test_a_background_has_no_place(region):

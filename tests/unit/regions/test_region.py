@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastvmt_pl.clips import Clip
+from fastvmt_pl.clips import Clip, read_clip
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.regions import find_region, parse_region
@@ -41,6 +41,12 @@ def test_what_is_no_box_is_refused(given):
         parse_region(given)
 
 
+@pytest.mark.parametrize("given", ["", "  "])
+def test_an_empty_text_is_refused(given):
+    with pytest.raises(UserError, match="region"):
+        parse_region(given)
+
+
 def test_a_missing_file_is_refused():
     with pytest.raises(UserError, match=r"missing\.png"):
         parse_region("missing.png")
@@ -69,6 +75,9 @@ def test_a_folder_of_masks_has_one_for_every_frame_of_the_clip(toy, clip, masks,
     (tmp_path / "016.png").unlink()
     with pytest.raises(UserError, match="16 frames"):
         find_region(str(tmp_path), "subject", clip, SIZE)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"region .*empty"):
+        find_region(str(tmp_path / "empty"), "subject", clip, SIZE)
 
 
 def test_a_mask_video_is_read_at_the_frames_of_the_clip(toy, masks, tmp_path):
@@ -93,6 +102,24 @@ def test_an_empty_mask_is_refused(clip, tmp_path):
     for given in (save(torch.zeros(48, 48), tmp_path / "mask.png"), torch.zeros(17, 48, 48, dtype=torch.bool)):
         with pytest.raises(UserError, match="empty"):
             find_region(given, "subject", clip, SIZE)
+
+
+def test_a_region_that_leaves_no_background_is_refused_for_the_background_alone(clip):
+    everything = torch.ones(17, 48, 48, dtype=torch.bool)
+    with pytest.raises(UserError, match="background"):
+        find_region(everything, "background", clip, SIZE)
+    everything[:, :, :6] = False  # an eighth of the frame
+    assert find_region(everything, "background", clip, SIZE).of == "background"
+    assert find_region(torch.ones_like(everything), "subject", clip, SIZE).subject.all()
+
+
+@pytest.mark.parametrize("of", ["subject", "background"])
+def test_auto_is_refused_where_nothing_moves(toy, of, tmp_path):
+    still = toy.frames[:1].expand(17, -1, -1, -1).contiguous()
+    write_video(tmp_path / "still.mp4", still, 8.0)
+    for clip in (Clip(still, 8.0, "still"), read_clip(tmp_path / "still.mp4", 17)):
+        with pytest.raises(UserError, match="auto, but nothing moves"):
+            find_region("auto", of, clip, SIZE)
 
 
 def test_a_broken_mask_is_refused(clip, tmp_path):
