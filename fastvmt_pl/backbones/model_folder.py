@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
@@ -64,6 +65,8 @@ def read_json(path: Path, needed: Iterable[str] = ()) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; give a whole diffusers folder, as save_pretrained() writes it") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); is {path.parent} a whole diffusers folder?") from error
     if not isinstance(content, dict):
@@ -108,10 +111,37 @@ def check_classes(folder: Path, classes: Mapping[str, str]) -> None:
 
 
 def check_weights(folder: Path, components: Iterable[str]) -> None:
-    """Raise ``ValueError`` unless a folder has safetensors weights of these components."""
+    """Raise ``UserError`` unless a folder has safetensors weights of these components."""
     for name in components:
+        if not (folder / name).is_dir():
+            raise UserError(f"{folder} has no {name}; get the whole model")
         if not any((folder / name).glob(WEIGHTS)):
             raise UserError(f"{folder / name} has no .safetensors file; convert the weights with save_pretrained()")
+
+
+def check_whole(folder: Path, components: Iterable[str]) -> None:
+    """Check files of weights by their headers and lengths, such as after a download that was stopped.
+
+    Args:
+        folder: A diffusers folder.
+        components: Components that have weights.
+
+    Raises:
+        UserError: If a file is damaged, or one that a component's index names is missing.
+    """
+    for name in components:
+        for index in (folder / name).glob(f"{WEIGHTS}.index.json"):
+            for file in sorted(set(read_json(index, ["weight_map"])["weight_map"].values())):
+                if not (folder / name / file).exists():
+                    raise UserError(f"{folder / name} has no {file}; get the whole model")
+        for path in (folder / name).glob(WEIGHTS):
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except SafetensorError as error:
+                raise UserError(
+                    f"{path} is damaged ({error}); fetch it again (by git lfs pull, if it came by git clone)"
+                ) from error
 
 
 def hash_components(folder: Path, components: Iterable[str]) -> str:

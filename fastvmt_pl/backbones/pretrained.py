@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.attention_kernel import check_backend, try_backend
 from fastvmt_pl.backbones.families.finding import find_family
-from fastvmt_pl.backbones.model_folder import check_weights, hash_components, read_licence, resolve_model
+from fastvmt_pl.backbones.model_folder import (
+    check_weights,
+    check_whole,
+    hash_components,
+    read_licence,
+    resolve_model,
+)
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
@@ -99,6 +105,7 @@ class PretrainedParts:
         """The model's folder with its weights, fetched if need be."""
         folder = resolve_model(self.name, self.revision)
         check_weights(folder, self.family.components)
+        check_whole(folder, self.family.components)
         return folder
 
     def fingerprint(self) -> str:

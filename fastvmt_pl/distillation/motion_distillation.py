@@ -107,7 +107,7 @@ class MotionDistillation(LightningModule):
             raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
         names = backbone.family.expert_names
         if expert is not None and expert not in names:
-            raise UserError(f"expert is {expert}, and {backbone.name} has one transformer; set it to null")
+            raise UserError(f"expert is {expert}, and {backbone.name} has one transformer; leave it out")
         self.experts = tuple(number for number, name in enumerate(names) if expert in (None, name))
         self.backbone = backbone
         self.lora: dict[str, Any] = {

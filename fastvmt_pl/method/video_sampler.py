@@ -82,7 +82,7 @@ class VideoSampler(LightningModule):
         check(
             low_noise_guidance_scale is None or len(backbone.family.experts) > 1,
             f"low_noise_guidance_scale is {low_noise_guidance_scale}, and {backbone.name} has one transformer for all "
-            "noise levels; set it to null",
+            "noise levels; leave it out",
         )
         check(shift > 0, f"shift is {shift}; use a positive number (the paper's is 7)")
         self.backbone = backbone

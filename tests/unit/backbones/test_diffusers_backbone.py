@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastvmt_pl.backbones import Backbone, DiffusersBackbone
 from fastvmt_pl.backbones import model_folder as folder
 from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.sampling import denoise
 
 
@@ -250,6 +251,30 @@ def test_a_damaged_config_is_named(copied, name):
     (copied / name).write_text("{")
     with pytest.raises(ValueError, match=name):
         DiffusersBackbone(str(copied))
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae", "text_encoder"])
+def test_a_model_without_a_component_is_refused(copied, name):
+    shutil.rmtree(copied / name)
+    with pytest.raises(UserError, match=name):
+        DiffusersBackbone(str(copied))
+
+
+@pytest.mark.parametrize("name", ["transformer", "vae", "text_encoder"])
+@pytest.mark.parametrize("content", [None, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"])
+def test_weights_of_which_a_part_is_missing_are_refused_before_they_are_read(copied, name, content):
+    (path,) = (copied / name).glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-8] if content is None else content)
+    for use in (lambda backbone: backbone.transformer, lambda backbone: backbone.fingerprint()):
+        with pytest.raises(UserError, match=path.name):
+            use(DiffusersBackbone(str(copied)))
+
+
+def test_a_missing_shard_of_weights_is_refused_by_name(copied):
+    index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (copied / "vae" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="model-00001-of-00002"):
+        DiffusersBackbone(str(copied)).fingerprint()
 
 
 @pytest.mark.parametrize("video", [(17, 48, 48), (5, 64, 32)])
