@@ -88,9 +88,14 @@ def export_lora(
             deviations |= verify_lora(adapter, folder, Path(module.backbone.source), family, expert)
     except (RuntimeError, OSError, MemoryError) as error:
         raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
-    write_text(verified, model_card(adapters, module, training))
-    unverified.unlink()
+    write_text(unverified, model_card(adapters, module, training))
+    unverified.replace(verified)  # at once, so that a killed process leaves one card
     return deviations
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder holds a LoRA whose export was killed, or whose files could not be verified."""
+    return (folder / "UNVERIFIED.md").exists() and not (folder / "README.md").exists()
 
 
 def model_card(

@@ -38,12 +38,15 @@ def find_loras(loras: Mapping[str, float], experts: Sequence[str] = ("",)) -> tu
         experts: Names of the model's experts; a single one has no name.
 
     Raises:
-        UserError: If a LoRA or half of a pair is not found, or a weight is no finite number.
+        UserError: If a LoRA or half of a pair is not found, a folder has a pair and the model one expert, or a weight
+            is no finite number.
     """
     found: tuple[dict[Path, float], ...] = tuple({} for _ in experts)
     for path, weight in loras.items():
         if not math.isfinite(weight):
             raise UserError(f"the weight of LoRA {path} is {weight}; use a finite number")
+        if len(experts) == 1 and _in_folder(Path(path).expanduser()) is not None:
+            raise UserError(f"LoRA {path} is a pair of files, and this model has one transformer; give another")
         files = {"": find_lora(path)} if len(experts) == 1 else find_pair(path, loras)
         for expert, of_expert in zip(experts, found, strict=True):
             if expert in files:

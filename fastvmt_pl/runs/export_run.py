@@ -6,10 +6,11 @@ from pickle import UnpicklingError
 import torch
 
 from fastvmt_pl.datamodules import DistillationDataModule
-from fastvmt_pl.distillation.lora_card import Training, export_lora
+from fastvmt_pl.distillation.lora_card import Training, export_lora, is_unfinished
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import INDEX, read_index
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.files.atomic import PREFIX, remove_unfinished
 from fastvmt_pl.runs.composition import compose_training
 from fastvmt_pl.runs.settings import read_config
 
@@ -26,11 +27,11 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         The folder.
 
     Raises:
-        UserError: If the checkpoint is not one of a LoRA, or the folder is in use.
+        UserError: If the checkpoint is not one of a LoRA, or not of the config's, or the folder is in use. One with a
+            LoRA that was not finished or verified is used again.
         LoraError: If the files could not be verified; they stay, and the model card is ``UNVERIFIED.md``.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is in use; choose another output")
+    _claim(output)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
@@ -39,7 +40,13 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         raise UserError(f"checkpoint {checkpoint} holds no LoRA; give one of fastvmt distill or fastvmt train")
     module, data = _read_config(config)
     module.attach_adapter()
-    module.load_state_dict(state["state_dict"])
+    try:
+        module.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"checkpoint {checkpoint} holds another LoRA than config {config} describes; give the config.yaml that was "
+            "written beside it"
+        ) from error
     module.on_load_checkpoint(state)
     previews = state["callbacks"].get("LoraPreviews") or {
         "last": None,
@@ -73,6 +80,17 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
     )
     export_lora(adapters, module, output, training)
     return output
+
+
+def _claim(output: Path) -> None:
+    """Refuse a folder that holds anything but an export that did not finish, and tidy up after that."""
+    if not output.exists():
+        return
+    if not output.is_dir() or not (
+        is_unfinished(output) or all(path.name.startswith(PREFIX) for path in output.iterdir())
+    ):
+        raise UserError(f"{output} is in use; choose another output")
+    remove_unfinished(output)
 
 
 def _read_config(config: Path) -> tuple[MotionDistillation, DistillationDataModule]:

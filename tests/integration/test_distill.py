@@ -187,8 +187,15 @@ def test_a_checkpoint_can_be_exported_by_itself(distil, succeed, refused, tmp_pa
     assert "unverified" in refused("export", tmp_path / "broken.ckpt", config, "unverified", code=1)
     kept = {DIFFUSERS_FILE, ORIGINAL_FILE, "UNVERIFIED.md", "preview.mp4"}
     assert {path.name for path in (tmp_path / "unverified").iterdir()} == kept
+    (tmp_path / "unverified" / ".writing-killed").mkdir()
+    succeed("export", last, config, "unverified")  # as after a process that was killed
+    assert {path.name for path in (tmp_path / "unverified").iterdir()} == kept - {"UNVERIFIED.md"} | {"README.md"}
     fused = [None, {"exported": 1.0}, {"exported": 0.5}, {"unleaked": 1.0}]
     assert len({DiffusersBackbone(loras=loras).fingerprint() for loras in fused}) == 4
+    larger = yaml.safe_load(config.read_text())
+    larger["model"]["rank"] *= 2
+    (tmp_path / "larger.yaml").write_text(yaml.safe_dump(larger))
+    assert "larger.yaml" in refused("export", last, tmp_path / "larger.yaml", "other")
     torch.save({"state_dict": {}}, tmp_path / "no.ckpt")
     assert "holds no LoRA" in refused("export", tmp_path / "no.ckpt", config, "other")
 

@@ -40,6 +40,12 @@ def test_a_folder_stands_for_the_halves_in_it(write, tmp_path):
     assert all_files(tmp_path) == [high, low]
 
 
+def test_a_pair_is_refused_for_a_model_with_one_transformer(write, tmp_path):
+    write(*(half_file(DIFFUSERS_FILE, half) for half in HALVES))
+    with pytest.raises(UserError, match="pair"):
+        find_loras({str(tmp_path): 1.0})
+
+
 def test_halves_that_are_both_given_have_a_weight_each(write, tmp_path):
     high, low = write(*(half_file(DIFFUSERS_FILE, half) for half in HALVES))
     assert find_loras({str(high): 0.5, str(low): 0.25}, HALVES) == ({high: 0.5}, {low: 0.25})
