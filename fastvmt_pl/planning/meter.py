@@ -115,7 +115,7 @@ class TensorMeter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         tensors = [result] if isinstance(result, Tensor) else tree_leaves(result) if isinstance(result, tuple) else []
         for tensor in tensors:
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not tensor.is_meta:  # which takes no memory; fake tensors do
                 self._follow(tensor.untyped_storage())
         flops = FLOPS.get(func.overloadpacket)
         buffer = convolution_buffers(*args, result=result) if func is ATEN.convolution.default else 0

@@ -30,6 +30,14 @@ def test_the_peak_counts_tensors_that_live_at_the_same_time():
     assert meter.num_bytes == 0
 
 
+def test_tensors_without_memory_do_not_count():
+    with TensorMeter() as meter, meter.reading() as reading:
+        with torch.device("meta"):
+            empty = torch.nn.Linear(500, 500, bias=False)
+        empty.weight = torch.nn.Parameter(fake(500, 500, dtype=torch.bfloat16))
+    assert reading.growth == MILLION // 2
+
+
 def test_views_do_not_count_and_real_tensors_do():
     with TensorMeter() as meter:
         real = torch.ones(500, 500)
