@@ -48,6 +48,10 @@ class InnerSteps(Dataset[MotionTarget]):
         return self.targets[min(self.module.step, len(self.targets) - 1)]
 
 
+LARGEST_SEED = 2**63 - 1
+"""What fits PyTorch's generators."""
+
+
 def check_interval(start: float, end: float | None) -> None:
     """Check an interval of a clip in seconds; an end of ``None`` is the clip's.
 
@@ -145,8 +149,10 @@ class MotionDataModule(LightningDataModule):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the video is to show")
         self.seeds = [seed + number for number in range(len(prompts))] if isinstance(seed, int) else seed
-        if len(self.seeds) != len(prompts) or min(self.seeds) < 0:
-            raise UserError(f"seed is {seed}; use 0 or more, or as many of them as prompts, {len(prompts)}")
+        if len(self.seeds) != len(prompts) or min(self.seeds) < 0 or max(self.seeds) > LARGEST_SEED:
+            raise UserError(
+                f"seed is {seed}; use 0 to {LARGEST_SEED}, or as many of them as there are prompts, {len(prompts)}"
+            )
         check_interval(start, end)
         _check_region(region, region_of, place, background_weight, with_image=images is not None)
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:

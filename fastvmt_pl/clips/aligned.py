@@ -13,6 +13,8 @@ from fastvmt_pl.clips.video_writing import to_frames
 
 SHORTER_SIDE = 256
 """Shorter side in pixels at which videos are compared; large enough for trackers, and equal for all videos."""
+ROUNDING = 0.1
+"""Share of a frame by which a file may round its duration."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def common_frames(first: Timeline, second: Timeline, names: tuple[str, str]) -> 
     clips, slower = (first, second), max(first.period, second.period)
     alike = slower - min(first.period, second.period) <= 0.01 * slower
     periods = [clip.period if alike else slower for clip in clips]
-    count = min(int((clip.end - clip.period) / period + 1e-6) + 1 for clip, period in zip(clips, periods, strict=True))
+    count = min(
+        int((clip.end - clip.period) / period + ROUNDING) + 1 for clip, period in zip(clips, periods, strict=True)
+    )
     if count < 2:
         raise ClipError(f"{names[0]} and {names[1]} have fewer than two frames in common; use longer clips")
     chosen = [

@@ -95,22 +95,24 @@ def sample(
         name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")
     }
     unguided = {"model.num_guided_steps": 0, "model.strength": 1.0, "data.clips": [NO_CLIP], "data.prompts": [prompt]}
+    unguided |= {"data.seed": seed} | ({} if output_fps is None else {"data.output_fps": output_fps})
     unguided |= {} if image is None else {"data.images": [str(image)]}
     cli = compose(merged({**settings, "trainer": places}, unguided), check="nothing")
     module, frames, video_size = cli.model, cli.datamodule.num_frames, cli.datamodule.size
+    images = cli.datamodule.image_names
     backbone = module.backbone
     backbone.check_geometry(frames, *video_size)
-    backbone.check_images(given=image is not None)
+    backbone.check_images(given=bool(images))
     folder = output or Path("runs") / slug("sample", prompt, str(seed))
     video = folder / "output.mp4"
     if video.exists():
         raise UserError(f"{folder} holds a finished run; choose another output")
-    fps = backbone.family.defaults.fps if output_fps is None else output_fps
+    fps = cli.datamodule.output_fps or backbone.family.defaults.fps
     used = {name: cli.config.model[name] for name in ("num_steps", "guidance_scale", "negative_prompt", "shift")}
     chosen = {"prompt": prompt, "seed": seed, "output_fps": fps, "num_frames": frames, "size": list(video_size), **used}
     if module.low_noise_guidance_scale is not None:
         chosen["low_noise_guidance_scale"] = module.low_noise_guidance_scale
-    chosen |= {} if image is None else {"image": str(image)}
+    chosen |= {"image": images[0]} if images else {}
     chosen |= cli.config.model.backbone.init_args.as_dict()
     text = yaml.safe_dump(chosen, sort_keys=False)
     with claimed_folder(folder, _identity, config=text), naming(folder):

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from fastvmt_pl.clips import Clip, ClipError, align, read_pair
+from fastvmt_pl.clips.aligned import common_frames
+from fastvmt_pl.clips.timeline import Timeline
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.toy import ToyWorld
 
@@ -39,6 +41,13 @@ def test_frames_shown_at_the_same_time_are_paired(lengths, rates, expected):
         found = [frames[:, 0, 0, 0].tolist() for frames in (pair.reference, pair.output)]
         assert found[::order] == list(expected)
         assert pair.fps == pytest.approx(min(rates))
+
+
+@pytest.mark.parametrize("rounded", [6.666, 6.66602, 6.667])
+def test_a_rounded_duration_costs_no_frame(rounded):
+    exact = Timeline.regular(5, 0.75)
+    for first, second in ((Timeline(exact.times, rounded), exact), (exact, Timeline(exact.times, rounded))):
+        assert common_frames(first, second, ("a", "b"))[:2] == (list(range(5)), list(range(5)))
 
 
 def test_clips_without_common_time_are_refused():
