@@ -10,6 +10,7 @@ from torch import Tensor, uint8
 
 from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.clips import Clip, check_file
+from fastvmt_pl.clips.image import SMALLEST
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.regions import RegionGiven
 from fastvmt_pl.runs.identity import Settings, identity_of
@@ -34,6 +35,7 @@ def clip_of(clip: str | Path | Clip | Tensor, fps: float | None) -> str | Clip:
         return Clip(clip, fps, "frames")
     if isinstance(clip, Clip):
         return clip
+    _check_path("clip", clip)
     check_file(clip)
     return str(clip)
 
@@ -45,9 +47,12 @@ def image_of(image: str | Path | Tensor) -> str | Tensor:
         UserError: If it cannot be one.
     """
     if not isinstance(image, Tensor):
+        _check_path("image", image)
         return str(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != uint8:
         raise UserError(f"the image is {image.dtype} of {list(image.shape)}; give uint8 [height, width, 3]")
+    if min(image.shape[:2]) < SMALLEST:
+        raise UserError(f"the image is {list(image.shape)}; give one of at least {SMALLEST} pixels a side")
     return image
 
 
@@ -63,7 +68,19 @@ def region_of(region: RegionGiven) -> str | list[float] | Tensor:
                 f"the region is {region.dtype} of {list(region.shape)}; give booleans, [frames,] height, width"
             )
         return region
-    return str(region) if isinstance(region, str | Path) else [float(each) for each in region]
+    if isinstance(region, str | Path):
+        return str(region)
+    try:
+        return [float(each) for each in region]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the region is a {type(region).__name__} and no box; give four numbers, a path, or a tensor of booleans"
+        ) from error
+
+
+def _check_path(name: str, given: object) -> None:
+    if not isinstance(given, str | Path):
+        raise UserError(f"the {name} is a {type(given).__name__}; give a path or a tensor, as by torch.from_numpy")
 
 
 def settings_of_backbone(backbone: Backbone, options: Mapping[str, Any]) -> dict[str, Any]:

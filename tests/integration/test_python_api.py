@@ -112,6 +112,11 @@ def test_a_mistake_is_a_user_error_that_names_it(clip, backbone, change, named):
         transfer(**{"clip": clip, "prompt": PROMPT, "model": backbone, **SMALL, **change})
 
 
+def test_a_tiny_image_is_refused(clip):
+    with pytest.raises(UserError, match="16 pixels"):
+        transfer(clip, PROMPT, image=torch.zeros(1, 1, 3, dtype=torch.uint8), num_frames=5)
+
+
 def test_the_package_is_imported_without_its_libraries_and_its_names_are_found():
     code = "import sys, fastvmt_pl; assert 'torch' not in sys.modules; print(*fastvmt_pl.__all__)"
     names = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
