@@ -1,4 +1,4 @@
-"""The index of a data folder: which shards it has, of what."""
+"""The index of a data folder, which lists its shards."""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +17,13 @@ class Shard:
     """An entry of a data folder's index.
 
     Attributes:
-        name: The tar file.
-        source: Whether it holds the reference clip, or samples: guided ones, or videos that a user brought.
-        num_samples: How many it holds.
-        num_dropped: How many were left out because they do not move as the reference does, or could not be read.
+        name: Name of the tar file.
+        source: Whether it holds the reference clip, or samples: guided ones or a user's videos.
+        num_samples: Number of samples in it.
+        num_dropped: Number of samples dropped because their motion differs from the reference's, or they were
+            unreadable.
         sha256: Hash of the clip's file.
-        origin: What a shard of a user's videos was made of, and how.
+        origin: The source and settings of a shard of a user's videos.
     """
 
     name: str
@@ -34,10 +35,10 @@ class Shard:
 
 
 def read_index(folder: Path) -> list[Shard]:
-    """Return what a data folder's index lists.
+    """Return the shards listed in a data folder's index.
 
     Raises:
-        ValueError: If there is none, or it is none.
+        UserError: If the index does not exist or is invalid.
     """
     path = folder / INDEX
     try:

@@ -15,6 +15,7 @@ from fastvmt_pl.joblists.job_rows import OWN, check_names, rows_of_list
 from fastvmt_pl.runs.transfer_options import TransferOptions, checked_options
 
 Kind = TypeVar("Kind")
+CELLS = {str: "a text", int: "a whole number", list: "a list of texts"}
 
 
 def read_jobs(path: Path, options: TransferOptions, clips: Path) -> tuple[list[Job], list[Outcome]]:
@@ -94,7 +95,7 @@ def _own(row: dict[str, Any], name: str, kind: type[Kind]) -> Kind:
     if kind is int and isinstance(value, str) and value.strip().lstrip("-").isdecimal():
         value = int(value)
     if not isinstance(value, kind) or isinstance(value, bool) or value == "":
-        raise UserError(f"{name} is {value!r}; give {'a list of texts' if kind is list else f'a {kind.__name__}'}")
+        raise UserError(f"{name} is {value!r}; give {CELLS[kind]}")
     return value
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.errors import UserError
