@@ -41,8 +41,8 @@ class MotionDistillation(LightningModule):
     guidance, the velocity to the next ones, which includes the teacher's motion guidance.
 
     Each video's noise, noise level and prompt dropout depend only on its number in the training
-    (:attr:`~fastvmt_pl.method.transfer_jobs.DistillationBatch.draws`), not on the number of processes or restarts. Noise
-    levels are spread evenly over the draws instead of drawn independently, which lowers the variance of the gradient.
+    (:attr:`~fastvmt_pl.method.transfer_jobs.DistillationBatch.draws`), not on processes or restarts. Noise levels are
+    spread evenly over the draws instead of drawn independently, which lowers the variance of the gradient.
 
     A checkpoint holds the adapter, the optimiser and the position, but not the backbone. Runs on one device, under DDP,
     and under ``ModelParallelStrategy``, which also shards the frozen weights (FSDP2).
@@ -210,7 +210,7 @@ class MotionDistillation(LightningModule):
         self._report(batch.problems)
         if self.lora["dropout"]:
             torch.manual_seed(int(batch.draws[0]))  # dropout depends on the position, too
-        latents, sigma, target = (self._noised if self.objective == "flow_matching" else self._teacher_steps)(batch)
+        latents, sigma, target = (self.noised if self.objective == "flow_matching" else self.teacher_steps)(batch)
         without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
         condition = batch.condition.where(~without_prompt, self._negative(batch))
         predicted = self.backbone.velocity(latents, 1000 * sigma, condition)
@@ -223,7 +223,7 @@ class MotionDistillation(LightningModule):
         self.log("problems", float(len(self.problems)), batch_size=len(batch.draws))
         return loss
 
-    def _noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
+    def noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
         """Return noised videos, their noise levels, and the velocities from video to noise."""
         level = spread(batch.draws, self.seed, GOLDEN_RATIO)
         low, high = (x / (self.shift - (self.shift - 1) * x) for x in self.noise_levels)
@@ -234,7 +234,7 @@ class MotionDistillation(LightningModule):
         noise = job_noise(tuple(clean.shape[1:]), seeds).to(clean.device)
         return add_noise(clean, noise, rearrange(sigma, "b -> b 1 1 1 1")), sigma, noise - clean
 
-    def _teacher_steps(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
+    def teacher_steps(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
         """Return latents of the teacher's trajectories, their noise levels, and the target velocities.
 
         The teacher's velocity was ``negative + scale * (predicted - negative)``; the target is ``predicted``.
