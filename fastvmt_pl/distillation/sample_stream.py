@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from fastvmt_pl.backbones.condition import Condition
-from fastvmt_pl.distillation.shards import Sample, read_shards
+from fastvmt_pl.distillation.shards import OWN_TENSORS, Sample, read_shards
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
 
@@ -116,17 +116,11 @@ class SampleStream(IterableDataset[DistillationBatch]):
             position, num_pass = position + num_good, num_pass + 1
 
     def _fits(self, sample: Sample) -> bool:
-        shapes = {"latents": (_shape(sample.latents), _shape(self.like.latents))}
-        if self.trajectories:
-            shapes |= {
-                "trajectory": (_shape(sample.trajectory), _shape(self.like.trajectory)),
-                "sigmas": (_shape(sample.sigmas), _shape(self.like.sigmas)),
-            }
-        reasons = [
-            f"its {name} has shape {list(found)} instead of {list(wanted)}"
-            for name, (found, wanted) in shapes.items()
-            if found != wanted
-        ]
+        reasons = []
+        for name in OWN_TENSORS if self.trajectories else ("latents",):
+            found, wanted = _shape(getattr(sample, name)), _shape(getattr(self.like, name))
+            if found != wanted:
+                reasons.append(f"its {name} has shape {found} instead of {wanted}")
         reasons += self.condition.misfits(sample.condition)
         self.problems += [f"sample {sample.prompt!r}, seed {sample.seed}: {reason}" for reason in reasons]
         return not reasons
@@ -149,5 +143,5 @@ class SampleStream(IterableDataset[DistillationBatch]):
         )
 
 
-def _shape(tensor: Tensor | None) -> tuple[int, ...]:
-    return () if tensor is None else tuple(tensor.shape)
+def _shape(tensor: Tensor | None) -> list[int]:
+    return [] if tensor is None else list(tensor.shape)

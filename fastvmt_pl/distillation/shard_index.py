@@ -34,19 +34,30 @@ class Shard:
     origin: str | None = None
 
 
-def read_index(folder: Path) -> list[Shard]:
+def read_index(folder: Path, *, missing_ok: bool = False) -> list[Shard]:
     """Return the shards listed in a data folder's index.
 
+    Args:
+        folder: The data folder.
+        missing_ok: Whether to return no shards if the folder has no index.
+
     Raises:
-        UserError: If the index does not exist or is invalid.
+        UserError: If the index is missing or invalid.
     """
     path = folder / INDEX
+    if missing_ok and not path.exists():
+        return []
     try:
         return [Shard(**entry) for entry in json.loads(path.read_text())["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); make a data folder with fastvmt distill or fastvmt encode"
         ) from error
+
+
+def clip_sha256(shards: Sequence[Shard]) -> str | None:
+    """Return the hash of the reference clip's file, if it is known."""
+    return next((shard.sha256 for shard in shards if shard.source == "clip"), None)
 
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:

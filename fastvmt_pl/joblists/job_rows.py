@@ -43,7 +43,7 @@ def rows_of_list(path: Path, clips: Path, skipped: Callable[[str], None]) -> Ite
         UserError: If the list as a whole cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"job list {path} is no file; check the path")
+        raise UserError(f"job list {path} is not a file; check the path")
     ending = path.suffix.lower()
     if ending == ".tar":
         yield from _tar(path, clips, skipped)

@@ -1,4 +1,4 @@
-"""Prepare a process to work on jobs beside others: its rank, the folder, and the jobs' own folders."""
+"""Prepare a process to share jobs with others: its rank, the folder, and the jobs' own folders."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ KIND = "kind.txt"
 
 @contextmanager
 def one_of_many() -> Iterator[tuple[Rank, StopRequest]]:
-    """Prepare this process to work beside others; yield its rank, and whether it was asked to stop."""
+    """Prepare this process to share jobs with others; yield its rank, and whether it was asked to stop."""
     rank, request, logger = read_rank(), StopRequest(), logging.getLogger("lightning.pytorch")
     level = logger.level
     with listening(request), alone():

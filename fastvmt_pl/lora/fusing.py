@@ -51,22 +51,14 @@ def fuse_loras(transformer: ModelMixin, loras: Mapping[Path, float], names: Laye
     )
     with ExitStack() as stack:
         files = {path: stack.enter_context(opened(path)) for path in loras}
-        for name, changes in groupby(updates, key=lambda each: each.parameter):
-            listed = list(changes)
-            # Not in place: loaded weights may be a view of the model's file.
-            parameters[name].data = _merged(parameters[name], [(files[x.path], x, loras[x.path]) for x in listed])
-            if not parameters[name].isfinite().all():
-                raise unfit(
-                    listed[-1].path, f"with {listed[-1].keys[0]!r} {name} exceeds the range of {parameters[name].dtype}"
-                )
-
-
-def _merged(parameter: Tensor, changes: list[tuple[Any, Update, float]]) -> Tensor:
-    """Return a parameter with updates added, each from an open file and with a weight."""
-    whole = parameter.to(torch.float32, copy=True)
-    for file, update, weight in changes:
-        whole += _difference(file, update, whole).mul_(weight * update.scale)
-    return whole.to(parameter.dtype)
+        for name, of_parameter in groupby(updates, key=lambda each: each.parameter):
+            parameter = parameters[name]
+            fused = parameter.to(torch.float32, copy=True)
+            for update in of_parameter:
+                fused += _difference(files[update.path], update, fused).mul_(loras[update.path] * update.scale)
+            parameter.data = fused.to(parameter.dtype)  # not in place: loaded weights may be a view of the model's file
+            if not parameter.isfinite().all():
+                raise unfit(update.path, f"with {update.keys[0]!r} {name} exceeds the range of {parameter.dtype}")
 
 
 def _difference(file: Any, update: Update, like: Tensor) -> Tensor:

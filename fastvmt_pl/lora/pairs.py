@@ -78,7 +78,7 @@ def find_pair(path: str | Path, given: Iterable[str] = ()) -> dict[str, Path]:
     with opened(file) as content:
         alone = (content.metadata() or {}).get(ALONE_KEY)
     if alone != own:
-        raise UserError(f"LoRA {file} is half of a pair, and {other.name} is not beside it; get that file too")
+        raise UserError(f"LoRA {file} is half of a pair, and {other.name} is missing; put that file next to it")
     return {own: file}
 
 

@@ -79,7 +79,9 @@ def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape], names: Lay
         if method is not None:
             raise unfit(path, f"{key!r} belongs to {method}; use a plain LoRA")
         if parsed is None:
-            raise unfit(path, f"{key!r} is no key of a LoRA; keys end in lora_A.weight, lora_B.weight, alpha or diff")
+            raise unfit(
+                path, f"{key!r} is not a key of a LoRA; keys end in lora_A.weight, lora_B.weight, alpha or diff"
+            )
         name = spellings.get(kohya_name(parsed.layer))
         if name is None:
             raise unfit(path, f"{key!r} {names.why_unknown(parsed.layer, spellings.values())}")
@@ -115,12 +117,10 @@ def _check_pair(path: Path, file: Any, keys: dict[Part, str]) -> None:
     """Raise ``UserError`` if a tensor of the pair is missing, the ranks differ, or a parameter has two updates."""
     missing = [name for part, name in (("down", "lora_A (lora_down)"), ("up", "lora_B (lora_up)")) if part not in keys]
     if missing:
-        raise unfit(path, f"{next(iter(keys.values()))!r} has no {missing[0]} beside it; the file is not whole")
+        raise unfit(path, f"{next(iter(keys.values()))!r} has no {missing[0]} with it; the file is incomplete")
     down, up = (tuple(file.get_slice(keys[part]).get_shape()) for part in ("down", "up"))
     if min(len(down), len(up)) < 2 or down[0] != up[1] or down[0] == 0:
-        raise unfit(
-            path, f"{keys['down']!r} has shape {down} and {keys['up']!r} has {up}; they need one and the same rank"
-        )
+        raise unfit(path, f"{keys['down']!r} has shape {down} and {keys['up']!r} has {up}; they need the same rank")
     changes: tuple[tuple[Part, Part], ...] = (("down", "diff"), ("up_bias", "diff_b"))
     for first, second in changes:
         if first in keys and second in keys:
@@ -152,7 +152,7 @@ def _setting(settings: dict[str, Any], layer: Layer, name: str, pattern: str) ->
 def _read_alpha(path: Path, file: Any, key: str) -> float:
     tensor = file.get_tensor(key)
     if tensor.numel() != 1 or not math.isfinite(tensor.item()):
-        raise unfit(path, f"{key!r} is no single finite number; its shape is {tuple(tensor.shape)}")
+        raise unfit(path, f"{key!r} is not a single finite number; its shape is {tuple(tensor.shape)}")
     return float(tensor.item())
 
 

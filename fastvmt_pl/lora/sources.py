@@ -69,8 +69,8 @@ def read_settings(path: Path, header: Mapping[str, str] | None, *, needed: bool)
         UserError: If they are damaged, missing, or those of another method.
     """
     text, beside = (header or {}).get(HEADER_KEY), path.with_name(PEFT_SETTINGS)
-    belongs = path.name == PEFT_FILE and (needed or beside.exists())
-    if text is None and not (belongs or (needed and beside.exists())):
+    # A file of settings in the same folder may be another LoRA's: two of the three signs of peft have to be there.
+    if text is None and sum((needed, path.name == PEFT_FILE, beside.exists())) < 2:
         return None
     try:
         settings = json.loads(beside.read_text(encoding="utf-8-sig") if text is None else text)

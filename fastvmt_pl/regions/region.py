@@ -107,7 +107,7 @@ def parse_region(given: str | Path | Sequence[float]) -> Box | Path | Literal["a
         return path
     box = as_box(numbers)
     if box is None:
-        raise UserError(f"region {given} is no box; give x0,y0,x1,y1 with x0 < x1 and y0 < y1 in pixels of the clip")
+        raise UserError(f"region {given} is not a box; give x0,y0,x1,y1 with x0 < x1 and y0 < y1 in pixels of the clip")
     return box
 
 
