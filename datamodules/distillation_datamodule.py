@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.sample_stream import SampleStream
-from fastvmt_pl.distillation.shard_index import read_index
+from fastvmt_pl.distillation.shard_index import clip_sha256, read_index
 from fastvmt_pl.distillation.shards import Sample, read_shards
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
@@ -90,7 +90,7 @@ class DistillationDataModule(LightningDataModule):
             ValueError: If the folder has nothing of the source, or not the trajectories that are to be learned.
         """
         shards = read_index(self.folder)
-        self.reference_hash = next((shard.sha256 for shard in shards if shard.source == "clip"), None)
+        self.reference_hash = clip_sha256(shards)
         self.samples, self.clip = (
             [self.folder / shard.name for shard in shards if shard.source == kind and shard.num_samples]
             for kind in ("samples", "clip")

@@ -1,4 +1,4 @@
-"""Distillation of a motion into a LoRA: the training, its samples, and the exported files."""
+"""Distillation of a motion into a LoRA: training, samples, and exported files."""
 
 from fastvmt_pl.distillation.shards import Sample, read_shards, read_videos, write_shard
 

@@ -1,4 +1,4 @@
-"""Export a trained LoRA: its files, their verification, and a model card that says how to use them."""
+"""Export a trained LoRA: write its files and model card, and verify them."""
 
 import json
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ from fastvmt_pl.files.atomic import write_text, written_whole
 from fastvmt_pl.lora import Adapter, LoraError, verify_lora, write_lora, written_files
 
 UNVERIFIED = """
-> **Not verified.** These files were not compared with the adapter that was trained: the comparison failed or did not
-> end. `fastvmt export` writes and verifies them again from a checkpoint.
+> **Not verified.** The comparison of these files with the trained adapter failed or did not finish. `fastvmt export`
+> writes and verifies them again from a checkpoint.
 """
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a model card says about a LoRA's training.
+    """A LoRA's training, as described in its model card.
 
     Attributes:
-        source: What it learned from.
-        num_steps: Optimiser steps.
-        batch_size: Videos a step, over all processes.
+        source: Description of the training data.
+        num_steps: Number of optimiser steps.
+        batch_size: Videos per step, over all processes.
         shape: Frames, height and width of the videos.
-        sampling: What else previews were sampled with, by its name in the stock pipeline.
         shift: Shift of the noise schedule to sample with.
-        fps: Frames a second of the videos; ``None`` is the model's usual frame rate.
+        sampling: Other arguments of the stock pipeline that previews were sampled with.
+        fps: Frames per second of the videos; ``None`` is the model's usual frame rate.
         clip_hash: SHA-256 of the reference clip's file.
         prompts: Prompts of the previews.
         scores: Scores of the last preview.
-        preview: Its video file.
+        preview: Video file of the last preview.
     """
 
     source: str
@@ -56,17 +56,17 @@ def export_lora(
 ) -> dict[str, float]:
     """Write the files of a LoRA, and then verify them.
 
-    The model card is ``UNVERIFIED.md`` until they are verified and ``README.md`` from then on, so that nothing of a
-    training is lost where the verification fails or its process is killed.
+    The model card is ``UNVERIFIED.md`` until they are verified, and then ``README.md``, so that the LoRA is kept even
+    if the verification fails or is killed.
 
     Args:
         adapters: The adapter of each adapted transformer, by its number.
         module: The module that trained it.
-        folder: Where to write.
-        training: What the card says about the training.
+        folder: Folder for the files.
+        training: The training that the card describes.
 
     Returns:
-        How far each file is from the adapter, see :func:`~fastvmt_pl.lora.verify_lora`.
+        Deviation of each file from the adapter; see :func:`~fastvmt_pl.lora.verify_lora`.
 
     Raises:
         LoraError: If the files could not be verified; they stay in the folder.
@@ -87,7 +87,7 @@ def export_lora(
         for expert, adapter in adapters.items():
             deviations |= verify_lora(adapter, folder, Path(module.backbone.source), family, expert)
     except (RuntimeError, OSError, MemoryError) as error:
-        raise LoraError(f"the LoRA in {folder} is whole but not verified: {error}") from error
+        raise LoraError(f"the LoRA in {folder} is complete but not verified: {error}") from error
     write_text(unverified, model_card(adapters, module, training))
     unverified.replace(verified)  # at once, so that a killed process leaves one card
     return deviations
@@ -101,7 +101,7 @@ def is_unfinished(folder: Path) -> bool:
 def model_card(
     adapters: Mapping[int, Adapter], module: MotionDistillation, training: Training, *, verified: bool = True
 ) -> str:
-    """Return a model card with code that loads the LoRA, and a warning if its files are not verified."""
+    """Return a model card with code that loads the LoRA, and a warning if it is not verified."""
     backbone = module.backbone
     data = ModelCardData(
         base_model=backbone.name,
@@ -176,7 +176,7 @@ export_to_video(video, "video.mp4", fps={fps:g})  # needs opencv-python or image
 
 
 def _loading(module: MotionDistillation, expert: int, file: str) -> str:
-    """Return code that loads a file into the stock pipeline."""
+    """Return the line of code that loads a file into the stock pipeline."""
     options = "".join(f", {name}={value!r}" for name, value in module.backbone.family.loading(expert).items())
     return f'pipeline.load_lora_weights("path/to/this/folder", weight_name="{file}"{options})'
 

@@ -1,4 +1,4 @@
-"""Distil a motion into a LoRA: train an adapter of the frozen backbone on videos that share it."""
+"""Distil a motion into a LoRA: train an adapter of the frozen backbone on videos with that motion."""
 
 import math
 import warnings
@@ -30,52 +30,50 @@ from fastvmt_pl.method.video_sampler import NonFiniteError
 
 Objective = Literal["flow_matching", "trajectory"]
 Expert = Literal["high_noise", "low_noise"]
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 class MotionDistillation(LightningModule):
     """Trains a LoRA of a video model on videos that have a motion in common.
 
-    With ``flow_matching`` the adapted model learns to denoise the videos, as it was trained itself (Lipman et al.,
-    arXiv 2210.02747). With ``trajectory`` it learns to walk as the teacher walked: at the teacher's own noisy latents
-    it is to predict, after classifier-free guidance, the velocity from one of them to the next, which contains the
-    teacher's motion guidance.
+    With ``flow_matching`` the adapted model learns to denoise the videos (Lipman et al., arXiv 2210.02747). With
+    ``trajectory`` it learns the teacher's sampling: at the teacher's noisy latents it predicts, after classifier-free
+    guidance, the velocity to the next ones, which includes the teacher's motion guidance.
 
-    Each video's noise, noise level and dropped prompt follow from its number in the training
-    (:attr:`~fastvmt_pl.method.transfer_jobs.DistillationBatch.draws`),
-    not from a random state, so they depend neither on the number of
-    processes nor on restarts. Noise levels are spread evenly over the draws instead of drawn independently, which
-    lowers the variance of the gradient.
+    Each video's noise, noise level and prompt dropout depend only on its number in the training
+    (:attr:`~fastvmt_pl.method.transfer_jobs.DistillationBatch.draws`), not on processes or restarts. Noise levels are
+    spread evenly over the draws instead of drawn independently, which lowers the variance of the gradient.
 
-    A checkpoint holds the adapter, the optimiser and the position, and never the backbone. Runs on one device, under
-    DDP, and under ``ModelParallelStrategy``, which shards the frozen weights too (FSDP2).
+    A checkpoint holds the adapter, the optimiser and the position, but not the backbone. Runs on one device, under DDP,
+    and under ``ModelParallelStrategy``, which also shards the frozen weights (FSDP2).
 
     Args:
         backbone: The video model.
-        expert: Which transformer is adapted, of a model with one for high noise and one for low noise; ``None``: both.
+        expert: The adapted transformer of a model with one for high noise and one for low noise; ``None`` is both.
         rank: Rank of each update.
         alpha: The update is scaled by ``alpha / rank``; ``None`` is the rank.
-        dropout: Share of the inputs of each update that is dropped.
-        targets: Endings of the names of the layers that get a LoRA; ``None`` are the backbone's attention projections.
-        objective: What is learned from the videos.
+        dropout: Dropout probability of the inputs of each update.
+        targets: Endings of the names of the layers that get a LoRA; ``None`` is the backbone's attention projections.
+        objective: The training objective.
         optimizer: Makes the optimiser of the adapter.
-        num_warmup_steps: Steps over which the learning rate rises to its value.
-        shift: Shift of the noise levels that are trained on; that of the sampling is best.
-        prompt_dropout: Share of the videos that are learned with the negative prompt in the place of their own, so that
-            classifier-free guidance away from it does not push the motion away.
-        negative_prompt: What sampling steers away from; for trajectories, what the teacher's sampling did.
+        num_warmup_steps: Number of steps in which the learning rate rises to its value.
+        shift: Shift of the training noise levels; best set to that of the sampling.
+        prompt_dropout: Share of the videos trained with the negative prompt instead of their own, so that
+            classifier-free guidance does not steer away from the motion.
+        negative_prompt: Negative prompt of the sampling; for trajectories, that of the teacher.
         ema_decay: Decay of the moving average of the adapter that is sampled from and exported; ``None`` keeps none.
-        seed: Seed of the adapter's start and of all noise.
+        seed: Seed of the adapter's initial weights and of all noise.
 
     Raises:
-        ValueError: If a setting is out of range, saying which and what is allowed.
+        UserError: If a setting is out of range.
     """
 
     adapter: nn.ParameterDict
-    """The adapter's weights, the very tensors inside the backbone."""
+    """The adapter's weights, shared with the backbone."""
     num_batches: int
-    """Batches that this process has learned from, in all."""
+    """Number of batches that this process has trained on."""
     problems: dict[str, None]
-    """What could not be read so far, each once."""
+    """Reasons for samples that could not be read so far, each once."""
     negative_condition: Condition
 
     def __init__(
@@ -116,7 +114,7 @@ class MotionDistillation(LightningModule):
             "alpha": alpha,
             "dropout": dropout,
         }
-        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
+        optimizer([nn.Parameter(torch.zeros(1))])  # raises for bad settings now, not after minutes
         self.objective, self.optimizer, self.num_warmup_steps = objective, optimizer, num_warmup_steps
         self.shift, self.prompt_dropout, self.negative_prompt = shift, prompt_dropout, negative_prompt
         self.ema_decay, self.seed = ema_decay, seed
@@ -125,7 +123,7 @@ class MotionDistillation(LightningModule):
         self.restart()
 
     def restart(self) -> None:
-        """Forget what an earlier fit did."""
+        """Reset the state of an earlier fit."""
         self.num_batches, self.problems = 0, {}
 
     def setup(self, stage: str) -> None:
@@ -136,7 +134,7 @@ class MotionDistillation(LightningModule):
         self.backbone.release_text_encoder()
 
     def configure_model(self) -> None:
-        """Add a new adapter, and shard the model where the strategy wants it."""
+        """Add a new adapter, and shard the model under ``ModelParallelStrategy``."""
         strategy = self.trainer.strategy
         if not isinstance(strategy, ModelParallelStrategy):
             self.attach_adapter()
@@ -151,14 +149,14 @@ class MotionDistillation(LightningModule):
         self.attach_adapter(strategy.device_mesh["data_parallel"])
 
     def attach_adapter(self, mesh: DeviceMesh | None = None) -> None:
-        """Put a new adapter into the backbone, the same in every process.
+        """Add a new adapter to the backbone, the same in every process.
 
         Args:
-            mesh: Processes that the transformer is sharded over, block by block, frozen weights included (FSDP2).
+            mesh: Processes that the transformer is sharded over, including its frozen weights (FSDP2).
         """
         device = self.backbone.device
         if mesh is not None:
-            self.backbone.to("cpu")  # the whole model need not fit on one device: sharding moves it block by block
+            self.backbone.to("cpu")  # sharding moves it block by block, so it need not fit on one device
         adapted = {prefix: self.backbone.lora_model(expert) for expert, prefix in self.prefixes.items()}
         trainable: dict[str, nn.Parameter] = {}
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -170,27 +168,30 @@ class MotionDistillation(LightningModule):
                     for part in (*self.backbone.family.blocks(transformer), transformer):
                         fully_shard(part, mesh=mesh)
                 trainable |= {prefix + name: p for name, p in transformer.named_parameters() if p.requires_grad}
-        # Weights that are sharded, or that one batch needs beside others, are not moved away.
+        # Sharded weights, and those of two transformers used by one batch, stay on the device.
         self.backbone.hold(self.experts if mesh is not None or len(self.experts) > 1 else ())
         if mesh is not None:
             self.backbone.to(device)
         self.adapter = nn.ParameterDict({name.replace(".", "/"): p for name, p in trainable.items()})
+        self._start_average()
+
+    def _start_average(self) -> None:
         if self.ema_decay is not None:
             self.ema = EMAModel(self.adapter.values(), decay=self.ema_decay)
 
     @property
     def prefixes(self) -> dict[int, str]:
-        """What the names of each adapted transformer's weights begin with; nothing if the model has one."""
+        """Prefix of the weights of each adapted transformer; empty if the model has only one."""
         names = self.backbone.family.expert_names
         return {expert: f"{names[expert]}." if names[expert] else "" for expert in self.experts}
 
     def read_adapters(self) -> dict[int, Adapter]:
-        """Return the adapter of each adapted transformer, by its number; all processes have to call."""
+        """Return the adapter of each adapted transformer, by its number. All processes have to call this."""
         return {expert: read_adapter(self.backbone.lora_model(expert)) for expert in self.experts}
 
     @contextmanager
     def without_adapters(self) -> Iterator[None]:
-        """Turn all adapters off for a while."""
+        """Disable all adapters within the block."""
         with ExitStack() as stack:
             for expert in self.experts:
                 stack.enter_context(without_lora(self.backbone.lora_model(expert)))
@@ -198,24 +199,23 @@ class MotionDistillation(LightningModule):
 
     @torch.no_grad()
     def set_adapter(self, weights: Mapping[str, Tensor]) -> None:
-        """Put other weights into the adapter, and forget what the moving average averaged."""
+        """Set the adapter's weights, and restart the moving average."""
         for name, parameter in self.adapter.items():
             parameter.copy_(weights[name])
-        if self.ema_decay is not None:
-            self.ema = EMAModel(self.adapter.values(), decay=self.ema_decay)
+        self._start_average()
 
     def training_step(self, batch: DistillationBatch, batch_index: int) -> Tensor:
         """Return the mean squared error of the predicted velocity."""
         self.num_batches += 1
         self._report(batch.problems)
         if self.lora["dropout"]:
-            torch.manual_seed(int(batch.draws[0]))  # what is dropped follows from the position, too
-        latents, sigma, target = self.noised(batch) if self.objective == "flow_matching" else self.walked(batch)
+            torch.manual_seed(int(batch.draws[0]))  # dropout depends on the position, too
+        latents, sigma, target = (self.noised if self.objective == "flow_matching" else self.teacher_steps)(batch)
         without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
         condition = batch.condition.where(~without_prompt, self._negative(batch))
         predicted = self.backbone.velocity(latents, 1000 * sigma, condition)
         loss: Tensor = (predicted - condition.stilled(target)).pow(2).mean()
-        if len(self.experts) > 1:  # a batch may use one of them, and DDP waits for gradients of all
+        if len(self.experts) > 1:  # a batch may use only one of them, but DDP waits for the gradients of all
             loss = loss + 0 * sum(each.sum() for each in self.adapter.values())
         if not loss.isfinite():
             raise NonFiniteError(f"the loss is {loss.item()} after {self.num_batches} batches; lower the learning rate")
@@ -224,8 +224,8 @@ class MotionDistillation(LightningModule):
         return loss
 
     def noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
-        """Return noised videos, their noise levels, and the velocity from video to noise."""
-        level = spread(batch.draws, self.seed, (1 + math.sqrt(5)) / 2)
+        """Return noised videos, their noise levels, and the velocities from video to noise."""
+        level = spread(batch.draws, self.seed, GOLDEN_RATIO)
         low, high = (x / (self.shift - (self.shift - 1) * x) for x in self.noise_levels)
         level = low + (high - low) * level
         sigma = (self.shift * level / (1 + (self.shift - 1) * level)).float().to(batch.latents.device)
@@ -234,22 +234,24 @@ class MotionDistillation(LightningModule):
         noise = job_noise(tuple(clean.shape[1:]), seeds).to(clean.device)
         return add_noise(clean, noise, rearrange(sigma, "b -> b 1 1 1 1")), sigma, noise - clean
 
-    def walked(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
-        """Return latents of the teacher's trajectories, their noise levels, and what the model is to predict there.
+    def teacher_steps(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
+        """Return latents of the teacher's trajectories, their noise levels, and the target velocities.
 
-        The teacher went with ``negative + scale * (predicted - negative)``, so this solves for what is predicted.
+        The teacher's velocity was ``negative + scale * (predicted - negative)``; the target is ``predicted``.
         """
         assert batch.trajectory is not None
         assert batch.sigmas is not None
         every, trajectory, sigmas = torch.arange(len(batch.draws)), batch.trajectory.float(), batch.sigmas
-        level = spread(batch.draws, self.seed, (1 + math.sqrt(5)) / 2)
+        level = spread(batch.draws, self.seed, GOLDEN_RATIO)
         lowest, highest = self.noise_levels
         first = (sigmas[:, :-1] > highest).sum(1).cpu()
         num_steps = (sigmas[:, :-1] >= lowest).sum(1).cpu() - first
         step = first + (level * num_steps).long()
         latents, sigma = trajectory[every, step], sigmas[every, step]
-        pace, scale = (rearrange(x, "b -> b 1 1 1 1") for x in (sigmas[every, step + 1] - sigma, batch.guidance_scale))
-        velocity = (trajectory[every, step + 1] - latents) / pace
+        change, scale = (
+            rearrange(x, "b -> b 1 1 1 1") for x in (sigmas[every, step + 1] - sigma, batch.guidance_scale)
+        )
+        velocity = (trajectory[every, step + 1] - latents) / change
         if (scale == 1).all():
             return latents, sigma, velocity
         with torch.no_grad():
@@ -257,12 +259,12 @@ class MotionDistillation(LightningModule):
         return latents, sigma, negative + (velocity - negative) / scale
 
     def _negative(self, batch: DistillationBatch) -> Condition:
-        """Return the negative prompt for each video, with the video's own image if it has one."""
+        """Return the negative condition of each video, with the video's own image if it has one."""
         return batch.condition.joined(self.negative_condition.expand(len(batch.draws)))
 
     @property
     def noise_levels(self) -> tuple[float, float]:
-        """The lowest and the highest noise level that is trained on: those of the adapted transformers."""
+        """The lowest and highest noise level of the adapted transformers."""
         levels = [self.backbone.family.noise_levels(expert) for expert in self.experts]
         return min(lowest for lowest, _ in levels), max(highest for _, highest in levels)
 
@@ -273,7 +275,7 @@ class MotionDistillation(LightningModule):
                 warnings.warn(f"skipped: {problem}", stacklevel=2)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimiser of the adapter, with a warm-up."""
+        """Return the optimiser of the adapter, with a warm-up of the learning rate."""
         optimizer = self.optimizer(self.adapter.values())
 
         def rate(step: int) -> float:
@@ -283,20 +285,20 @@ class MotionDistillation(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Take a step, and follow it with the moving average."""
+        """Take a step, and update the moving average."""
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
             self.ema.step(self.adapter.values())
 
     @property
     def batch_size(self) -> int:
-        """Videos that an optimiser step learns from, over all processes."""
+        """Videos per optimiser step, over all processes."""
         size: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         return size * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     @contextmanager
     def for_sampling(self) -> Iterator[None]:
-        """Put the moving average, if there is one, in the adapter's place for a while."""
+        """Replace the adapter by its moving average, if there is one, within the block."""
         if self.ema is None:
             yield
             return
@@ -308,7 +310,7 @@ class MotionDistillation(LightningModule):
             self.ema.restore(self.adapter.values())
 
     def on_train_start(self) -> None:
-        """Let layers that drop inputs do so."""
+        """Put the adapted transformers into training mode if dropout is used."""
         for expert in self.experts:
             self.backbone.lora_model(expert).train(self.lora["dropout"] > 0)
 
@@ -329,10 +331,14 @@ class MotionDistillation(LightningModule):
 
 
 def spread(draws: Tensor, seed: int, ratio: float) -> Float[Tensor, "videos"]:
-    """Return numbers from 0 to below 1 that are spread evenly over consecutive draws, in float64, on the CPU.
+    """Return numbers in [0, 1) that are evenly spread over consecutive draws, in float64, on the CPU.
 
-    They are the multiples of an irrational number without their whole parts (Weyl's sequence), from a start that the
-    seed says.
+    They are the fractional parts of ``start + draw * ratio`` (a Weyl sequence), with a random start.
+
+    Args:
+        draws: Numbers of the draws.
+        seed: Seed of the start.
+        ratio: An irrational number.
     """
     start = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return (start + draws.cpu().double() * ratio).frac()

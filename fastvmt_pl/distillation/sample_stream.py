@@ -1,4 +1,4 @@
-"""Batches of samples in an order that depends on the seed alone, not on processes, workers or restarts."""
+"""Batches of samples in an order that depends only on the seed, not on processes, workers or restarts."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -10,34 +10,36 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from fastvmt_pl.backbones.condition import Condition
-from fastvmt_pl.distillation.shards import Sample, read_shards
+from fastvmt_pl.distillation.shards import OWN_TENSORS, Sample, read_shards
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
 
 
 class SampleStream(IterableDataset[DistillationBatch]):
-    """Batches of one process out of an endless stream of samples that is the same for all.
+    """The batches of one process from an endless stream of draws that is the same for all processes.
 
-    Draw ``d`` of the training takes the next sample of the shards, or of the clip where its share is due; passes over
-    the shards are shuffled again. Batch ``n`` of process ``r`` of ``W`` holds draws ``(n W + r) b`` to ``(n W + r + 1)
-    b``. So neither the number of processes nor that of workers changes what a step learns from: each of them reads all
-    shards, which are small beside what the model costs, and collates its own share.
+    Each draw takes the next sample of the shards, or at regular intervals of the clip. The shards are shuffled in each
+    pass. With batches of ``b`` draws, batch ``n`` of process ``r`` of ``W`` holds the ``b`` draws from ``(n W + r) b``
+    on. Each worker reads all shards, which is cheap next to a training step, and collates only its own draws; so the
+    number of processes and workers does not change the training.
 
     Args:
         samples: Shards of samples.
         clip: Shards of the clip.
         clip_share: Share of the draws that the clip gets.
-        batch_size: Draws a batch.
-        num_batches: Batches until the next multiple of this number, which ends an epoch.
-        like: A sample whose shapes all others need to have.
-        condition: A condition whose rows have the shapes that all samples' are filled up to, on the CPU.
-        trajectories: Also read the teacher's trajectories.
+        batch_size: Draws per batch.
+        num_batches: Batches per epoch.
+        like: A sample with the shapes that all samples must have.
+        condition: A condition with the shapes that all conditions are padded to, on the CPU.
+        trajectories: Whether to read the teacher's trajectories too.
         seed: Seed of the order.
         num_shuffled: Size of the shuffle buffer in samples.
+        rank: Number of this process.
+        num_processes: Number of processes.
     """
 
     first: int
-    """The batch to begin at."""
+    """The batch to start at."""
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class SampleStream(IterableDataset[DistillationBatch]):
                 return
 
     def _draws(self, first: int) -> Iterator[tuple[int, Sample]]:
-        """Yield numbered samples from a number on."""
+        """Yield each draw from a first one on: its number and its sample."""
         num_from_clip = int(first * self.clip_share)
         clip = self._endless(self.clip, num_from_clip, "clip")
         samples = self._endless(self.samples, first - num_from_clip, "samples")
@@ -95,10 +97,10 @@ class SampleStream(IterableDataset[DistillationBatch]):
             yield draw, next(clip if due else samples)
 
     def _endless(self, paths: Sequence[Path], first: int, what: str) -> Iterator[Sample]:
-        """Yield the good samples of pass after pass, each in an order of its own, from a number on."""
+        """Yield the usable samples from a first one on, pass after pass, each pass in its own order."""
         position, num_pass = 0, 0
         while True:
-            if what in self._num_good:  # whole passes need not be read to be left out
+            if what in self._num_good:  # skips whole passes without reading them
                 skipped = max(0, first - position) // self._num_good[what]
                 position, num_pass = position + skipped * self._num_good[what], num_pass + skipped
             order, num_good = random.Random(f"{self.seed}/{what}/{num_pass}"), 0
@@ -114,17 +116,11 @@ class SampleStream(IterableDataset[DistillationBatch]):
             position, num_pass = position + num_good, num_pass + 1
 
     def _fits(self, sample: Sample) -> bool:
-        shapes = {"latents": (_shape(sample.latents), _shape(self.like.latents))}
-        if self.trajectories:
-            shapes |= {
-                "trajectory": (_shape(sample.trajectory), _shape(self.like.trajectory)),
-                "sigmas": (_shape(sample.sigmas), _shape(self.like.sigmas)),
-            }
-        reasons = [
-            f"its {name} has shape {list(found)} instead of {list(wanted)}"
-            for name, (found, wanted) in shapes.items()
-            if found != wanted
-        ]
+        reasons = []
+        for name in OWN_TENSORS if self.trajectories else ("latents",):
+            found, wanted = _shape(getattr(sample, name)), _shape(getattr(self.like, name))
+            if found != wanted:
+                reasons.append(f"its {name} has shape {found} instead of {wanted}")
         reasons += self.condition.misfits(sample.condition)
         self.problems += [f"sample {sample.prompt!r}, seed {sample.seed}: {reason}" for reason in reasons]
         return not reasons
@@ -147,5 +143,5 @@ class SampleStream(IterableDataset[DistillationBatch]):
         )
 
 
-def _shape(tensor: Tensor | None) -> tuple[int, ...]:
-    return () if tensor is None else tuple(tensor.shape)
+def _shape(tensor: Tensor | None) -> list[int]:
+    return [] if tensor is None else list(tensor.shape)

@@ -1,4 +1,4 @@
-"""The index of a data folder: which shards it has, of what."""
+"""The index of a data folder, which lists its shards."""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +17,13 @@ class Shard:
     """An entry of a data folder's index.
 
     Attributes:
-        name: The tar file.
-        source: Whether it holds the reference clip, or samples: guided ones, or videos that a user brought.
-        num_samples: How many it holds.
-        num_dropped: How many were left out because they do not move as the reference does, or could not be read.
+        name: Name of the tar file.
+        source: Whether it holds the reference clip, or samples: guided ones or a user's videos.
+        num_samples: Number of samples in it.
+        num_dropped: Number of samples dropped because their motion differs from the reference's, or they were
+            unreadable.
         sha256: Hash of the clip's file.
-        origin: What a shard of a user's videos was made of, and how.
+        origin: The source and settings of a shard of a user's videos.
     """
 
     name: str
@@ -33,19 +34,30 @@ class Shard:
     origin: str | None = None
 
 
-def read_index(folder: Path) -> list[Shard]:
-    """Return what a data folder's index lists.
+def read_index(folder: Path, *, missing_ok: bool = False) -> list[Shard]:
+    """Return the shards listed in a data folder's index.
+
+    Args:
+        folder: The data folder.
+        missing_ok: Whether to return no shards if the folder has no index.
 
     Raises:
-        ValueError: If there is none, or it is none.
+        UserError: If the index is missing or invalid.
     """
     path = folder / INDEX
+    if missing_ok and not path.exists():
+        return []
     try:
         return [Shard(**entry) for entry in json.loads(path.read_text())["shards"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); make a data folder with fastvmt distill or fastvmt encode"
         ) from error
+
+
+def clip_sha256(shards: Sequence[Shard]) -> str | None:
+    """Return the hash of the reference clip's file, if it is known."""
+    return next((shard.sha256 for shard in shards if shard.source == "clip"), None)
 
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:

@@ -25,23 +25,22 @@ from fastvmt_pl.files.tables import decoded
 webdataset.utils.enforce_security = True  # a shard is data: no pickle is unpacked
 
 OWN_TENSORS = ("latents", "trajectory", "sigmas")
-"""Names of a sample's own tensors in a shard; all others are its condition's."""
+"""Names of a sample's own tensors in a shard. All others belong to its condition."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A video to learn from.
+    """A training video.
 
     Attributes:
-        latents: Its normalised latents.
-        condition: What the model is conditioned on, as :meth:`~fastvmt_pl.backbones.condition.Condition.compact`
-            returns it.
-        prompt: What it shows.
-        seed: Seed of the noise that it was made from.
-        scores: What it was judged by, by name.
-        trajectory: The noisy latents before each denoising step and at the end, if they were kept.
-        sigmas: Their noise levels.
-        guidance_scale: Scale of the classifier-free guidance that it was made with.
+        latents: Normalised latents.
+        condition: Condition of the model; see :meth:`~fastvmt_pl.backbones.condition.Condition.compact`.
+        prompt: Description of the video.
+        seed: Seed of the noise that it was generated from.
+        scores: Scores by name.
+        trajectory: Noisy latents before each denoising step and at the end, if they were kept.
+        sigmas: Noise levels of the trajectory.
+        guidance_scale: Scale of the classifier-free guidance that it was generated with.
     """
 
     latents: Float[Tensor, "channels frames height width"]
@@ -55,11 +54,11 @@ class Sample:
 
 
 class SampleError(UserError):
-    """A sample of a shard cannot be used; the message says which and why."""
+    """A sample of a shard cannot be used."""
 
 
 def write_shard(path: Path, samples: Sequence[Sample]) -> None:
-    """Write a tar file of samples, whole or not at all, and the same bytes for the same samples."""
+    """Write a tar file of samples atomically. The same samples give the same bytes."""
     with (
         written_whole(path) as temporary,
         temporary.open("wb") as stream,
@@ -84,14 +83,13 @@ def read_shards(
 ) -> Iterator[Sample]:
     """Read all samples, shard by shard, or shuffled.
 
-    Nothing is dealt to processes or workers here: who wants a share takes it of what comes, so that the order does not
-    depend on their number.
+    Every process and worker reads all of them, so the order does not depend on their number.
 
     Args:
         paths: Tar files.
-        skipped: Told of each shard or sample that cannot be used, and why; reading goes on after it.
+        skipped: Called with the reason for each shard or sample that cannot be used.
         order: Shuffles the shards, and the samples within a buffer.
-        num_shuffled: Size of that buffer in samples, which are kept in memory as they are in the file.
+        num_shuffled: Size of that buffer in samples, which stay encoded.
     """
     urls = sorted(str(path) for path in paths)
     if order is not None:
@@ -105,7 +103,7 @@ def read_videos(paths: Iterable[Path], skipped: Callable[[str], None]) -> Iterat
 
     Args:
         paths: Tar files.
-        skipped: Told of each file or entry that cannot be used, and why.
+        skipped: Called with the reason for each file or entry that cannot be used.
 
     Returns:
         Name, content of the video file, and caption of each entry.
@@ -114,7 +112,7 @@ def read_videos(paths: Iterable[Path], skipped: Callable[[str], None]) -> Iterat
 
 
 def _entries(urls: list[str], skipped: Callable[[str], None], *stages: Callable[..., Any]) -> Iterator[Any]:
-    """Yield what the last of the stages makes of each entry of some tar files."""
+    """Return the results of the last of some stages for the entries of tar files."""
 
     def handler(error: Exception) -> bool:
         skipped(str(error))
@@ -122,7 +120,7 @@ def _entries(urls: list[str], skipped: Callable[[str], None], *stages: Callable[
 
     if not urls:
         return iter(())
-    # Opened here, not by URL: WebDataset's own opener runs commands, and in secure mode it refuses local files too.
+    # WebDataset's own opener runs commands, and in secure mode it refuses local files too.
     *before, last = stages
     pipeline = webdataset.DataPipeline(
         webdataset.SimpleShardList(urls),
@@ -144,35 +142,34 @@ def _opened(entries: Iterable[dict[str, Any]], handler: Callable[[Exception], bo
             handler(error)
 
 
-def _captioned(entry: dict[str, Any]) -> tuple[str, bytes, str]:
-    """Return name, video and caption of an entry.
+def _name_of(entry: dict[str, Any], *endings: str) -> str:
+    """Return the name of an entry that has files with all of some endings.
 
     Raises:
-        SampleError: If one is missing.
+        SampleError: If one is missing or empty.
     """
     where = f"{entry['__url__']}, sample {entry['__key__']}"
-    missing = [name for name in ("mp4", "txt") if not entry.get(name)]
+    missing = [ending for ending in endings if not entry.get(ending)]
     if missing:
         raise SampleError(f"{where}: no {' and no '.join(missing)}")
+    return where
+
+
+def _captioned(entry: dict[str, Any]) -> tuple[str, bytes, str]:
+    """Return name, video and caption of an entry, or raise ``SampleError``."""
+    where = _name_of(entry, "mp4", "txt")
     try:
         caption = decoded(entry["txt"]).strip()
     except ValueError as error:
-        raise SampleError(f"{where}: its txt is no text ({error}); save it as UTF-8") from error
+        raise SampleError(f"{where}: its txt cannot be read ({error}); save it as UTF-8") from error
     if not caption:
         raise SampleError(f"{where}: its caption is empty")
     return where, entry["mp4"], caption
 
 
 def _decoded(entry: dict[str, Any]) -> Sample:
-    """Return the sample of a shard's entry.
-
-    Raises:
-        SampleError: If something is missing, damaged or not finite.
-    """
-    where = f"{entry['__url__']}, sample {entry['__key__']}"
-    missing = [name for name in ("safetensors", "json") if name not in entry]
-    if missing:
-        raise SampleError(f"{where}: no {' and no '.join(missing)}")
+    """Return the sample of a shard's entry, or raise ``SampleError``."""
+    where = _name_of(entry, "safetensors", "json")
     try:
         tensors, described = load(entry["safetensors"]), json.loads(entry["json"])
         sample = Sample(

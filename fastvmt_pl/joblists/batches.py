@@ -1,4 +1,4 @@
-"""Which jobs run side by side, and in which order."""
+"""Batches of jobs that run side by side, and their order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from hashlib import sha256
 from fastvmt_pl.joblists.job import Job, stamp_of
 
 BATCH_SIZE = 4
-"""The most jobs that run side by side by default."""
+"""Default for the largest number of jobs that run side by side."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Batch:
 
     Attributes:
         jobs: The jobs, with the same settings.
-        cost: What they cost, to compare it with others.
-        key: A name that follows from the jobs and their clips alone.
+        cost: Their relative cost.
+        key: A name that depends on the jobs and their clips alone.
     """
 
     jobs: tuple[Job, ...]
@@ -26,7 +26,7 @@ class Batch:
 
 
 def batch_of(jobs: Sequence[Job], cost: int) -> Batch:
-    """Return jobs with the same settings as a batch; paths are not part of its key, so that a list may be moved."""
+    """Return jobs with the same settings as a batch. Its key has no paths, so that a list can be moved."""
     files = dict.fromkeys(file for job in jobs for file in job.files)
     described = [
         jobs[0].shared,
@@ -41,14 +41,14 @@ def make_batches(
 ) -> list[Batch]:
     """Return the jobs in batches, the most expensive first, so that all processes end at about the same time.
 
-    Which jobs make a batch follows from the list alone, and so does not depend on the processes that run them. Batches
-    of the same backbone come together, and each process begins with another backbone, while there are others.
+    The batches depend on the list alone, not on the processes that run them. Batches with the same backbone are
+    adjacent, and processes start at different backbones.
 
     Args:
         jobs: Jobs that can run.
-        costs: What a job of each kind costs; one of another kind is taken for as expensive as the most expensive.
-        batch_size: The most jobs of a batch.
-        across_clips: Whether jobs of different clips may be in a batch.
+        costs: Cost of a job of each kind. Other kinds are assumed to cost as much as the most expensive.
+        batch_size: Largest number of jobs in a batch.
+        across_clips: Whether jobs of different clips may share a batch.
         number: Number of this process.
     """
     groups: dict[str, list[Job]] = {}

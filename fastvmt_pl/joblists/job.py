@@ -1,4 +1,4 @@
-"""A job of a list: what it is, which jobs it can run with, and what became of it."""
+"""A job of a list, the jobs that it can run with, and its outcome."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, settings_of
 
 PERSONAL = ("name", "prompt", "seed")
-"""What a job shares with no other."""
+"""Fields that differ between the jobs of a batch."""
 BACKBONE = ("model", "dtype", "loras", "config")
 """Options that change the backbone."""
 PLACE = ("device", "config")
-"""Options that say where a job runs and where its settings come from, but not what they are."""
+"""Options that do not change a job's result: where it runs, and the file that its settings come from."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Job:
     Attributes:
         name: Name of its folder.
         clip: Its clip.
-        prompt: What the video is to show.
+        prompt: Description of the video.
         seed: Seed of its noise.
-        options: How to transfer: those of the command, overridden by its own.
-        settings: What else it overrides of the config, by dotted names.
-        config: Hash of the settings in the config that they override; see :func:`config_hash`.
-        image: The image that the video begins with.
+        options: Options of the command, overridden by its own.
+        settings: Other settings of the config that it overrides, by dotted names.
+        config: Hash of the config's own settings; see :func:`config_hash`.
+        image: First frame of the video.
     """
 
     name: str
@@ -50,27 +50,27 @@ class Job:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that it reads: its clip, and its image if it has one."""
+        """Its clip, and its image if it has one."""
         return (self.clip,) if self.image is None else (self.clip, self.image)
 
     @cached_property
     def shared(self) -> str:
-        """What jobs that can run side by side have in common: all settings but those of the place where they run."""
+        """Key of the jobs that can run side by side: all settings except :data:`PLACE`."""
         return self._without(*PLACE)
 
     @property
     def group(self) -> str:
-        """What jobs of one clip that can run side by side have in common."""
+        """Key of the jobs of one clip that can run side by side."""
         return f"{self.clip}\n{self.shared}"
 
     @cached_property
     def kind(self) -> str:
-        """What jobs have in common whose settings are good or bad together, whatever their clips."""
+        """Key of the jobs whose settings are either all valid or all invalid, whatever their clips."""
         return self._without(*PLACE, "start", "end", "negative_prompt")
 
     @cached_property
     def backbone(self) -> str:
-        """What jobs have in common that can run on a backbone that is in memory."""
+        """Key of the jobs that can run on the same backbone in memory."""
         options = {name: value for name, value in self.options.items() if name in BACKBONE}
         settings = {
             name: x for name, x in self.settings.items() if name == "model" or name.startswith("model.backbone")
@@ -94,9 +94,9 @@ class Job:
         return described
 
     def identify(self, files: dict[str, Any]) -> Settings:
-        """Return what changes the result of a job that :meth:`described` describes.
+        """Return the settings that change the result of a job, from its description by :meth:`described`.
 
-        An older version names not the config but its hash, which is compared with that of this job's.
+        Older versions described the config by the hash of its file, which is compared with that of this job's.
         """
         job = files["job"]
         options = new_names(job["options"], TRANSFER, warn=False)
@@ -109,11 +109,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job of a list.
+    """The outcome of a job of a list.
 
     Attributes:
         name: Its name, or its place in the list.
-        status: Finished, failed, refused since it cannot run, or not finished yet.
+        status: Finished, failed, refused because it cannot run, or not finished yet.
         detail: Why it failed or was refused, or what was changed.
         video: Its video.
     """
@@ -126,7 +126,7 @@ class Outcome:
 
 @lru_cache(maxsize=1000)
 def _shared_identity(described: str, clip: str) -> Settings:
-    """Return what changes the results of all jobs of a clip with the same options and settings."""
+    """Return the settings that change the results of all jobs with the same clip, options and settings."""
     options, settings = json.loads(described)
     if "config" in options:
         options["config"] = Path(options["config"])
@@ -137,24 +137,24 @@ def _shared_identity(described: str, clip: str) -> Settings:
 
 
 def forget_files() -> None:
-    """Read configs, clips and models again, since they may have changed, where jobs are identified from now on."""
+    """Forget the configs, clips and models read by :meth:`Job.identify`, since they may have changed."""
     _shared_identity.cache_clear()
 
 
 def config_hash(options: TransferOptions) -> str:
-    """Return the hash of the settings in the config that options override, however they are written there.
+    """Return the hash of the config's settings, which does not depend on how the file is written.
 
     Raises:
-        UserError: If there is no such config.
+        UserError: If the config does not exist.
     """
     config = config_of(options)
     if not config.is_file():
-        raise UserError(f"config {config} is no file; check the path")
+        raise UserError(f"config {config} is not a file; check the path")
     return hashlib.sha256(json.dumps(read_config(config), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def stamp_of(clip: Path) -> str:
-    """Return a text that changes when a clip does."""
+    """Return a text that changes when a clip's files do."""
     try:
         found = [path.stat() for path in (find_pictures(clip) if clip.is_dir() else [clip])]
     except (OSError, ClipError):

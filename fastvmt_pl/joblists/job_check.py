@@ -1,4 +1,4 @@
-"""Check jobs before they run: do their settings go with the model, can their clips be read?"""
+"""Check jobs before they run: their settings, and whether their clips can be read."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.runs.lightning_cli import TransferCLI
 
 NUM_KINDS = 50
-"""Kinds of settings that are checked before anything runs; each takes a fraction of a second."""
+"""Largest number of kinds of settings checked before anything runs; each takes a fraction of a second."""
 BAD = (UserError, OSError, argparse.ArgumentError)
-"""What checking a job raises if its settings or its clip cannot be used."""
+"""Errors raised if a job's settings or clip cannot be used."""
 
 
 class Needs(NamedTuple):
-    """What the settings of a job ask for.
+    """What the settings of a job need.
 
     Attributes:
-        frames: Which frames are read of its clip: arguments of :func:`~fastvmt_pl.clips.read_clip`.
+        frames: Arguments of :func:`~fastvmt_pl.clips.read_clip`.
         size: Height and width in pixels.
-        cost: Pixels, as often as the model sees them, to compare jobs by.
+        cost: Relative cost: pixels times forward passes.
     """
 
     frames: dict[str, Any]
@@ -33,10 +33,10 @@ class Needs(NamedTuple):
 
 
 class JobCheck:
-    """Finds faults of jobs; the same settings, and the same frames of a clip, are looked at once.
+    """Checks jobs: the same settings, and the same frames of a clip, only once.
 
     Args:
-        compose: Makes the transfer of a job, without weights and without its clip.
+        compose: Composes the transfer of a job, without reading weights or clip.
     """
 
     def __init__(self, compose: Callable[[Job], TransferCLI]) -> None:
@@ -45,7 +45,7 @@ class JobCheck:
         self._readable: set[tuple[Any, ...]] = set()
 
     def needs(self, job: Job) -> Needs:
-        """Check the settings of a job, and return what they ask for.
+        """Check the settings of a job, and return what they need.
 
         Raises:
             UserError: If a setting cannot be used.
@@ -81,17 +81,17 @@ def _needs(cli: TransferCLI) -> Needs:
 def check_settings(
     jobs: Sequence[Job], check: JobCheck, request: StopRequest
 ) -> tuple[list[Job], list[Outcome], dict[str, int]]:
-    """Check what can be checked without reading clips: that they are files, and the settings of each kind of job.
+    """Check what can be checked without reading clips: that they exist, and the settings of each kind of job.
 
-    Of more than :data:`NUM_KINDS` kinds, the last ones are checked when their jobs come up.
+    Only the first :data:`NUM_KINDS` kinds are checked; the others are checked when their jobs run.
 
     Args:
         jobs: Jobs of a list.
-        check: Finds their faults.
+        check: Checks each kind.
         request: Whether this process was asked to stop.
 
     Returns:
-        The jobs without a fault, those with one, and what a job of each kind costs.
+        The jobs that passed, the outcomes of the others, and the cost of a job of each kind.
 
     Raises:
         Preempted: If this process was asked to stop.
@@ -123,5 +123,5 @@ def _fault_of_file(look: Callable[[Path], object], file: Path) -> str | None:
 
 
 def cut(job: Job, num_frames: int | None) -> Job:
-    """Return a job with so many frames; ``None`` is its own number."""
+    """Return a job limited to a number of frames; ``None`` keeps its own number."""
     return job if num_frames is None else replace(job, settings={**job.settings, "data.num_frames": num_frames})

@@ -1,4 +1,4 @@
-"""What became of the jobs of a list: what is printed, and ``results.csv``."""
+"""Report the outcomes of jobs: on the screen, and in ``results.csv``."""
 
 import csv
 from collections import Counter
@@ -12,7 +12,7 @@ from fastvmt_pl.joblists.job import Outcome
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows to a CSV file, with a column for whatever any of them has."""
+    """Write rows to a CSV file, with a column for each name in any of them."""
     with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
@@ -20,18 +20,19 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def conclude(outcomes: Sequence[Outcome], where: str) -> None:
-    """Print what became of the jobs: how many came to what, and of which there is more to say.
+    """Print the number of jobs with each outcome, and the details of outcomes that have any.
 
     Args:
-        outcomes: What became of each job.
+        outcomes: The outcome of each job.
         where: Where the results are.
 
     Raises:
         UserError: If no job could run.
         RuntimeError: If some failed or were refused.
     """
-    for outcome in (outcome for outcome in outcomes if outcome.detail):
-        print(f"{outcome.status}: {outcome.name}: {outcome.detail}")
+    for outcome in outcomes:
+        if outcome.detail:
+            print(f"{outcome.status}: {outcome.name}: {outcome.detail}")
     counts = Counter(outcome.status for outcome in outcomes)
     found = ", ".join(f"{count} {status}" for status, count in counts.items())
     print(f"{len(outcomes)} jobs: {found}; {where}", flush=True)

@@ -1,11 +1,10 @@
-"""Deal jobs out to any number of processes that share nothing but a folder."""
+"""Distribute jobs over any number of processes that share only a folder."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from fastvmt_pl.callbacks.run_folder import METRICS
 from fastvmt_pl.errors import UserError
@@ -19,20 +18,20 @@ from fastvmt_pl.processes.failures import FAILED, Failures, failure_of
 from fastvmt_pl.runs.claims import claimed_folder
 
 WAIT_SECONDS = 0.5
-"""How long a process waits before it looks again at what others have taken."""
+"""How long a process waits before it tries again the batches that others have taken."""
 
 
 @dataclass
 class JobQueue:
     """The batches of a list, for one of the processes that work on it.
 
-    A process locks a batch, and the folders of its jobs, while it works on them. The kernel opens the locks of a
-    process that dies, and what it had not finished is taken over.
+    A process locks a batch, and the folders of its jobs, while it works on them. The kernel releases the locks of a
+    process that dies, and another process takes over its unfinished jobs.
 
     Args:
         runner: Runs batches in this process.
         batches: All batches of the list, in the order in which this process tries them.
-        verdicts: What is known of the clips.
+        verdicts: Verdicts on the jobs.
         after: Called after each batch that this process has tried.
     """
 
@@ -42,20 +41,20 @@ class JobQueue:
     after: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        """Note when this process began."""
+        """Ignore failures from before this process began."""
         self.jobs = self.runner.folder / "jobs"
         self.failures = Failures(self.jobs)
 
     def is_done(self, job: Job) -> bool:
         """Return whether a job is finished."""
-        return Path(self.jobs / job.name / METRICS).exists()
+        return (self.jobs / job.name / METRICS).exists()
 
     def failure(self, job: Job) -> str | None:
-        """Return why a job failed, here or elsewhere since this process began."""
+        """Return why a job failed, in any process, since this process began; ``None`` if it did not."""
         return self.failures.reason(self.jobs / job.name)
 
     def outcome(self, job: Job) -> Outcome:
-        """Return what became of a job."""
+        """Return the outcome of a job."""
         found = self.verdicts.outcome(job)
         if self.is_done(job):
             detail = found.detail if found.status == "open" else ""
@@ -64,10 +63,10 @@ class JobQueue:
         return found if reason is None else Outcome(job.name, "failed", reason)
 
     def work(self, to_the_end: bool) -> None:
-        """Run what nobody has taken, until there is nothing left.
+        """Run the batches that no other process has taken.
 
         Args:
-            to_the_end: Wait for what others have taken, and take over what they leave when they die.
+            to_the_end: Wait for batches that others have taken, and take them over if those processes die.
 
         Raises:
             Preempted: If this process was asked to stop.
@@ -85,7 +84,7 @@ class JobQueue:
                 time.sleep(WAIT_SECONDS)
 
     def _attempt(self, batch: Batch) -> bool:
-        """Run the jobs of a batch that are open and can run; return whether another process is at some of them."""
+        """Run the open jobs of a batch; return whether another process has some of them."""
         if self._is_settled(batch):
             return False
         try:
@@ -97,9 +96,9 @@ class JobQueue:
         return is_taken
 
     def _parts(self, batch: Batch) -> dict[int | None, Batch]:
-        """Return the jobs of a batch that can run side by side, by the number of frames that they are cut to."""
+        """Return the jobs of a batch that can run, in a batch for each number of frames that they are limited to."""
         parts: dict[int | None, list[Job]] = {}
-        if self._is_settled(batch):  # another process has done it meanwhile
+        if self._is_settled(batch):  # another process has run it meanwhile
             return {}
         for job in batch.jobs:
             is_new, verdict = self.verdicts.known(job) is None, self.verdicts.of(job)
@@ -113,7 +112,7 @@ class JobQueue:
         }
 
     def _take(self, batch: Batch, num_frames: int | None) -> bool:
-        """Lock the folders of a batch's jobs and run them; return whether another process is using one of them."""
+        """Run a batch unless another process uses the folder of one of its jobs; return whether one does."""
         batch = replace(batch, jobs=tuple(cut(job, num_frames) for job in batch.jobs))
         with self._claimed(batch) as is_free:
             if is_free:
@@ -121,7 +120,7 @@ class JobQueue:
         return not is_free
 
     def _is_settled(self, batch: Batch) -> bool:
-        """Return whether every job of a batch is finished, failed or was refused."""
+        """Return whether every job of a batch is finished, failed or refused."""
         return not any(map(self._is_open, batch.jobs))
 
     def _is_open(self, job: Job) -> bool:
@@ -129,7 +128,7 @@ class JobQueue:
 
     @contextmanager
     def _claimed(self, batch: Batch) -> Iterator[bool]:
-        """Lock the folders of a batch's jobs, or none of them; a job whose folder cannot be had has failed."""
+        """Lock the folders of all jobs of a batch, or none. A job whose folder cannot be used has failed."""
         with ExitStack() as stack:
             for job in batch.jobs:
                 try:
@@ -143,22 +142,19 @@ class JobQueue:
             yield True
 
     def _run(self, batch: Batch) -> None:
-        """Run a batch that is locked; if one of its jobs fails, the others alone, so that the good ones are done."""
+        """Run a locked batch. If that fails, run its jobs one by one, so that only the faulty ones fail."""
         if self._is_settled(batch):
             return
-        reason = None
-        if len(batch.jobs) == 1 or self._is_whole(batch):
-            reason = failure_of(partial(self.runner.run, batch))
-            if reason is None:
-                return
         if len(batch.jobs) == 1:
-            self._record(batch.jobs[0], str(reason))
-        else:
+            reason = failure_of(partial(self.runner.run, batch))
+            if reason is not None:
+                self._record(batch.jobs[0], reason)
+        elif not self._is_whole(batch) or failure_of(partial(self.runner.run, batch)) is not None:
             for number, job in enumerate(batch.jobs):
                 self._run(Batch((job,), batch.cost, f"{batch.key}-{number}"))
 
     def _is_whole(self, batch: Batch) -> bool:
-        """Return whether a batch is to run side by side: none of its jobs ever failed, and none or all are to do.
+        """Return whether a batch can run side by side: no job has failed, and it was begun or no job is finished.
 
         A batch that was killed while it wrote its results writes the rest of them.
         """

@@ -1,4 +1,4 @@
-"""The rows of a job list, from a table or from a tar file of clips."""
+"""Read the rows of a job list from a table or from a tar file of clips."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,36 +18,32 @@ from fastvmt_pl.runs.transfer_options import TransferOptions
 OWN = ("name", "clip", "prompt", "prompts", "seed")
 """Columns that are not settings."""
 OPTIONS = tuple(name for name in TransferOptions.__annotations__ if name != "device")
-"""Columns that stand for an option of the command."""
+"""Columns that set an option of the command."""
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse columns that are neither a job's own nor settings.
-
-    Raises:
-        UserError: If there is one.
-    """
+    """Raise ``UserError`` if a column is unknown or cannot be set in a job list."""
     unknown = [name for name in names if "." not in name and name not in (*OWN, *OPTIONS, *TRANSFER)]
     if unknown:
-        raise UserError(f"there is no setting {unknown[0]!r}; use {', '.join((*OWN, *OPTIONS))}, or dotted names")
+        raise UserError(f"unknown setting {unknown[0]!r}; use {', '.join((*OWN, *OPTIONS))}, or dotted names")
     taken = [name for name in ("data.clips", "data.prompts", "data.images", "data.seed") if name in names]
     if taken:
         raise UserError(f"{', '.join(taken)} cannot be set in a job list; use the columns clip, prompt, image and seed")
 
 
 def rows_of_list(path: Path, clips: Path, skipped: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
-    """Yield where each row of a list stands, and what it holds, or what is wrong with it.
+    """Yield the position of each row of a list with its content, or with the error of reading it.
 
     Args:
         path: CSV with a header, JSONL, a YAML list, or a tar file.
         clips: Folder that the clips of a tar file are unpacked to.
-        skipped: Called with what is wrong with each entry of a tar file that is no row.
+        skipped: Called with the reason for each entry of a tar file that cannot be used.
 
     Raises:
         UserError: If the list as a whole cannot be read.
     """
     if not path.is_file():
-        raise UserError(f"job list {path} is no file; check the path")
+        raise UserError(f"job list {path} is not a file; check the path")
     ending = path.suffix.lower()
     if ending == ".tar":
         yield from _tar(path, clips, skipped)
@@ -65,7 +61,7 @@ def _yaml(path: Path) -> Iterator[Any]:
     except yaml.YAMLError as error:
         raise UserError(f"job list {path} cannot be read ({error}); give a YAML list") from error
     if not isinstance(rows, list):
-        raise UserError(f"job list {path} is no list; begin each job with '- clip: ...'")
+        raise UserError(f"job list {path} is not a YAML list; begin each job with '- clip: ...'")
     for row in rows:
         try:
             yield tidy_row(row) if isinstance(row, dict) else row
@@ -76,7 +72,7 @@ def _yaml(path: Path) -> Iterator[Any]:
 def _tar(path: Path, clips: Path, skipped: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     for where, video, caption in read_videos([path], skipped):
         key = where.rsplit(", sample ", 1)[-1]
-        name = f"{words(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # words are not all of a key
+        name = f"{words(path.stem, key)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"  # two keys can share words
         clip = (clips / f"{name}.mp4").resolve()
         if not clip.exists() or clip.read_bytes() != video:
             with written_whole(clip) as temporary:

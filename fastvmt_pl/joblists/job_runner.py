@@ -22,18 +22,18 @@ from fastvmt_pl.runs.settings import read_config
 from fastvmt_pl.runs.transfer_options import checkpoint_of, compose_transfer, fit, settings_of
 
 Results = Callable[[Sequence[Job], RunFolder], list[Callback]]
-"""Makes the callbacks that measure jobs and write their results, of which the run folder is the last."""
+"""Makes the callbacks that measure jobs and write their results; the run folder comes last."""
 
 
 @dataclass
 class JobRunner:
-    """Runs batches of jobs in this process, with a backbone that stays in memory as long as they have the same.
+    """Runs batches of jobs in this process, and keeps the backbone in memory between batches that share it.
 
     Args:
         folder: The list's folder.
-        rank: Which process this is.
+        rank: The number of this process.
         request: Whether it was asked to stop.
-        results: Makes what measures jobs and writes their results.
+        results: Makes the callbacks of a batch.
     """
 
     folder: Path
@@ -42,17 +42,17 @@ class JobRunner:
     results: Results = lambda jobs, folder: [Costs(), folder]
 
     def __post_init__(self) -> None:
-        """Keep no backbone yet."""
+        """Start without a backbone."""
         self.kept = KeptBackbone(self.request)
         self.prompts: dict[str, list[str]] = {}
 
     def expect(self, jobs: Sequence[Job]) -> None:
-        """Note jobs that are to come, whose prompts can be embedded ahead."""
+        """Note the jobs that follow, so that their prompts can be embedded together."""
         for job in jobs:
             self.prompts.setdefault(job.backbone, []).append(job.prompt)
 
     def compose_settings(self, job: Job) -> TransferCLI:
-        """Return the transfer of a job, with its settings checked and its clip unread."""
+        """Return the transfer of a job, with its settings checked and its clip not read."""
         return self._compose([job], self.folder / "batches", read_clips=False)
 
     def _compose(self, jobs: Sequence[Job], place: Path, read_clips: bool) -> TransferCLI:
@@ -66,7 +66,7 @@ class JobRunner:
         settings["trainer.num_nodes"] = 1
         settings.setdefault("trainer.devices", settings_of(first.options).get("trainer.devices", 1))
         results = self.results(jobs, RunFolder(place, [self.folder / "jobs" / job.name for job in jobs]))
-        progress = not self.rank.launched  # of several processes, it would be a jumble
+        progress = not self.rank.launched  # progress bars of several processes would overwrite each other
         return compose_transfer(first.options, settings, place, results, self.request, progress, read_clips)
 
     def is_begun(self, batch: Batch) -> bool:
@@ -74,14 +74,14 @@ class JobRunner:
         return checkpoint_of(self.folder_of(batch)).exists()
 
     def folder_of(self, batch: Batch) -> Path:
-        """Return where the checkpoints and logs of a batch are."""
+        """Return the folder of a batch's checkpoints and logs."""
         return self.folder / "batches" / batch.key
 
     def run(self, batch: Batch) -> None:
         """Run a batch, from its checkpoint if it has one.
 
         Raises:
-            RuntimeError: If its checkpoint is of a device on which its settings mean something else.
+            RuntimeError: If its checkpoint was written on a device where its settings have another meaning.
         """
         folder = self.folder_of(batch)
         remove_unfinished(folder)
@@ -99,14 +99,9 @@ class JobRunner:
 
 
 def _refuse_another_device(folder: Path, config: str) -> None:
-    """Refuse to go on from the checkpoint of a device on which ``dtype: auto`` is another precision.
-
-    Raises:
-        RuntimeError: If a setting of the batch differs from those that it was begun with.
-    """
-    before = folder / "config.yaml"
-    found = differences(identity_of(read_config(before)), identity_of(yaml.safe_load(config)))
+    """Raise ``RuntimeError`` if a batch was begun on a device where ``dtype: auto`` is another precision."""
+    found = differences(identity_of(read_config(folder / "config.yaml")), identity_of(yaml.safe_load(config)))
     if found:
         raise RuntimeError(
-            f"{folder} was begun with other settings ({cut_list(found)}); go on on such a device, or delete it"
+            f"{folder} was begun with other settings ({cut_list(found)}); resume on such a device, or delete it"
         )

@@ -1,4 +1,4 @@
-"""``fastvmt transfer --jobs``: a list of transfers, by any number of processes, each job once."""
+"""``fastvmt transfer --jobs``: run a list of transfers with any number of processes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,28 +34,28 @@ def transfer_jobs(
 ) -> list[Outcome]:
     """Run a list of transfers.
 
-    Any number of processes may work on a list, and come and go: started by --devices, torchrun, srun, fabric run, a
-    job array, or by hand. What is finished is not done again, and what was stopped goes on from its checkpoint.
+    Any number of processes may work on a list, started by --devices, torchrun, srun, fabric run, a job array, or by
+    hand, at any time. Finished jobs are not run again, and stopped jobs resume from their checkpoints.
 
     Args:
-        jobs: CSV, TSV, JSONL or YAML file with a row a job, or a tar file of clips (NAME.mp4) and prompts (NAME.txt).
-            A row has clip and prompt (or prompts, a list), and may have name, seed, and any option of fastvmt transfer
-            but device and output, or dotted setting of its config, which then hold for it alone.
-        output: Folder for the results; default: the list's name, under runs/.
-        batch_size: The most jobs that run side by side; each takes memory.
-        across_clips: Run jobs with the same settings side by side even if their clips differ; a small model is faster
-            for it.
-        devices: Processes to start, a device each; default: as many as the config's trainer.devices.
-        check: Only read every clip and check every setting, and say what is wrong.
-        options: How to transfer; see :class:`~fastvmt_pl.runs.transfer_options.TransferOptions`.
+        jobs: CSV, TSV, JSONL or YAML file with a row per job, or a tar file of clips (NAME.mp4) and prompts (NAME.txt).
+            A row has clip and prompt (or prompts, a list), and may have name, seed, any option of fastvmt transfer
+            except device and output, and any dotted setting of its config; these apply to this row only.
+        output: Folder for the results. Default: the list's name, under runs/.
+        batch_size: Largest number of jobs that run side by side; each takes memory.
+        across_clips: Also run jobs with the same settings but different clips side by side, which is faster for a small
+            model.
+        devices: Number of processes to start, one per device. Default: the config's trainer.devices.
+        check: Only read every clip, check every setting, and report errors.
+        options: Options of the transfers; see :class:`~fastvmt_pl.runs.transfer_options.TransferOptions`.
 
     Returns:
-        What became of each job.
+        The outcome of each job.
 
     Raises:
         UserError: If the list cannot be read, or no job of it can run; nothing has run then.
         RuntimeError: If jobs failed or were refused; the others are done.
-        Preempted: If SIGTERM or SIGUSR1 came; the same call goes on.
+        Preempted: If SIGTERM or SIGUSR1 was received; the same call resumes.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; use at least 1")
@@ -63,14 +63,14 @@ def transfer_jobs(
     with one_of_many() as (rank, request):
         folder = claim_folder(output or Path("runs") / slug(jobs.stem), "job list")
         runner = JobRunner(folder, rank, request)
-        finder = JobCheck(runner.compose_settings)
-        verdicts = Verdicts(folder, finder)
+        job_check = JobCheck(runner.compose_settings)
+        verdicts = Verdicts(folder, job_check)
         listed, no_jobs = read_jobs(jobs, options, folder / "clips")
-        able, bad, costs = check_settings(listed, finder, request)
+        able, bad, costs = check_settings(listed, job_check, request)
         able, taken = without_other_settings(able, folder, verdicts)
         unable = [*no_jobs, *bad, *taken]
         if check or not able:
-            return _look_at(able, unable, verdicts, request)
+            return _check_clips(able, unable, verdicts, request)
         for outcome in unable if rank.number == 0 else []:
             print(f"refused: {outcome.name}: {outcome.detail}", flush=True)
         batches = make_batches(able, costs, batch_size, across_clips=across_clips, number=rank.number)
@@ -81,14 +81,16 @@ def transfer_jobs(
             start_ranks(["transfer", *as_words(given)], num_processes, request)
         queue.work(to_the_end=rank.number == 0)
     outcomes = [*map(queue.outcome, able), *unable]
-    if rank.number:  # the first is there to the end, and says how it went
+    if rank.number:  # only the first process waits for the others, and reports
         return outcomes
     write_csv(folder / "results.csv", [asdict(outcome) for outcome in outcomes])
     conclude(outcomes, f"the videos are in {folder / 'jobs'}")
     return outcomes
 
 
-def _look_at(able: Sequence[Job], unable: Sequence[Outcome], verdicts: Verdicts, request: StopRequest) -> list[Outcome]:
+def _check_clips(
+    able: Sequence[Job], unable: Sequence[Outcome], verdicts: Verdicts, request: StopRequest
+) -> list[Outcome]:
     """Read every clip, and report on all jobs without running any."""
     for job in {job.group: job for job in able}.values():
         request.check()

@@ -1,4 +1,4 @@
-"""What is known of the clips of a list, by all processes that work on it."""
+"""Verdicts on whether jobs can run, shared by all processes that work on a list."""
 
 import json
 from contextlib import suppress
@@ -15,7 +15,7 @@ from fastvmt_pl.joblists.job_check import BAD, JobCheck, cut
 from fastvmt_pl.processes.failures import now_of
 
 SHORTEST = 5
-"""Frames below which a clip has no motion to speak of."""
+"""Smallest number of frames that a clip can be used with."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Verdict:
     """Whether the jobs of a group can run.
 
     Attributes:
-        status: Whether they can run, or can with fewer frames.
-        detail: Why not, or why fewer, and what to change.
-        num_frames: How many frames they are cut to.
+        status: Whether they can run, can run with fewer frames, or cannot run.
+        detail: Why they cannot, or why with fewer frames, and what to change.
+        num_frames: Number of frames that they are limited to.
     """
 
     status: Literal["kept", "trimmed", "refused"]
@@ -34,14 +34,14 @@ class Verdict:
 
 
 class Verdicts:
-    """Whether jobs can run, found out when a process comes to the first one of a group.
+    """Finds out whether jobs can run, when the first job of a group comes up.
 
-    A verdict is kept in a file for each group, for other processes and later starts; a refusal only for processes that
-    had begun by then, since what is wrong may have been put right by the next start.
+    Each group's verdict is kept in a file for other processes and later starts. Processes that start after a refusal
+    ignore it, since the fault may have been fixed.
 
     Args:
         folder: The list's folder.
-        check: Finds faults of jobs.
+        check: Checks jobs.
     """
 
     def __init__(self, folder: Path, check: JobCheck) -> None:
@@ -50,7 +50,7 @@ class Verdicts:
         self._found: dict[str, Verdict] = {}
 
     def known(self, job: Job) -> Verdict | None:
-        """Return what was found out about a job's group, here or by another process, if anything was."""
+        """Return the verdict on a job's group, by any process; ``None`` if there is none yet."""
         if job.group not in self._found:
             path = self._path(job)
             if path.exists():
@@ -60,7 +60,7 @@ class Verdicts:
         return self._found.get(job.group)
 
     def of(self, job: Job) -> Verdict:
-        """Return what is known of a job's group, or check the job and read its clip."""
+        """Return the verdict on a job's group. If there is none yet, check the job and read its clip."""
         found = self.known(job)
         if found is None:
             found = self._found[job.group] = self._find(job)
@@ -69,7 +69,7 @@ class Verdicts:
         return found
 
     def outcome(self, job: Job) -> Outcome:
-        """Return what is known of a job that has not run."""
+        """Return the outcome so far of a job that has not run."""
         found = self.known(job)
         if found is not None and found.status == "refused":
             return Outcome(job.name, "refused", found.detail)
@@ -77,7 +77,7 @@ class Verdicts:
         return Outcome(job.name, "open", "" if num_frames is None else f"trimmed to {num_frames} frames")
 
     def _find(self, job: Job) -> Verdict:
-        """Check a job; a clip that is too short is used with as many frames as it has."""
+        """Check a job. If its clip is too short, check it with the frames that the clip has."""
         try:
             self.check.read(job)
         except TooShortError as error:

@@ -1,4 +1,4 @@
-"""What every process does before it works on jobs: join the others, and claim the folder."""
+"""Prepare a process to share jobs with others: its rank, the folder, and the jobs' own folders."""
 
 import logging
 import os
@@ -18,19 +18,19 @@ from fastvmt_pl.processes.stop_request import StopRequest, listening
 from fastvmt_pl.runs.claims import cut_list, other_settings
 
 Kind = Literal["job list", "sweep"]
-"""What the folder of some jobs is for; the two have other jobs and other results."""
+"""Kind of a folder of jobs. The two kinds differ in their jobs and results."""
 KIND = "kind.txt"
-"""File of such a folder that says which."""
+"""File in such a folder that names its kind."""
 
 
 @contextmanager
 def one_of_many() -> Iterator[tuple[Rank, StopRequest]]:
-    """Within the block, this is one of the processes that work on the same jobs: which, and whether it is to stop."""
+    """Prepare this process to share jobs with others; yield its rank, and whether it was asked to stop."""
     rank, request, logger = read_rank(), StopRequest(), logging.getLogger("lightning.pytorch")
     level = logger.level
     with listening(request), alone():
         take_own_gpu(rank)
-        logger.setLevel(logging.WARNING)  # or it would tell about devices and epochs, once a job
+        logger.setLevel(logging.WARNING)  # Lightning reports devices and epochs in every fit
         try:
             yield rank, request
         finally:
@@ -41,7 +41,7 @@ def claim_folder(folder: Path, kind: Kind) -> Path:
     """Make the folder of a job list or a sweep, and return it.
 
     Raises:
-        UserError: If it holds something else.
+        UserError: If it exists and holds something else.
     """
     if folder.exists() and not (folder.is_dir() and ((folder / "jobs").exists() or not any(folder.iterdir()))):
         raise UserError(f"{folder} is in use and holds no {kind}; choose another output")
@@ -57,7 +57,7 @@ def claim_folder(folder: Path, kind: Kind) -> Path:
 
 
 def _kind_of(folder: Path) -> str | None:
-    """Return what a folder holds; one of an earlier version says so by the columns of its results, if it has any."""
+    """Return a folder's kind. Earlier versions wrote no kind, but the columns of their results show it."""
     if (folder / KIND).exists():
         return (folder / KIND).read_text(encoding="utf-8").strip()
     results = folder / "results.csv"
@@ -67,13 +67,13 @@ def _kind_of(folder: Path) -> str | None:
 
 
 def without_other_settings(jobs: Sequence[Job], folder: Path, verdicts: Verdicts) -> tuple[list[Job], list[Outcome]]:
-    """Return the jobs whose folders are free or hold the very same jobs, and those whose folders hold others."""
+    """Return the jobs whose folders are free or hold the same jobs, and outcomes of those whose folders hold others."""
     able, taken, present = list[Job](), list[Outcome](), set(os.listdir(folder / "jobs"))
     for job in jobs:
         place = folder / "jobs" / job.name
         try:
             differing = _differing(job, place, verdicts) if job.name in present else []
-        except UserError as error:  # what the folder holds cannot be read
+        except UserError as error:  # the folder's settings cannot be read
             taken.append(Outcome(job.name, "refused", str(error)))
             continue
         if differing:
@@ -85,7 +85,7 @@ def without_other_settings(jobs: Sequence[Job], folder: Path, verdicts: Verdicts
 
 
 def _differing(job: Job, folder: Path, verdicts: Verdicts) -> list[str]:
-    """Return which settings of a job differ from those in its folder; a clip is only read if its length decides."""
+    """Return which settings of a job differ from those in its folder. Its clip is read only if its length matters."""
     found = other_settings(folder, job.identify, job=job.described())
     if len(found) == 1 and found[0].startswith("data.num_frames:"):
         shorter = cut(job, verdicts.of(job).num_frames)

@@ -1,4 +1,4 @@
-"""LoRAs: adapters that are trained, files that are written and verified, and files that are fused."""
+"""LoRAs: train adapters, write and verify their files, and fuse files into a model."""
 
 from fastvmt_pl.lora.adapters import (
     Adapter,

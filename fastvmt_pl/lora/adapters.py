@@ -1,4 +1,4 @@
-"""LoRA adapters of a transformer: added for training, turned off and on, and read."""
+"""Add, disable, read and remove the LoRA adapter of a transformer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +19,12 @@ Weights = dict[str, Tensor]
 
 
 class Adapter(NamedTuple):
-    """An adapter as it is in memory.
+    """An adapter in memory.
 
     Attributes:
-        weights: By their names in diffusers.
-        config: Its settings, as peft keeps them.
-        metadata: Its settings, as diffusers writes them.
+        weights: Weights by their names in diffusers.
+        config: Settings in peft.
+        metadata: Settings as diffusers writes them to a file.
     """
 
     weights: Weights
@@ -33,7 +33,7 @@ class Adapter(NamedTuple):
 
 
 def read_adapter(transformer: ModelMixin) -> Adapter:
-    """Return a transformer's adapter; where several processes share the weights, all have to call."""
+    """Return a transformer's adapter. If its weights are sharded, all processes have to call this."""
     metadata = _collate_lora_metadata({"transformer": transformer})
     return Adapter(lora_weights(transformer), transformer.peft_config["default"], metadata)
 
@@ -47,25 +47,24 @@ def add_lora(
     *,
     names: LayerNames,
 ) -> None:
-    """Add an adapter that changes nothing yet; its weights are all that is trainable.
+    """Add a trainable adapter, which changes nothing yet, to a frozen transformer.
 
     Args:
-        transformer: A frozen transformer.
+        transformer: The transformer.
         targets: Endings of the names of the linear layers in its blocks that get a LoRA.
         rank: Rank of each update.
         alpha: The update is scaled by ``alpha / rank``; ``None`` is the rank.
-        dropout: Share of the inputs of each update that is dropped while training.
-        names: What the layers are called.
+        dropout: Dropout probability of the inputs of each update.
+        names: Names of the transformer's layers.
 
     Raises:
-        ValueError: If a number is out of range or a target is no linear layer that files have a name for.
+        UserError: If a number is out of range, or a target matches no linear layer that a LoRA may adapt.
     """
     check_numbers(rank, alpha, dropout)
-    blocks = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
-    chosen = {
-        target: [n for n in blocks if f".{n}".endswith(f".{target}") and names.may_be_adapted(n)] for target in targets
-    }
-    missing = [target for target in targets if not chosen[target]]
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)]
+    adaptable = [name for name in linear if names.may_be_adapted(name)]
+    chosen = {target: [name for name in adaptable if f".{name}".endswith(f".{target}")] for target in targets}
+    missing = [target for target, found in chosen.items() if not found]
     if missing or not targets:
         raise UserError(
             f"no linear layer of the blocks ends in {missing}; use, for example, to_q, to_k, to_v, to_out.0"
@@ -78,7 +77,7 @@ def add_lora(
 
 
 def check_numbers(rank: int, alpha: float | None, dropout: float) -> None:
-    """Raise ``ValueError`` if one of an adapter's numbers is out of range."""
+    """Raise ``UserError`` if one of an adapter's numbers is out of range."""
     if rank < 1 or (alpha is not None and alpha <= 0) or not 0 <= dropout < 1:
         raise UserError(
             f"rank is {rank}, alpha {alpha} and dropout {dropout}; use a rank of at least 1, a positive alpha or null, "
@@ -87,14 +86,14 @@ def check_numbers(rank: int, alpha: float | None, dropout: float) -> None:
 
 
 def remove_lora(transformer: ModelMixin) -> None:
-    """Take any adapter off, so that the transformer is as it was."""
+    """Remove a transformer's adapter, if it has one."""
     if getattr(transformer, "peft_config", None):
         transformer.unload_lora()
 
 
 @contextmanager
 def without_lora(transformer: ModelMixin) -> Iterator[None]:
-    """Turn an adapter off for a while, if there is one."""
+    """Disable a transformer's adapter, if it has one, within the block."""
     if not getattr(transformer, "peft_config", None):
         yield
         return
@@ -106,7 +105,7 @@ def without_lora(transformer: ModelMixin) -> Iterator[None]:
 
 
 def lora_weights(transformer: ModelMixin) -> Weights:
-    """Return the adapter's weights by their names in diffusers, on the CPU; call it in all processes."""
+    """Return the adapter's weights by their names in diffusers, on the CPU; see :func:`read_adapter`."""
     weights = get_peft_model_state_dict(transformer)
     whole = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in weights.items()}
     return {name: x.detach().cpu().contiguous() for name, x in whole.items()}

@@ -1,4 +1,4 @@
-"""Add LoRAs to a transformer's weights."""
+"""Fuse LoRAs into a transformer's weights."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -16,15 +16,15 @@ from fastvmt_pl.lora.sources import opened, unfit
 
 
 def check_loras(shapes: Mapping[str, Shape], paths: Iterable[Path], names: LayerNames) -> None:
-    """Check LoRAs against the shapes of a model's parameters, before its weights are fetched or read.
+    """Check LoRAs against the shapes of a model's parameters, before its weights are downloaded or read.
 
     Args:
         shapes: Shape of each of the transformer's parameters, by its name in diffusers.
         paths: Files of LoRAs.
-        names: What the transformer's layers are called.
+        names: Names of the transformer's layers.
 
     Raises:
-        UserError: If one of them cannot be applied as a whole.
+        UserError: If any part of one of them cannot be applied.
     """
     for path in paths:
         read_lora(path, shapes, names)
@@ -32,18 +32,17 @@ def check_loras(shapes: Mapping[str, Shape], paths: Iterable[Path], names: Layer
 
 @torch.no_grad()
 def fuse_loras(transformer: ModelMixin, loras: Mapping[Path, float], names: LayerNames) -> None:
-    """Add LoRAs to a transformer's weights, so that using them costs nothing.
+    """Add LoRAs to a transformer's weights, so that they cost nothing at inference.
 
-    Changes are added in float32, one parameter after another, so that no second copy of the model is needed. Nothing is
-    changed before all files are checked.
+    All files are checked first. Then the updates are added in float32, parameter by parameter, to save memory.
 
     Args:
         transformer: Changed in place.
         loras: Weight of each file.
-        names: What the transformer's layers are called.
+        names: Names of the transformer's layers.
 
     Raises:
-        UserError: If a LoRA cannot be applied as a whole, or its effect is too large for the transformer's precision.
+        UserError: If any part of a LoRA cannot be applied, or a weight overflows the transformer's precision.
     """
     parameters = dict(transformer.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -52,26 +51,18 @@ def fuse_loras(transformer: ModelMixin, loras: Mapping[Path, float], names: Laye
     )
     with ExitStack() as stack:
         files = {path: stack.enter_context(opened(path)) for path in loras}
-        for name, changes in groupby(updates, key=lambda each: each.parameter):
-            listed = list(changes)
-            # Replaced, not written to: loaded weights may be a view of the model's file.
-            parameters[name].data = _merged(parameters[name], [(files[x.path], x, loras[x.path]) for x in listed])
-            if not parameters[name].isfinite().all():
-                raise unfit(
-                    listed[-1].path, f"with {listed[-1].keys[0]!r} {name} exceeds the range of {parameters[name].dtype}"
-                )
-
-
-def _merged(parameter: Tensor, changes: list[tuple[Any, Update, float]]) -> Tensor:
-    """Return a parameter with changes, each from an open file and with a weight."""
-    whole = parameter.to(torch.float32, copy=True)
-    for file, update, weight in changes:
-        whole += _difference(file, update, whole).mul_(weight * update.scale)
-    return whole.to(parameter.dtype)
+        for name, of_parameter in groupby(updates, key=lambda each: each.parameter):
+            parameter = parameters[name]
+            fused = parameter.to(torch.float32, copy=True)
+            for update in of_parameter:
+                fused += _difference(files[update.path], update, fused).mul_(loras[update.path] * update.scale)
+            parameter.data = fused.to(parameter.dtype)  # not in place: loaded weights may be a view of the model's file
+            if not parameter.isfinite().all():
+                raise unfit(update.path, f"with {update.keys[0]!r} {name} exceeds the range of {parameter.dtype}")
 
 
 def _difference(file: Any, update: Update, like: Tensor) -> Tensor:
-    """Return an update's difference, not scaled, in the shape and on the device of a parameter."""
+    """Return an update's unscaled difference, with the shape and device of a parameter."""
     tensors: list[Tensor] = [file.get_tensor(key).to(like.device, torch.float32, copy=True) for key in update.keys]
     if len(tensors) == 1:
         return tensors[0]

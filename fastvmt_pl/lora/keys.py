@@ -1,4 +1,4 @@
-"""The keys of LoRA files: a prefix, a layer, and what of the layer a tensor is."""
+"""Parse the keys of LoRA files: a prefix, a layer, and the part of the layer's update."""
 
 import re
 from typing import Literal, NamedTuple
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 Part = Literal["down", "up", "up_bias", "alpha", "diff", "diff_b"]
 
 PREFIX = r"base_model\.model\.|(model\.)?diffusion_model\.|transformer\.|lora_unet__?"
-"""Of peft, ComfyUI, diffusers and kohya's trainers; a key may have none."""
+"""Prefixes of peft, ComfyUI, diffusers and kohya's trainers; a key may have none."""
 ENDINGS: dict[str, Part] = {
     r"\.(lora_A(\.[^.]+)?|lora_down|lora\.down)\.weight": "down",  # peft may put an adapter's name into the key
     r"\.(lora_B(\.[^.]+)?|lora_up|lora\.up)\.weight": "up",
@@ -25,11 +25,11 @@ OTHER_METHODS = {
 
 
 class Key(NamedTuple):
-    """What a tensor of a LoRA file is.
+    """A parsed key of a LoRA file.
 
     Attributes:
         layer: The layer's name as the file spells it, without a prefix.
-        part: Which of its tensors.
+        part: The part of the layer's update that the tensor holds.
     """
 
     layer: str
@@ -37,12 +37,12 @@ class Key(NamedTuple):
 
 
 def other_method(key: str) -> str | None:
-    """Return the method that a key belongs to, if it is another one than LoRA."""
+    """Return the method that a key belongs to, if it is not plain LoRA."""
     return next((method for pattern, method in OTHER_METHODS.items() if re.search(pattern, key)), None)
 
 
 def parse_key(key: str) -> Key | None:
-    """Return what a key stands for, or ``None`` if it is none of a LoRA's.
+    """Parse a key; return ``None`` if it is not one of a LoRA's.
 
     >>> parse_key("diffusion_model.blocks.0.self_attn.q.lora_down.weight")
     Key(layer='blocks.0.self_attn.q', part='down')
@@ -50,11 +50,9 @@ def parse_key(key: str) -> Key | None:
     for ending, part in ENDINGS.items():
         match = re.fullmatch(rf"({PREFIX})?(?P<layer>.+?){ending}", key)
         if match is not None:
-            return Key(_with_table(match["layer"], key), part)
+            layer = match["layer"]
+            # A modulation's difference may name the block instead of the table in it.
+            if key.endswith(".diff_m") and not re.search(r"(modulation|scale_shift_table)$", layer):
+                layer += ".modulation"
+            return Key(layer, part)
     return None
-
-
-def _with_table(layer: str, key: str) -> str:
-    """Return the layer of a key; a modulation's difference names the block, not the table in it."""
-    table = key.endswith(".diff_m") and not re.search(r"(modulation|scale_shift_table)$", layer)
-    return f"{layer}.modulation" if table else layer

@@ -1,4 +1,4 @@
-"""The names of a transformer's layers: in diffusers, in the original code, and as kohya's trainers write both."""
+"""The names of a transformer's layers in diffusers, in the original code, and in kohya's trainers."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LayerNames:
-    """What the layers of a family of models are called.
+    """The names of the layers of a family of models.
 
     Attributes:
         blocks: Attribute of the transformer that holds its blocks.
-        adaptable: Pattern of the names, in diffusers, of the linear layers that a LoRA may adapt.
-        original: What the original code calls parts of these names, by pattern; empty if ComfyUI reads no such names.
-        foreign: What is wrong with layers of other models, by pattern.
+        adaptable: Pattern of the diffusers names of the linear layers that a LoRA may adapt.
+        original: Replacements that give the original code's names, by pattern. Empty if ComfyUI does not read them.
+        foreign: Error messages for layers of other models, by pattern.
     """
 
     blocks: str
@@ -22,7 +22,7 @@ class LayerNames:
     foreign: Mapping[str, str] = field(default_factory=dict)
 
     def original_name(self, layer: str) -> str:
-        r"""Return what the original code calls a layer.
+        r"""Return a layer's name in the original code.
 
         >>> LayerNames("blocks", "", {r"\.to_out\.0": ".o", r"\.attn1\.": ".self_attn."}).original_name(
         ...     "blocks.3.attn1.to_out.0"
@@ -38,23 +38,22 @@ class LayerNames:
         return re.fullmatch(self.adaptable, layer) is not None
 
     def known_spellings(self, parameters: Iterable[str]) -> dict[str, str]:
-        """Return the layers that a model's parameters belong to, by the flat form of both of their names.
+        """Return a model's layers by both of their names in kohya's form, in which all dots are underscores.
 
-        A table of modulations belongs to no layer and counts as one. Underscores are resolved by looking up names that
-        exist, since ``time_embedding_0`` alone does not tell which of them were dots.
+        That form is ambiguous, so layers are looked up by it instead of parsed. Modulation tables count as layers.
 
         Args:
-            parameters: Names in diffusers.
+            parameters: Names of the model's parameters in diffusers.
         """
         layers = sorted({re.sub(r"\.(weight|bias)$", "", name) for name in parameters})
         return {kohya_name(spelling): layer for layer in layers for spelling in (layer, self.original_name(layer))}
 
     def why_unknown(self, layer: str, known: Iterable[str]) -> str:
-        """Say what is wrong with a layer that a model does not have.
+        """Return why a model does not have a layer.
 
         Args:
-            layer: Its name as the file spells it, without a prefix.
-            known: The model's layers by their names in diffusers.
+            layer: The layer's name as the file spells it, without a prefix.
+            known: Names of the model's layers in diffusers.
         """
         if re.match(r"(lora_te\d*_|(text_encoders?(_\d)?|cond_stage_model)\.)", layer):
             return "belongs to a text encoder, which is not adapted here; use a LoRA of the transformer alone"
@@ -69,5 +68,5 @@ class LayerNames:
 
 
 def kohya_name(name: str) -> str:
-    """Return a name as kohya's trainers write it."""
+    """Return a name in the form of kohya's trainers."""
     return name.replace(".", "_")

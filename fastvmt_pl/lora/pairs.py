@@ -1,4 +1,4 @@
-"""LoRAs of models with two experts: a pair of files, one for each, that are told by their names."""
+"""LoRAs of models with two experts: a pair of files, whose names say which expert each is for."""
 
 import math
 import re
@@ -11,9 +11,9 @@ from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, opened
 HALVES = ("high_noise", "low_noise")
 """Names of the experts."""
 LEVEL = re.compile(r"high(?=[_-]?noise)|low(?=[_-]?noise)", re.IGNORECASE)
-"""What in the name of a file tells which expert it is for, as in ``LowNoise``."""
+"""The part of a file's name that says which expert it is for, as in ``LowNoise``."""
 ALONE_KEY = "trained_expert"
-"""In a file's header, the name of the only expert that a LoRA was trained for."""
+"""Key in a file's header: the name of the only expert that the LoRA was trained for."""
 
 
 def half_file(name: str, expert: str) -> str:
@@ -24,18 +24,17 @@ def half_file(name: str, expert: str) -> str:
 
     Args:
         name: The name of the LoRA's file.
-        expert: The expert's name; nothing for a model with one transformer.
+        expert: The expert's name; empty for a model with one transformer.
     """
     return f"{Path(name).stem}_{expert}{Path(name).suffix}" if expert else name
 
 
 def find_loras(loras: Mapping[str, float], experts: Sequence[str] = ("",)) -> tuple[dict[Path, float], ...]:
-    """Return the weight of each LoRA by its file, for each expert; the weights of a file that is given twice add up.
+    """Return the weight of each file, for each expert. The weights of a file that is given twice add up.
 
     Args:
-        loras: Weight of each LoRA by its folder or file. Of a pair, either file stands for both; if both are given,
-            each stands for itself.
-        experts: Names of the model's experts; a single one has no name.
+        loras: Weight of each LoRA by its folder or file. Either file of a pair stands for both, unless both are given.
+        experts: Names of the model's experts; empty if there is only one.
 
     Raises:
         UserError: If a LoRA or half of a pair is not found, a folder has a pair and the model one expert, or a weight
@@ -55,14 +54,14 @@ def find_loras(loras: Mapping[str, float], experts: Sequence[str] = ("",)) -> tu
 
 
 def find_pair(path: str | Path, given: Iterable[str] = ()) -> dict[str, Path]:
-    """Return a LoRA's files for two experts by the experts' names: both, unless it was trained for one alone.
+    """Return a LoRA's file for each expert that it was trained for, by the expert's name.
 
     Args:
-        path: One of them, or their folder.
-        given: All LoRAs that are used; a file whose other half is among them stands for itself.
+        path: One of the files, or their folder.
+        given: All LoRAs that are used. A file whose other half is among them stands for itself only.
 
     Raises:
-        UserError: If one is missing, or it is no pair.
+        UserError: If a file is missing, or its name does not say which expert it is for.
     """
     folder = Path(path).expanduser()
     if folder.is_dir() and _in_folder(folder) is None and not (folder / DIFFUSERS_FILE).is_file():
@@ -82,15 +81,15 @@ def find_pair(path: str | Path, given: Iterable[str] = ()) -> dict[str, Path]:
     with opened(file) as content:
         alone = (content.metadata() or {}).get(ALONE_KEY)
     if alone != own:
-        raise UserError(f"LoRA {file} is half of a pair, and {other.name} is not beside it; get that file too")
+        raise UserError(f"LoRA {file} is half of a pair, and {other.name} is missing; put that file next to it")
     return {own: file}
 
 
 def all_files(path: str | Path) -> list[Path]:
-    """Return the files of a LoRA, whether it is one file or a pair.
+    """Return the files of a LoRA, one or a pair.
 
     Raises:
-        UserError: If there are none.
+        UserError: If it has none.
     """
     file = _in_folder(Path(path).expanduser()) or find_lora(path)
     other = _other(file)
@@ -98,7 +97,7 @@ def all_files(path: str | Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> Path | None:
-    """Return the first half in a folder that has no LoRA in one file."""
+    """Return the first half of a pair in a folder, unless it also holds a LoRA in one file."""
     if (folder / DIFFUSERS_FILE).is_file():
         return None
     halves = (folder / half_file(DIFFUSERS_FILE, half) for half in HALVES)
@@ -111,7 +110,7 @@ def _expert_of(file: Path) -> str | None:
 
 
 def _other(file: Path) -> Path:
-    """Return the file of the other half, its name spelled alike; a file that is no half is its own."""
+    """Return the other half of a pair, in the same spelling; for other files, the file itself."""
 
     def opposite(found: re.Match[str]) -> str:
         word = "low" if found[0].lower() == "high" else "high"

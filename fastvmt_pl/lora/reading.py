@@ -1,4 +1,4 @@
-"""Read a LoRA file as changes of a model's parameters; every key is accounted for, or the file is refused."""
+"""Read a LoRA file as updates of a model's parameters. A file with any key that cannot be applied is refused."""
 
 import math
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 
 class Update(NamedTuple):
-    """A change of one parameter.
+    """An update of one parameter.
 
     Attributes:
         path: The LoRA's file.
         parameter: The parameter's name in diffusers.
-        keys: Its tensors in the file: a whole difference, or ``A`` and ``B`` of the difference ``B @ A``.
-        scale: What the difference is multiplied by.
+        keys: Keys of its tensors: the whole difference, or ``A`` and ``B`` of the difference ``B @ A``.
+        scale: Factor of the difference.
     """
 
     path: Path
@@ -35,8 +35,8 @@ class Layer(NamedTuple):
     """The tensors that a file has for one layer.
 
     Attributes:
-        name: In diffusers.
-        spelling: As the file spells it, without a prefix.
+        name: The layer's name in diffusers.
+        spelling: Its name as the file spells it, without a prefix.
         keys: Key of each part.
     """
 
@@ -46,12 +46,12 @@ class Layer(NamedTuple):
 
 
 def read_lora(path: Path, shapes: Mapping[str, Shape], names: LayerNames) -> list[Update]:
-    """Return what a LoRA changes, after checking all of it.
+    """Check a LoRA, and return its updates.
 
     Args:
         path: The safetensors file.
         shapes: Shape of each of the model's parameters, by its name in diffusers.
-        names: What the model's layers are called.
+        names: Names of the model's layers.
 
     Raises:
         UserError: If anything in the file cannot be applied; the message names the file and the key.
@@ -79,7 +79,9 @@ def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape], names: Lay
         if method is not None:
             raise unfit(path, f"{key!r} belongs to {method}; use a plain LoRA")
         if parsed is None:
-            raise unfit(path, f"{key!r} is no key of a LoRA; keys end in lora_A.weight, lora_B.weight, alpha or diff")
+            raise unfit(
+                path, f"{key!r} is not a key of a LoRA; keys end in lora_A.weight, lora_B.weight, alpha or diff"
+            )
         name = spellings.get(kohya_name(parsed.layer))
         if name is None:
             raise unfit(path, f"{key!r} {names.why_unknown(parsed.layer, spellings.values())}")
@@ -93,7 +95,7 @@ def _layers(path: Path, keys: list[str], shapes: Mapping[str, Shape], names: Lay
 def _updates(
     path: Path, file: Any, layer: Layer, settings: dict[str, Any] | None, shapes: Mapping[str, Shape]
 ) -> list[Update]:
-    """Return a layer's changes."""
+    """Return a layer's updates."""
     keys = layer.keys
     weight = f"{layer.name}.weight" if f"{layer.name}.weight" in shapes else layer.name
     bias = f"{layer.name}.bias"
@@ -112,15 +114,13 @@ def _updates(
 
 
 def _check_pair(path: Path, file: Any, keys: dict[Part, str]) -> None:
-    """Refuse half a pair, two ranks, and two changes of one parameter."""
+    """Raise ``UserError`` if a tensor of the pair is missing, the ranks differ, or a parameter has two updates."""
     missing = [name for part, name in (("down", "lora_A (lora_down)"), ("up", "lora_B (lora_up)")) if part not in keys]
     if missing:
-        raise unfit(path, f"{next(iter(keys.values()))!r} has no {missing[0]} beside it; the file is not whole")
+        raise unfit(path, f"{next(iter(keys.values()))!r} has no {missing[0]} with it; the file is incomplete")
     down, up = (tuple(file.get_slice(keys[part]).get_shape()) for part in ("down", "up"))
     if min(len(down), len(up)) < 2 or down[0] != up[1] or down[0] == 0:
-        raise unfit(
-            path, f"{keys['down']!r} has shape {down} and {keys['up']!r} has {up}; they need one and the same rank"
-        )
+        raise unfit(path, f"{keys['down']!r} has shape {down} and {keys['up']!r} has {up}; they need the same rank")
     changes: tuple[tuple[Part, Part], ...] = (("down", "diff"), ("up_bias", "diff_b"))
     for first, second in changes:
         if first in keys and second in keys:
@@ -128,7 +128,7 @@ def _check_pair(path: Path, file: Any, keys: dict[Part, str]) -> None:
 
 
 def _scale(path: Path, file: Any, layer: Layer, settings: dict[str, Any] | None) -> float:
-    """Return alpha over rank, or 1 if the file says no alpha; a number in the file counts once."""
+    """Return alpha over rank, or 1 if the file has no alpha. An alpha given twice applies once."""
     rank: int = file.get_slice(layer.keys["down"]).get_shape()[0]
     given = None if "alpha" not in layer.keys else _read_alpha(path, file, layer.keys["alpha"])
     if settings is None:
@@ -143,7 +143,7 @@ def _scale(path: Path, file: Any, layer: Layer, settings: dict[str, Any] | None)
 
 
 def _setting(settings: dict[str, Any], layer: Layer, name: str, pattern: str) -> float:
-    """Return a number of a layer, found as peft finds it, by either of the layer's names."""
+    """Return a setting of a layer as peft finds it, by either of the layer's names."""
     exceptions = settings.get(pattern) or {}
     matched = (get_pattern_key(list(exceptions), each) for each in (layer.name, layer.spelling))
     return float(next((exceptions[key] for key in matched if key in exceptions), settings[name]))
@@ -152,14 +152,14 @@ def _setting(settings: dict[str, Any], layer: Layer, name: str, pattern: str) ->
 def _read_alpha(path: Path, file: Any, key: str) -> float:
     tensor = file.get_tensor(key)
     if tensor.numel() != 1 or not math.isfinite(tensor.item()):
-        raise unfit(path, f"{key!r} is no single finite number; its shape is {tuple(tensor.shape)}")
+        raise unfit(path, f"{key!r} is not a single finite number; its shape is {tuple(tensor.shape)}")
     return float(tensor.item())
 
 
 def _check_shape(file: Any, update: Update, shape: Shape) -> None:
-    """Refuse tensors that are no change of a parameter of this shape."""
+    """Raise ``UserError`` if an update's tensors do not fit a parameter of this shape."""
     given = [tuple(file.get_slice(key).get_shape()) for key in update.keys]
-    needs = f"and the model's {update.parameter} has {shape}; the LoRA is one of another model"
+    needs = f"and the model's {update.parameter} has {shape}; the LoRA was trained for another model"
     if len(given) == 1:
         if given[0] != shape:
             raise unfit(update.path, f"{update.keys[0]!r} has shape {given[0]}, {needs}")
@@ -172,7 +172,7 @@ def _check_shape(file: Any, update: Update, shape: Shape) -> None:
 
 
 def _trimmed(shape: Shape) -> Shape:
-    """Return a shape without the ones at its end, which trainers add to the weights of convolutions."""
+    """Return a shape without trailing ones, which trainers add to the weights of convolutions."""
     return _trimmed(shape[:-1]) if shape[-1:] == (1,) else shape
 
 
@@ -181,6 +181,6 @@ def _check_values(file: Any, update: Update) -> None:
         kind = file.get_slice(key).get_dtype()
         if kind not in FLOATS:
             raise unfit(update.path, f"{key!r} holds {kind}; use a file of floating-point numbers")
-        # In pieces: one matrix of a 14B model takes 2 GB in float32 and its masks.
+        # In pieces: a matrix of a 14B model with its masks takes 2 GB in float32.
         if not all(piece.float().isfinite().all() for piece in file.get_tensor(key).flatten().split(1 << 24)):
             raise unfit(update.path, f"{key!r} holds values that are not finite; its training failed")

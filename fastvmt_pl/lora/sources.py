@@ -1,4 +1,4 @@
-"""Where a LoRA comes from: its file, and the settings that its tensors do not say."""
+"""Find the file of a LoRA, and read its settings."""
 
 import json
 import math
@@ -12,32 +12,32 @@ from safetensors import SafetensorError, safe_open
 from fastvmt_pl.errors import UserError
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers looks for; its header holds the adapter's settings, alpha among them."""
+"""The file that diffusers loads. Its header holds the adapter's settings, such as alpha."""
 PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
-"""What peft's ``save_pretrained`` writes: alpha is in the second file alone."""
+"""Files of peft's ``save_pretrained``. Only the second holds alpha."""
 HEADER_KEY = "lora_adapter_metadata"
 
 
 def unfit(path: Path, reason: str) -> UserError:
-    """Return the error of a LoRA that cannot be applied."""
+    """Return the error for a LoRA that cannot be applied."""
     return UserError(f"LoRA {path} cannot be applied: {reason}")
 
 
 def find_lora(path: str | Path) -> Path:
-    """Return the safetensors file of a LoRA, given that or its folder.
+    """Return the safetensors file of a LoRA, given the file or its folder.
 
     Raises:
-        UserError: If there is none.
+        UserError: If it does not exist.
     """
     given = Path(path).expanduser()
     file = given / DIFFUSERS_FILE if given.is_dir() else given
     if file.suffix != ".safetensors" or not file.is_file():
-        raise UserError(f"LoRA {path} is no .safetensors file and no folder with {DIFFUSERS_FILE}")
+        raise UserError(f"LoRA {path} does not exist; give a .safetensors file or a folder with {DIFFUSERS_FILE}")
     return file
 
 
 def lora_files(path: Path) -> list[Path]:
-    """Return the files that decide what a LoRA does."""
+    """Return a LoRA's file, and peft's settings beside it if there are any."""
     beside = path.with_name(PEFT_SETTINGS)
     return [path, beside] if beside.exists() else [path]
 
@@ -47,7 +47,7 @@ def opened(path: Path) -> Iterator[Any]:
     """Open a safetensors file.
 
     Raises:
-        UserError: If it is damaged or cannot be read.
+        UserError: If it cannot be read.
     """
     try:
         file = safe_open(path, "pt")
@@ -58,19 +58,19 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def read_settings(path: Path, header: Mapping[str, str] | None, *, needed: bool) -> dict[str, Any] | None:
-    """Return the settings of a LoRA as peft names them, or ``None`` if there are none.
+    """Return the settings of a LoRA by their names in peft, or ``None`` if it has none.
 
     Args:
         path: The file.
         header: Metadata of the file.
-        needed: Whether peft wrote the file, which then has no alpha without its settings.
+        needed: Whether peft wrote the file, so that its alpha is unknown without settings.
 
     Raises:
         UserError: If they are damaged, missing, or those of another method.
     """
     text, beside = (header or {}).get(HEADER_KEY), path.with_name(PEFT_SETTINGS)
-    belongs = path.name == PEFT_FILE and (needed or beside.exists())
-    if text is None and not (belongs or (needed and beside.exists())):
+    # A file of settings in the same folder may be another LoRA's: two of the three signs of peft have to be there.
+    if text is None and sum((needed, path.name == PEFT_FILE, beside.exists())) < 2:
         return None
     try:
         settings = json.loads(beside.read_text(encoding="utf-8-sig") if text is None else text)
@@ -85,7 +85,7 @@ def read_settings(path: Path, header: Mapping[str, str] | None, *, needed: bool)
 
 
 def _of_transformer(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings without the prefix that a pipeline gives them and a transformer does not."""
+    """Return the settings without the prefix that diffusers' pipelines, but not its transformers, write."""
     own = {name.removeprefix("transformer."): x for name, x in settings.items() if name.startswith("transformer.")}
     return own or settings
 
@@ -105,15 +105,15 @@ VARIANTS = (
     "layer_replication",
     "target_parameters",
 )
-"""Settings of peft under which an update is more than ``B @ A``, or one of something else than a layer's weight."""
+"""Settings of peft with which an update is not just ``B @ A`` of a layer's weight."""
 HARMLESS_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Ways to initialise an adapter that leave the model's own weights as they are."""
+"""Values of ``init_lora_weights`` that leave the model's own weights as they are."""
 
 
 def _refuse_variants(path: Path, settings: dict[str, Any]) -> None:
     for name in VARIANTS:
         if settings.get(name):
-            raise unfit(path, f"its settings have {name}: {settings[name]!r}, which is no plain LoRA")
+            raise unfit(path, f"its settings have {name}: {settings[name]!r}; use a plain LoRA")
     start = settings.get("init_lora_weights")
     if start not in HARMLESS_STARTS:
-        raise unfit(path, f"its init_lora_weights is {start!r}, which changed the model under it; convert it to a LoRA")
+        raise unfit(path, f"its init_lora_weights is {start!r}, which changes the base model; convert it to plain LoRA")

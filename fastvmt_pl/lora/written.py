@@ -1,4 +1,4 @@
-"""The files of a trained LoRA: written in two namings, read back by a stock pipeline and compared."""
+"""Write the files of a trained LoRA, and verify them in a stock pipeline."""
 
 import re
 from copy import deepcopy
@@ -19,62 +19,62 @@ from fastvmt_pl.lora.pairs import ALONE_KEY, half_file
 from fastvmt_pl.lora.sources import DIFFUSERS_FILE
 
 ORIGINAL_FILE = "comfyui_lora.safetensors"
-"""In the names of the original code, with alpha tensors: ComfyUI reads no header. A file has one or the other, since
-diffusers scales by both if it finds both."""
+"""File with the original code's names and with alpha tensors, since ComfyUI ignores the header. The diffusers file has
+no alpha tensors, because diffusers would apply alpha twice."""
 MAX_DEVIATION = 1e-3
-"""Largest difference between a reloaded adapter's effect and that in memory, as a share of it, in full precision."""
+"""Largest difference between the effects of the reloaded adapter and of the one in memory, as a share, in float32."""
 
 
 @runtime_checkable
 class LoraFamily(Protocol):
-    """What the files of a LoRA have to know of a family of models."""
+    """The properties of a family of models that its LoRA files depend on."""
 
     @property
     def pipeline(self) -> type[Any]:
-        """The stock pipeline that reads them."""
+        """The stock pipeline that reads the files."""
 
     @property
     def layer_names(self) -> LayerNames:
-        """What the transformer's layers are called."""
+        """Names of the transformer's layers."""
 
     @property
     def expert_names(self) -> tuple[str, ...]:
-        """What its transformers are called; nothing if there is one."""
+        """Names of its transformers; empty if there is only one."""
 
     def stock(self, model: Path, expert: int) -> tuple[Any, ModelMixin]:
-        """Return a stock pipeline with one of the transformers, in fp32, and that transformer."""
+        """Return a stock pipeline with one of the transformers in float32, and that transformer."""
 
     def loading(self, expert: int) -> dict[str, Any]:
-        """Return what tells ``load_lora_weights`` of the stock pipeline which transformer a file is for."""
+        """Return the arguments of the pipeline's ``load_lora_weights`` that select a transformer."""
 
     def probe(self, transformer: ModelMixin) -> Tensor:
-        """Return a transformer's output on fixed inputs, in fp32."""
+        """Return a transformer's output on fixed inputs, in float32."""
 
 
 class LoraError(RuntimeError):
-    """A LoRA that was written is not what it was in memory."""
+    """A written LoRA differs from the adapter in memory, or could not be compared with it."""
 
 
 def written_files(names: LayerNames, expert: str = "") -> tuple[str, ...]:
-    """Return the files that are written of a LoRA: one for ComfyUI only where it is known to read such names.
+    """Return the names of a LoRA's files: for diffusers and, if it can read this family, for ComfyUI.
 
     Args:
-        names: What the layers are called.
-        expert: Which of several transformers it adapts.
+        names: Names of the transformer's layers.
+        expert: Name of the adapted transformer; empty if there is only one.
     """
     files = (DIFFUSERS_FILE, ORIGINAL_FILE) if names.original else (DIFFUSERS_FILE,)
     return tuple(half_file(file, expert) for file in files)
 
 
 def write_lora(adapter: Adapter, folder: Path, family: LoraFamily, expert: int = 0, *, alone: bool = False) -> None:
-    """Write an adapter as diffusers reads it and, if it can, as ComfyUI does; call it in one process alone.
+    """Write the files of an adapter. Call it in one process only.
 
     Args:
         adapter: The adapter.
-        folder: Where the files go.
+        folder: Folder for the files.
         family: The family of the adapted model.
         expert: The number of the adapted transformer.
-        alone: It is the only adapted one of several, which the headers say.
+        alone: Whether it is the only adapted one of several transformers; written to the files' headers.
     """
     names, expert_name = family.layer_names, family.expert_names[expert]
     with written_whole(folder / half_file(DIFFUSERS_FILE, expert_name)) as path:
@@ -85,7 +85,7 @@ def write_lora(adapter: Adapter, folder: Path, family: LoraFamily, expert: int =
             _add_to_header(path, {ALONE_KEY: expert_name})
     if names.original:
         with written_whole(folder / half_file(ORIGINAL_FILE, expert_name)) as path:
-            renamed = to_original_names(adapter.weights, adapter.config.lora_alpha, names)
+            renamed = _original_names(adapter.weights, adapter.config.lora_alpha, names)
             save_file(renamed, path, {ALONE_KEY: expert_name} if alone else None)
 
 
@@ -95,14 +95,8 @@ def _add_to_header(path: Path, entries: dict[str, str]) -> None:
     save_file(tensors, path, header | entries)
 
 
-def to_original_names(weights: Weights, alpha: float, names: LayerNames) -> Weights:
-    """Rename an adapter's weights as the original code names its layers, with a tensor of alpha for each layer.
-
-    Args:
-        weights: By their names in diffusers.
-        alpha: The adapter's alpha.
-        names: What the layers are called.
-    """
+def _original_names(weights: Weights, alpha: float, names: LayerNames) -> Weights:
+    """Return an adapter's weights by their names in the original code, with an alpha tensor for each layer."""
     renamed = {}
     for name, weight in weights.items():
         layer, side = re.fullmatch(r"(.*)\.(lora_[AB]\.weight)", name).groups()  # type: ignore[union-attr]
@@ -114,23 +108,22 @@ def to_original_names(weights: Weights, alpha: float, names: LayerNames) -> Weig
 
 @torch.no_grad()
 def verify_lora(adapter: Adapter, folder: Path, model: Path, family: LoraFamily, expert: int = 0) -> dict[str, float]:
-    """Load each written file into a fresh, stock pipeline, and compare what it does there with the adapter in memory.
+    """Load each written file into a stock pipeline, and compare its effect with that of the adapter in memory.
 
-    What the adapter in memory does is seen in the same pipeline, into which peft puts it without any file. All of it is
-    done in float32: it is the files that are in question, not a precision.
+    Both effects are computed with the same transformer, in float32.
 
     Args:
         adapter: The adapter that was written.
-        folder: Where the files are.
+        folder: Folder of the files.
         model: The model's diffusers folder.
-        family: Its family.
-        expert: The number of the adapted transformer, which alone is read.
+        family: The model's family.
+        expert: The number of the adapted transformer.
 
     Returns:
         Each file's deviation: the norm of the difference as a share of the norm of the adapter's effect.
 
     Raises:
-        LoraError: If a file does not do what the adapter does.
+        LoraError: If a file's effect differs from the adapter's.
     """
     stock, transformer = family.stock(model, expert)
     deviations = {}
@@ -145,7 +138,7 @@ def verify_lora(adapter: Adapter, folder: Path, model: Path, family: LoraFamily,
         deviations[name] = float(difference.norm() / effect.norm().clamp(min=1e-12))
         if not deviations[name] <= MAX_DEVIATION:
             raise LoraError(
-                f"{folder / name} does not do what the adapter does: it differs by {deviations[name]:.2g} of its "
-                f"effect, more than {MAX_DEVIATION}; diffusers or peft may have changed how they read it"
+                f"{folder / name} differs from the trained adapter by {deviations[name]:.2g} of its effect, more than "
+                f"{MAX_DEVIATION}; diffusers or peft may have changed how they read it"
             )
     return deviations

@@ -1,4 +1,4 @@
-"""Which part of a clip's motion is carried over, and to where in the new video."""
+"""The region of a clip whose motion is transferred, and its place in the new video."""
 
 from fastvmt_pl.regions.placing import check_place, check_seen, parse_place, place_of
 from fastvmt_pl.regions.region import Region, RegionGiven, RegionOf, find_region, parse_region

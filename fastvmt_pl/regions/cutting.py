@@ -14,26 +14,20 @@ Box = tuple[int, int, int, int]
 SIDE = 160
 """Longer side in pixels of the picture in which a subject is cut out."""
 SMALLEST_CUT = 0.15
-"""Smallest share of a box that its subject fills; if less is found, the box itself is the subject."""
+"""Smallest share of its box that a subject fills. If less is found, the whole box is the subject."""
 SMALLEST_PIECE = 0.1
 """Smallest piece of a subject, as a share of its largest."""
-OUTSIDE, PROBABLY_OUTSIDE, PROBABLY_INSIDE, INSIDE = (
-    cv2.GC_BGD,
-    cv2.GC_PR_BGD,
-    cv2.GC_PR_FGD,
-    cv2.GC_FGD,
-)
+OUTSIDE, PROBABLY_OUTSIDE, PROBABLY_INSIDE, INSIDE = cv2.GC_BGD, cv2.GC_PR_BGD, cv2.GC_PR_FGD, cv2.GC_FGD
 
 
 def cut_out(picture: Picture, labels: np.ndarray, rounds: int) -> Mask:
-    """Return the mask of what has the colours of one part of a picture and not of another.
+    """Return the mask of a picture's subject, found by its colours.
 
     Args:
         picture: The picture.
-        labels: For each pixel, whether it belongs to the subject, for certain or probably.
-        rounds: Times that the colours and the mask are found in turn.
+        labels: Label of each pixel: ``OUTSIDE`` or ``INSIDE`` for certain, or only probably.
+        rounds: Number of GrabCut iterations.
     """
-    mask = np.zeros(labels.shape, bool)
     left, top, right, bottom = grown(box_of(labels != OUTSIDE), labels.shape)
     part, known = picture[top:bottom, left:right], labels[top:bottom, left:right]
     if not np.isin(known, (PROBABLY_INSIDE, INSIDE)).any() or not np.isin(known, (OUTSIDE, PROBABLY_OUTSIDE)).any():
@@ -43,24 +37,30 @@ def cut_out(picture: Picture, labels: np.ndarray, rounds: int) -> Mask:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     found = cv2.resize(known, size, interpolation=cv2.INTER_NEAREST)
     shown = cv2.resize(part, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    cv2.setRNGSeed(0)  # its clusters of colours begin at random
+    cv2.setRNGSeed(0)  # GrabCut initialises its colour clusters at random
     cv2.grabCut(shown, found, None, np.zeros((1, 65)), np.zeros((1, 65)), rounds, cv2.GC_INIT_WITH_MASK)
     inside = np.isin(found, (INSIDE, PROBABLY_INSIDE)).astype(np.float32)
+    mask = np.zeros(labels.shape, bool)
     mask[top:bottom, left:right] = cv2.resize(inside, (width, height), interpolation=cv2.INTER_AREA) > 0.5
     return mask
 
 
+def cut_within(picture: Picture, bounds: Mask, rounds: int) -> Mask:
+    """Return the mask of the main pieces of a subject that is somewhere within a mask; see :func:`cut_out`."""
+    return main_pieces(cut_out(picture, np.where(bounds, PROBABLY_INSIDE, OUTSIDE).astype(np.uint8), rounds) & bounds)
+
+
 def subject_in(picture: Picture, box: Box) -> Mask:
-    """Return the mask of what a box surrounds; the whole box where nothing stands out from its surroundings."""
+    """Return the mask of the subject in a box, or of the whole box if no subject stands out."""
     left, top, right, bottom = box
     inside = np.zeros(picture.shape[:2], bool)
     inside[top:bottom, left:right] = True
-    mask = main_pieces(cut_out(picture, np.where(inside, PROBABLY_INSIDE, OUTSIDE).astype(np.uint8), 5) & inside)
+    mask = cut_within(picture, inside, 5)
     return mask if mask.sum() >= SMALLEST_CUT * inside.sum() else inside
 
 
 def box_of(mask: Mask) -> Box:
-    """Return the box around a mask; an empty one if there is nothing in it."""
+    """Return the box around a mask. It has no area if the mask is empty."""
     rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
     if not len(rows):
         return 0, 0, 0, 0
@@ -68,7 +68,7 @@ def box_of(mask: Mask) -> Box:
 
 
 def grown(box: Box, shape: tuple[int, ...]) -> Box:
-    """Return a box with half its size more on each side, as far as the picture goes."""
+    """Return a box grown by half its size on each side, within a picture of this shape."""
     left, top, right, bottom = box
     across, down = max(4, (right - left) // 2), max(4, (bottom - top) // 2)
     return max(0, left - across), max(0, top - down), min(shape[1], right + across), min(shape[0], bottom + down)

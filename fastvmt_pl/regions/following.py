@@ -1,9 +1,8 @@
-"""Follow a subject through a clip by its motion, its colours and, while something hides it, by its last good look.
+"""Follow a subject through a clip by its motion, its colours and, while it is hidden, its last full view.
 
-From frame to frame, a similarity (translation, rotation, scale) is fitted to the subject's dense flow. Where it carries
-the subject, GrabCut finds its outline among the colours around it. If much less of the subject is then seen than
-before, it is hidden in part: its last whole look is searched near where it was going, and the outline is what of that
-look is seen.
+A similarity (translation, rotation, scale) is fitted to the subject's dense flow between frames and predicts where the
+subject is. GrabCut then finds its outline there. If much less of the subject is visible than before, it is partly
+hidden: its last full view is searched for near the predicted place, and the mask is the visible part of that view.
 
 Axes: ``frames``, ``height``, ``width``; points are (x, y) in pixels.
 """
@@ -32,15 +31,15 @@ from fastvmt_pl.regions.cutting import (
 SHORTER_SIDE = 240
 """Shorter side in pixels at which a subject is followed."""
 SAME_COLOUR = 40.0
-"""Largest difference of a colour from 0 to 255, with which it still counts as that of the subject's last look."""
+"""Largest difference, from 0 to 255, between two colours that count as the same."""
 WELL_SEEN = 0.75
-"""Share of the subject's last look that is seen, from which no other place is searched."""
+"""Visible share of the last full view above which no other place is searched."""
 SEEN = 0.5
-"""Smallest share of the last look with which an outline is taken from the colours."""
+"""Smallest visible share of the last full view for which GrabCut finds the outline."""
 RING = 12
-"""Width in pixels of the surroundings with which a subject is compared."""
+"""Width in pixels of the surroundings that a subject's shade of gray is chosen against."""
 WHOLE = 0.8
-"""Smallest share of the subject's area with which it counts as whole."""
+"""Smallest share of its area at which a subject counts as fully visible."""
 
 Motion = np.ndarray
 """``[2, 3]``: a similarity of (x, y)."""
@@ -49,13 +48,13 @@ STILL: Motion = np.eye(2, 3)
 
 @dataclass
 class Look:
-    """How a subject looked in the last frame in which it was whole.
+    """A subject in the last frame in which it was fully visible.
 
     Attributes:
         picture: That frame.
         mask: The subject in it.
         motion: Its motion since then.
-        area: Its area in pixels as it would be now.
+        area: Its estimated area in pixels now.
     """
 
     picture: Picture
@@ -64,7 +63,7 @@ class Look:
     area: float
 
     def seen_in(self, picture: Picture, motion: Motion) -> Mask:
-        """Return where a frame shows the look, if it has moved so since the last frame."""
+        """Return where a frame shows the look, given the subject's motion since the last frame."""
         total = chained(motion, self.motion)
         left, top, right, bottom = box_of(self.mask)
         corners = np.array([[x, y, 1] for x in (left, right) for y in (top, bottom)]) @ total.T
@@ -82,7 +81,7 @@ class Look:
         return seen
 
     def share_seen(self, picture: Picture, motion: Motion) -> float:
-        """Return how much of the look a frame shows, if it has moved so since the last frame."""
+        """Return the share of the look that a frame shows, given the subject's motion since the last frame."""
         area = self.mask.sum() * enlargement(chained(motion, self.motion))
         return float(self.seen_in(picture, motion).sum() / max(area, 1.0))
 
@@ -101,7 +100,7 @@ def follow(frames: np.ndarray, first: Mask) -> np.ndarray:
 
 
 def resized(frames: np.ndarray, shorter_side: int) -> np.ndarray:
-    """Return a clip with so many pixels on its shorter side."""
+    """Return a clip resized to a length of its shorter side in pixels."""
     height, width = frames.shape[1:3]
     scale = shorter_side / min(height, width)
     size, method = (round(width * scale), round(height * scale)), cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -115,12 +114,9 @@ def _follow(pictures: np.ndarray, first: Mask) -> list[Mask]:
     for picture, forth, home in zip(pictures[1:], there, back, strict=True):
         fitted, agreeing = fit_motion(masks[-1], forth, home)
         motion = _best_motion(look, picture, fitted, motion, masks[-1])
-        seen = look.seen_in(picture, motion)
-        share = look.share_seen(picture, motion)
-        look.motion, look.area = (
-            chained(motion, look.motion),
-            look.area * float(np.clip(enlargement(motion), 0.8, 1.25)),
-        )
+        seen, share = look.seen_in(picture, motion), look.share_seen(picture, motion)
+        look.motion = chained(motion, look.motion)
+        look.area *= float(np.clip(enlargement(motion), 0.8, 1.25))
         mask = np.zeros_like(first)
         if share > SEEN:
             mask = _outline(picture, moved(masks[-1], motion), moved(agreeing, motion))
@@ -133,10 +129,10 @@ def _follow(pictures: np.ndarray, first: Mask) -> list[Mask]:
 
 
 def contrasting(pictures: np.ndarray, first: Mask) -> np.ndarray:
-    """Return a clip in the shades of gray in which a subject differs most from its surroundings in the first frame.
+    """Return a clip in gray, with the weights of the colours that best separate a subject from its surroundings.
 
     Args:
-        pictures: The clip.
+        pictures: The clip, ``[frames, height, width, 3]``, 0 to 255.
         first: The subject in the first frame.
     """
     around = (cv2.dilate(first.astype(np.uint8), _disc(RING)) > 0) & ~first
@@ -152,7 +148,7 @@ def contrasting(pictures: np.ndarray, first: Mask) -> np.ndarray:
 
 
 def fit_motion(mask: Mask, there: np.ndarray, back: np.ndarray) -> tuple[Motion | None, Mask]:
-    """Return the similarity that most of a mask's flow agrees with, if there is one, and the mask of what agrees.
+    """Return the similarity that fits most of a mask's flow, or ``None``, and the mask of the pixels that it fits.
 
     Args:
         mask: The subject.
@@ -180,7 +176,7 @@ def fit_motion(mask: Mask, there: np.ndarray, back: np.ndarray) -> tuple[Motion 
 
 
 def _best_motion(look: Look, picture: Picture, fitted: Motion | None, before: Motion, mask: Mask) -> Motion:
-    """Return the motion that shows most of the look: what was fitted, or one like that of the frame before."""
+    """Return the motion under which most of the look is visible: the fitted one, or one near the last frame's."""
     rated = [] if fitted is None else [(look.share_seen(picture, fitted), fitted)]
     if not rated or rated[0][0] < WELL_SEEN:
         left, top, right, bottom = box_of(mask if mask.any() else look.mask)
@@ -195,7 +191,7 @@ def _best_motion(look: Look, picture: Picture, fitted: Motion | None, before: Mo
 
 
 def _outline(picture: Picture, expected: Mask, agreeing: Mask) -> Mask:
-    """Return the subject's outline near where it is expected; what moves with it inside belongs to it for certain."""
+    """Return the subject's mask near its expected one. Inner pixels that move with it are certain to belong to it."""
     disc = _disc(max(2, round(np.sqrt(expected.sum()) / 8)))
     inner, outer = cv2.erode(expected.astype(np.uint8), disc) > 0, cv2.dilate(expected.astype(np.uint8), disc) > 0
     labels = np.full(expected.shape, OUTSIDE, np.uint8)
@@ -205,7 +201,7 @@ def _outline(picture: Picture, expected: Mask, agreeing: Mask) -> Mask:
 
 
 def chained(later: Motion, earlier: Motion) -> Motion:
-    """Return one motion after another.
+    """Return the composition of two motions.
 
     >>> chained(np.array([[1.0, 0, 2], [0, 1, 0]]), np.array([[1.0, 0, 3], [0, 1, 1]])).tolist()
     [[1.0, 0.0, 5.0], [0.0, 1.0, 1.0]]
@@ -214,12 +210,12 @@ def chained(later: Motion, earlier: Motion) -> Motion:
 
 
 def moved(mask: Mask, motion: Motion) -> Mask:
-    """Return a mask after a motion."""
+    """Return a mask moved by a motion."""
     return np.asarray(cv2.warpAffine(mask.astype(np.float32), motion, mask.shape[::-1]) > 0.5)
 
 
 def enlargement(motion: Motion) -> float:
-    """Return by how much a motion enlarges areas."""
+    """Return the factor by which a motion scales areas."""
     return float(abs(np.linalg.det(motion[:, :2])))
 
 

@@ -10,23 +10,23 @@ import torch
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.dense_flow import gray_flow, pixel_grid
 from fastvmt_pl.evaluation.tracks import to_gray
-from fastvmt_pl.regions.cutting import OUTSIDE, PROBABLY_INSIDE, Mask, cut_out, main_pieces
+from fastvmt_pl.regions.cutting import Mask, cut_within
 from fastvmt_pl.regions.following import follow, resized
 
 SHORTER_SIDE = 240
 """Shorter side in pixels at which flow is compared with the camera's."""
 DEVIATION = 1.0
-"""Deviation from the camera's flow in pixels per frame at that size, from which something moves."""
+"""Smallest deviation from the camera's flow, in pixels per frame at that size, that counts as motion."""
 NOISE = 4.0
-"""The same as a multiple of the median deviation, which is that of the background."""
+"""The same, as a multiple of the median deviation, which is the background's."""
 MARGIN = 0.02
-"""Width of a subject's surroundings that seem to move with it, as a share of the shorter side."""
+"""Width of the margin around a subject that seems to move with it, as a share of the shorter side."""
 SMALLEST = 0.002
-"""Smallest thing that moves, as a share of the frame."""
+"""Smallest area that counts as a moving subject, as a share of the frame."""
 
 
 def moving_masks(frames: np.ndarray) -> np.ndarray:
-    """Return what moves against the background in each frame of a clip, ``[frames, height, width]``.
+    """Return the masks of what moves against the background, ``[frames, height, width]``.
 
     The camera's flow is the affine one that most of the frame agrees with.
 
@@ -35,37 +35,36 @@ def moving_masks(frames: np.ndarray) -> np.ndarray:
     """
     flow = gray_flow(to_gray(torch.from_numpy(resized(frames, SHORTER_SIDE)))).numpy()
     deviations = [_deviation(step) for step in flow]
-    deviations.append(deviations[-1])  # of the last frame, no flow is known
+    deviations.append(deviations[-1])  # the last frame has no flow
     size = frames.shape[2], frames.shape[1]
     found = [cv2.morphologyEx(each.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) for each in deviations]
     return np.stack([cv2.resize(each.astype(np.float32), size) > 0.5 for each in found])
 
 
 def moving_besides(frames: np.ndarray, subject: np.ndarray) -> np.ndarray:
-    """Return the outlines of what moves against the background besides a subject, ``[frames, height, width]``.
+    """Return the masks of what moves against the background except a subject, ``[frames, height, width]``.
 
     Args:
-        frames: The clip.
-        subject: The masks of the subject.
+        frames: The clip, ``[frames, height, width, 3]``, 0 to 255.
+        subject: The subject's masks.
     """
     apart = np.ones((2 * round(MARGIN * min(frames.shape[1:3])) + 1,) * 2, np.uint8)
     around = np.stack([cv2.dilate(mask.astype(np.uint8), apart) > 0 for mask in subject])
-    others = moving_masks(frames) & ~around
-    return np.stack([_cut(frame, mask) for frame, mask in zip(frames, others, strict=True)])
+    return _cut(frames, moving_masks(frames) & ~around)
 
 
 def follow_moving(frames: np.ndarray) -> np.ndarray:
     """Return the masks of all subjects that move against the background, ``[frames, height, width]``.
 
-    Before the frame in which they begin to move, they are followed backward from there.
+    They are followed backward from the first frame in which they move.
 
     Args:
-        frames: The clip.
+        frames: The clip, ``[frames, height, width, 3]``, 0 to 255.
 
     Raises:
         UserError: If nothing moves.
     """
-    found = np.stack([_cut(frame, mask) for frame, mask in zip(frames, moving_masks(frames), strict=True)])
+    found = _cut(frames, moving_masks(frames))
     there = np.nonzero(found.mean((1, 2)) >= SMALLEST)[0]
     if not len(there):
         raise UserError("region is auto, but nothing moves against the background; give a box or a mask")
@@ -87,10 +86,12 @@ def _deviation(flow: np.ndarray) -> Mask:
     return np.asarray(away > max(DEVIATION, NOISE * float(np.median(away))))
 
 
-def _cut(picture: np.ndarray, moving: Mask) -> Mask:
-    """Return the outlines of what moves by its colours; what moves itself where they do not tell."""
-    if not moving.any():
-        return moving
-    labels = np.where(moving, PROBABLY_INSIDE, OUTSIDE).astype(np.uint8)
-    found = main_pieces(cut_out(picture, labels, 2) & moving)
-    return found if found.sum() > moving.sum() / 4 else moving
+def _cut(frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Refine the masks of each frame by colour. A mask of which too little would remain stays as it is."""
+    masks = moving.copy()
+    for frame, mask in zip(frames, masks, strict=True):
+        if mask.any():
+            found = cut_within(frame, mask, 2)
+            if found.sum() > mask.sum() / 4:
+                mask[:] = found
+    return masks

@@ -1,4 +1,4 @@
-"""Paint the background over things in a clip (Telea, An Image Inpainting Technique, 2004, in OpenCV)."""
+"""Paint the background over parts of a clip (Telea, An Image Inpainting Technique, 2004, in OpenCV)."""
 
 import cv2
 import numpy as np
@@ -6,20 +6,20 @@ import numpy as np
 from fastvmt_pl.regions.following import resized
 
 SHORTER_SIDE = 240
-"""Largest shorter side in pixels at which is painted: the time grows with the area."""
+"""Largest shorter side in pixels at which inpainting runs, since its time grows with the area."""
 EDGE = np.ones((3, 3), np.uint8)
-"""Neighbours of a mask's pixels, whose colours are mixed."""
+"""Kernel that grows a mask by the pixels at its edge, whose colours are mixed."""
 RADIUS = 3
 """Distance in pixels from which colours are taken."""
 
 
 def paint_over(frames: np.ndarray, masks: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Return a clip in which the background is painted over some masks, frame by frame.
+    """Return a clip with the background painted over some masks, frame by frame.
 
     Args:
         frames: The clip, ``[frames, height, width, 3]``, 0 to 255.
-        masks: What is painted over, ``[frames, height, width]``.
-        kept: What stays as it is, and lends no colours.
+        masks: Pixels to paint over, ``[frames, height, width]``.
+        kept: Pixels that stay as they are and whose colours are not used, ``[frames, height, width]``.
     """
     painted = frames.copy()
     side = min(SHORTER_SIDE, *frames.shape[1:3])

@@ -1,7 +1,4 @@
-"""Where a region's motion is in the new video: read, found in an image, and checked.
-
-Boxes are x0, y0, x1, y1.
-"""
+"""The place of a region's motion in the new video: read, found in an image, and checked."""
 
 import math
 from collections.abc import Sequence
@@ -16,22 +13,23 @@ from fastvmt_pl.clips.clip import crop, cropped_box
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.objectives.grid import Grid
 from fastvmt_pl.objectives.placement import Placement
+from fastvmt_pl.regions.box import Box, as_box, check_inside, read_numbers
 from fastvmt_pl.regions.cutting import OUTSIDE, PROBABLY_INSIDE, box_of, cut_out, main_pieces
 from fastvmt_pl.regions.region import Region, RegionOf
 
-Shares = tuple[float, float, float, float]
-"""A box as shares of the new video's frame."""
+Shares = Box
+"""A box in shares of the new video's frame."""
 FORMS = "a box x0,y0,x1,y1, or scale,dx,dy, auto or same"
 BORDER = 0.04
-"""Width of an image's border, which shows its background, as a share of its shorter side."""
+"""Width of the border of an image that is taken as background, as a share of its shorter side."""
 LARGEST = 0.6
-"""Largest share of an image that its subject fills for its outline to be plain."""
+"""Largest share of an image that a clear subject fills."""
 MAIN = 0.9
-"""Smallest share of what stands out that is one piece."""
+"""Smallest share of the foreground that belongs to a clear subject's largest piece."""
 
 
 def parse_place(given: str | Sequence[float]) -> str | tuple[float, ...]:
-    """Return what a text says of a place: four numbers of a box, three of scale and offset, ``auto`` or ``same``.
+    """Parse a place: the four numbers of a box, the three of scale and offset, ``auto`` or ``same``.
 
     >>> parse_place("0.5,-10,20")
     (0.5, -10.0, 20.0)
@@ -41,13 +39,9 @@ def parse_place(given: str | Sequence[float]) -> str | tuple[float, ...]:
     """
     if given in ("auto", "same"):
         return str(given)
-    try:
-        numbers = tuple(float(each) for each in (given.split(",") if isinstance(given, str) else given))
-    except ValueError:
-        numbers = ()
-    is_box = len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3]
-    is_move = len(numbers) == 3 and numbers[0] > 0
-    if not (is_box or is_move) or not all(map(math.isfinite, numbers)):
+    numbers = read_numbers(given) or ()
+    is_move = len(numbers) == 3 and numbers[0] > 0 and all(map(math.isfinite, numbers))
+    if not is_move and as_box(numbers) is None:
         raise UserError(f"place {given} cannot be used; give {FORMS}, in pixels")
     return numbers
 
@@ -70,18 +64,18 @@ def place_of(
     size: tuple[int, int],
     image: UInt8[Tensor, "height width 3"] | None = None,
 ) -> Placement | None:
-    """Return where a region's motion is in the new video; ``None`` for the same place.
+    """Return the place of a region's motion in the new video, or ``None`` if it is the same as in the clip.
 
     Args:
-        given: The subject's box in the image, or without an image in the new video; or scale, dx and dy, in pixels of
-            the new video, about the region's middle; ``auto`` finds the image's subject; ``same`` is the clip's place.
-            Default: ``auto`` with an image, and else ``same``.
+        given: The box of the subject in the image, or in the new video if there is no image; or scale, dx and dy in
+            pixels of the new video, about the region's centre; ``auto`` finds the image's subject; ``same`` keeps the
+            clip's place. Default: ``auto`` with an image, ``same`` without.
         region: The region.
         size: Height and width of the new video in pixels.
-        image: The image that the new video begins with.
+        image: The first frame of the new video.
 
     Raises:
-        UserError: If there is no such place, or the region's motion leaves the frame there.
+        UserError: If the place cannot be used, or the region leaves the frame there.
     """
     if given is None:
         given = "same" if image is None or region.of == "background" else "auto"
@@ -90,7 +84,7 @@ def place_of(
         return None
     check_place(what, region.of, image is not None)
     if not region.subject[0].any():
-        raise UserError("the region is not in the clip's first frame, so place has no start; set start, or place same")
+        raise UserError(f"place is {given}, but the region is not in the clip's first frame; set start, or place same")
     height, width = size
     source = in_shares(region.box(), region.subject.shape[1:], size)
     if isinstance(what, tuple) and len(what) == 3:
@@ -98,7 +92,8 @@ def place_of(
         placement = _about(source, scale, (down / height, across / width))
     else:
         shape = size if image is None else tuple(image.shape[:2])
-        box = _checked_box(what, shape) if isinstance(what, tuple) else _subject_of(image, size)
+        box = what if isinstance(what, tuple) else _subject_of(image, size)
+        check_inside("place", box, shape)
         placement = between(source, in_shares(box, shape, size))
     _check_inside(placement, region, size)
     return placement
@@ -127,7 +122,7 @@ def check_seen(
 
 
 def between(source: Shares, target: Shares) -> Placement:
-    """Return the placement that takes one box to the middle of another, and to its area.
+    """Return the placement that moves one box to the centre of another and scales it to its area.
 
     >>> between((0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 0.75, 0.75))
     Placement(scale=0.5, offset=(0.5, 0.5))
@@ -138,7 +133,7 @@ def between(source: Shares, target: Shares) -> Placement:
 
 
 def in_shares(box: Sequence[float], shape: Sequence[int], size: tuple[int, int]) -> Shares:
-    """Return a box of a picture as shares of what is left of the picture when it is cropped to a size.
+    """Return a box of a picture in shares of the picture cropped to a size.
 
     Args:
         box: The box in pixels.
@@ -149,10 +144,10 @@ def in_shares(box: Sequence[float], shape: Sequence[int], size: tuple[int, int])
     return (box[0] - left) / width, (box[1] - top) / height, (box[2] - left) / width, (box[3] - top) / height
 
 
-def find_subject(picture: UInt8[Tensor, "height width 3"]) -> tuple[float, float, float, float] | None:
-    """Return the box around what stands out from a picture's border; ``None`` if its outline is not plain.
+def find_subject(picture: UInt8[Tensor, "height width 3"]) -> Box | None:
+    """Return the box around a picture's subject, or ``None`` if no subject is clear.
 
-    It is plain if what stands out is one piece inside the border and fills little enough of the picture.
+    A subject is clear if nearly all of the foreground is one piece, inside the border and not too large.
     """
     pixels = picture.numpy()
     height, width = pixels.shape[:2]
@@ -170,31 +165,24 @@ def find_subject(picture: UInt8[Tensor, "height width 3"]) -> tuple[float, float
 
 
 def _about(source: Shares, scale: float, shift: tuple[float, float]) -> Placement:
-    """Return the placement that scales about the middle of a box and then shifts it, (down, right) in shares."""
+    """Return the placement that scales about the centre of a box and then shifts it, (down, right) in shares."""
     x, y = (source[0] + source[2]) / 2, (source[1] + source[3]) / 2
     return Placement(scale, (y + shift[0] - scale * y, x + shift[1] - scale * x))
 
 
-def _subject_of(image: Tensor | None, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _subject_of(image: Tensor | None, size: tuple[int, int]) -> Box:
     assert image is not None  # as check_place has seen
     left, top, _, _ = cropped_box(image.shape[:2], size)
     box = find_subject(crop(image[None], size)[0].contiguous())
     if box is None:
         raise UserError(
-            "the image's subject does not stand out plainly; give its box with place x0,y0,x1,y1 in pixels of the "
-            "image, or use place same"
+            "place auto finds no clear subject in the image; give its box x0,y0,x1,y1 in pixels of the image, or same"
         )
     return box[0] + left, box[1] + top, box[2] + left, box[3] + top
 
 
-def _checked_box(box: Sequence[float], shape: Sequence[int]) -> Sequence[float]:
-    if box[0] < 0 or box[1] < 0 or box[2] > shape[1] or box[3] > shape[0]:
-        raise UserError(f"place {box} is outside the frame of {shape[1]} x {shape[0]}; give a box inside it")
-    return box
-
-
 def _check_inside(placement: Placement, region: Region, size: tuple[int, int]) -> None:
-    """Raise ``UserError`` if the middle of the region leaves the frame at its place."""
+    """Raise ``UserError`` if the centre of the region leaves the frame at its place."""
     for number, mask in enumerate(crop(region.subject, size)):
         inside = mask.nonzero().float()
         if not len(inside):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fastvmt_pl.evaluation.scores import BETTER
 from fastvmt_pl.report.curve import curve
-from fastvmt_pl.report.report_jobs import Job
+from fastvmt_pl.report.reported_videos import ReportedVideo
 
 ARROWS = {"higher": ("↑", "higher is better"), "lower": ("↓", "lower is better")}
 
@@ -37,7 +37,7 @@ class Cell:
     differs: bool = False
 
 
-def render(jobs: Sequence[Job], title: str) -> str:
+def render(jobs: Sequence[ReportedVideo], title: str) -> str:
     """Return the HTML of a report."""
     here = files("fastvmt_pl.report")
     page, style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
@@ -72,11 +72,11 @@ def render(jobs: Sequence[Job], title: str) -> str:
     )
 
 
-def _num_frames(job: Job) -> int:
+def _num_frames(job: ReportedVideo) -> int:
     return len(job.overlays["reference"]["flow"]) + 1
 
 
-def _cells(job: Job, settings: Sequence[str], scores: Sequence[str]) -> list[Cell]:
+def _cells(job: ReportedVideo, settings: Sequence[str], scores: Sequence[str]) -> list[Cell]:
     cells = [Cell(job.prompt), Cell(job.clip), Cell(job.name)]
     for name in settings:
         value = job.settings.get(name, "")

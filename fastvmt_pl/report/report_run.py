@@ -6,7 +6,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.finished_runs import find_runs
 from fastvmt_pl.files.atomic import write_text
 from fastvmt_pl.report.page import render
-from fastvmt_pl.report.report_jobs import Track, collect
+from fastvmt_pl.report.reported_videos import Track, collect
 
 
 def report(

@@ -12,7 +12,7 @@ from fastvmt_pl.backbones import Backbone, load_backbone
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.clips import Clip, ClipError, read_clip
 from fastvmt_pl.distillation import Sample, read_videos, write_shard
-from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
+from fastvmt_pl.distillation.shard_index import Shard, read_index, write_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.files.locks import locked
@@ -92,7 +92,7 @@ def encode(
     backbone.check_geometry(frames, *shape)
     backbone.to(place)
     with locked(output):  # the index is one file
-        shards = read_index(output) if (output / INDEX).exists() else []
+        shards = read_index(output, missing_ok=True)
         done, problems = {shard.name: shard.origin for shard in shards}, list[str]()
         how = f"model {model_content(model)}, {_described(frames, shape, rate)}, {precision}"
         origins = [f"tar sha256 {file_sha256(tar)}, {how}" for tar in tars]

@@ -8,7 +8,7 @@ import torch
 from fastvmt_pl.datamodules import DistillationDataModule
 from fastvmt_pl.distillation.lora_card import Training, export_lora, is_unfinished
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
-from fastvmt_pl.distillation.shard_index import INDEX, read_index
+from fastvmt_pl.distillation.shard_index import clip_sha256, read_index
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.atomic import PREFIX, remove_unfinished
 from fastvmt_pl.runs.composition import compose_training
@@ -63,7 +63,6 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         previews = {**previews, "last": stopped["preview"]}
     with module.for_sampling():
         adapters = module.read_adapters()
-    shards = read_index(data.folder) if (data.folder / INDEX).exists() else []
     video, scores = previews["last"] or (None, {})
     training = Training(
         source=data.source,
@@ -73,7 +72,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         sampling=previews["sampling"],
         shift=previews["shift"],
         fps=previews["fps"],
-        clip_hash=next((shard.sha256 for shard in shards if shard.source == "clip"), None),
+        clip_hash=clip_sha256(read_index(data.folder, missing_ok=True)),
         prompts=previews["prompts"],
         scores=scores,
         preview=Path(video) if video is not None and Path(video).exists() else None,

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from fastvmt_pl.clips import content_hash
 from fastvmt_pl.distillation import Sample, write_shard
-from fastvmt_pl.distillation.shard_index import INDEX, Shard, read_index, write_index
+from fastvmt_pl.distillation.shard_index import Shard, read_index, write_index
 from fastvmt_pl.method.measuring import motion_of, relative_attention_flow_error
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.runs.lightning_cli import TransferCLI
@@ -40,7 +40,7 @@ def make_samples(
         callbacks: What each trainer has beside its config's.
     """
     module, data = cli.model, cli.datamodule
-    shards = read_index(folder) if (folder / INDEX).exists() else []
+    shards = read_index(folder, missing_ok=True)
     done = {shard.name for shard in shards}
     module.backbone.to(cli.trainer.strategy.root_device)
     if CLIP_SHARD not in done:

@@ -154,7 +154,7 @@ def test_walking_by_what_is_learned_follows_the_trajectory(backbone, monkeypatch
     module.negative_condition = Condition({"text": torch.zeros(1, 6, 64)})
     negative = torch.randn(2, *SHAPE)
     monkeypatch.setattr(backbone, "velocity", lambda *args: negative)
-    latents, sigma, target = module.walked(given)
+    latents, sigma, target = module.teacher_steps(given)
     step = [int((given.sigmas[0] == level).nonzero()) for level in sigma]
     scale = scale.view(-1, 1, 1, 1, 1)
     guided = negative + scale * (target - negative)

@@ -109,19 +109,19 @@ def test_a_tar_file_of_clips_and_prompts(tmp_path):
         ('["a", "b"]', '["a", "b"]'),
         ({"prompt": "x"}, "clip"),
         ({"clip": "a.mp4"}, "prompt"),
-        ({"clip": "a.mp4", "prompt": "  "}, "a prompt is empty"),
-        ({"clip": "a.mp4", "prompts": []}, "a prompt is empty"),
-        ({"clip": "a.mp4", "prompts": "x"}, "give a list of texts"),
-        ({"clip": "a.mp4", "prompt": "x", "seed": "one"}, "seed is 'one'; give a int"),
-        ({"clip": "a.mp4", "prompt": "x", "seed": -1}, "seed is -1; use 0 or more"),
-        ({"clip": "a.mp4", "prompt": "x", "stepz": 3}, "there is no setting 'stepz'; use name, clip, prompt"),
+        ({"clip": "a.mp4", "prompt": "  "}, "prompts are"),
+        ({"clip": "a.mp4", "prompts": []}, "prompts are"),
+        ({"clip": "a.mp4", "prompts": "x"}, "prompts is 'x'"),
+        ({"clip": "a.mp4", "prompt": "x", "seed": "one"}, "seed is 'one'"),
+        ({"clip": "a.mp4", "prompt": "x", "seed": -1}, "seed is -1"),
+        ({"clip": "a.mp4", "prompt": "x", "stepz": 3}, "'stepz'"),
         ({"clip": "a.mp4", "prompt": "x", "num_steps": "many"}, "num_steps"),
-        ({"clip": "a.mp4", "prompt": "x", "device": "cpu"}, "there is no setting 'device'"),
-        ({"clip": "a.mp4", "prompt": "x", "data.seed": 3}, "data.seed cannot be set in a job list"),
-        ({"clip": "a.mp4", "prompt": "x", "name": "../x"}, "use one that a folder can have"),
-        ({"clip": "a.mp4", "prompt": "x", "name": ".x"}, "use one that a folder can have"),
+        ({"clip": "a.mp4", "prompt": "x", "device": "cpu"}, "'device'"),
+        ({"clip": "a.mp4", "prompt": "x", "data.seed": 3}, "data.seed"),
+        ({"clip": "a.mp4", "prompt": "x", "name": "../x"}, "name is"),
+        ({"clip": "a.mp4", "prompt": "x", "name": ".x"}, "name is"),
         ({"clip": "a.mp4", "prompt": "x", "name": 201 * "x"}, "at most 200 bytes"),
-        ({"clip": "a.mp4", "prompt": "x", "name": "good"}, "another job is called 'good' too"),
+        ({"clip": "a.mp4", "prompt": "x", "name": "good"}, "'good'"),
         ({"clip": "a.mp4", "prompt": "x", "config": "none.yaml"}, "none.yaml"),
         ({"clip": "a.mp4", "prompt": "x", "start": 2, "end": 1}, "start is 2"),
         ({"clip": "a.mp4", "prompt": "x", "Prompt": "y"}, "'prompt'"),
@@ -141,7 +141,7 @@ def test_a_bad_row_is_refused_by_its_place_and_the_others_stay(read, row, says):
     [
         ("txt", "x", "'.txt'"),
         ("jsonl", "", "is empty"),
-        ("yaml", "a: 1", "is no list"),
+        ("yaml", "a: 1", "list.yaml"),
         ("yaml", "[", "cannot be read"),
         ("csv", "clip,prompt\n", "is empty"),
         ("csv", "clip,text\n" + 100 * "a.mp4,x\n", "no column 'prompt'"),
@@ -155,5 +155,5 @@ def test_a_list_that_is_none_is_refused(read, ending, content, says):
 
 
 def test_a_list_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="is no file; check the path"):
+    with pytest.raises(ValueError, match=r"none\.csv"):
         read_jobs(Path("none.csv"), {}, tmp_path)

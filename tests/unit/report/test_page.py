@@ -5,13 +5,13 @@ import pytest
 
 from fastvmt_pl.report.curve import curve
 from fastvmt_pl.report.page import render
-from fastvmt_pl.report.report_jobs import Job
+from fastvmt_pl.report.reported_videos import ReportedVideo
 
 OVERLAY = {"tracks": [[[1, 2], None]], "flow": [[[[0, 5]]]], "rows": 1, "columns": 1}
 
 
 def job(prompt="a dog", **settings):
-    return Job(
+    return ReportedVideo(
         name="runs/a",
         prompt=prompt,
         clip="dog.mp4",

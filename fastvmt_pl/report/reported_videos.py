@@ -38,7 +38,7 @@ MEASURES = (
 
 
 @dataclass(frozen=True)
-class Job:
+class ReportedVideo:
     """A video of a report.
 
     Attributes:
@@ -68,14 +68,14 @@ class Job:
     fps: float
 
 
-def collect(runs: Sequence[Run], track: Track = iter) -> tuple[list[Job], list[str]]:
-    """Read and score every job of some runs; return the jobs, and why others are not among them.
+def collect(runs: Sequence[Run], track: Track = iter) -> tuple[list[ReportedVideo], list[str]]:
+    """Read and score the videos of some runs; return them, and why others could not be read.
 
     Args:
         runs: Finished runs.
-        track: Yields the jobs' places one after the other, and may show how far it is.
+        track: Iterates over the jobs, and may show the progress.
     """
-    jobs, problems, settings = list[Job](), list[str](), list[dict[str, str]]()
+    jobs, problems, settings = list[ReportedVideo](), list[str](), list[dict[str, str]]()
     for run in runs:
         try:
             settings.append(read_settings(run.folder))
@@ -96,7 +96,7 @@ def collect(runs: Sequence[Run], track: Track = iter) -> tuple[list[Job], list[s
     return jobs, problems
 
 
-def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: str) -> Job:
+def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: str) -> ReportedVideo:
     files = {name: folder / f"{name}.mp4" for name in VIDEOS if (folder / f"{name}.mp4").exists()}
     for name in ("reference", "output"):
         if name not in files:
@@ -111,7 +111,7 @@ def _job(run: Run, number: int, folder: Path, settings: dict[str, str], place: s
         plain = None if baseline is None else baseline.output
         scores = {**score_video(pair.reference, pair.output, LucasKanade(), plain)}
     measured = {name: float(own[name]) for name in MEASURES if own.get(name) is not None}
-    return Job(
+    return ReportedVideo(
         name=place,
         prompt=own["prompt"],
         clip=Path(str(own.get("clip", ""))).name,
