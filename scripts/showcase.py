@@ -1,54 +1,55 @@
 """Draw the animation at the head of the README: ``python scripts/showcase.py docs/transfer.webp``.
 
-Each row is a clip and, from the first seed, what three prompts make of its motion.
+The first toy jobs: a clip, a picture, and the video that begins with the picture and moves as the clip moves. In those
+to the right, the picture's object is elsewhere than the clip's and of another size.
 """
 
-import tempfile
 from pathlib import Path
 
 import torch
+from einops import rearrange, repeat
 from jsonargparse import auto_cli
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from torch.nn.functional import pad
 
-from fastvmt_pl.clips.video_writing import enlarge, side_by_side, write_video
+from fastvmt_pl import transfer
+from fastvmt_pl.clips.video_writing import enlarge, side_by_side
 from fastvmt_pl.files.atomic import written_whole
-from fastvmt_pl.runs.composition import compose
-from fastvmt_pl.runs.options import CONFIGS
-from fastvmt_pl.runs.settings import merged, read_config
-from fastvmt_pl.toy.toy_world import FPS, ToyWorld
-from fastvmt_pl.toy.toy_world import Path as Kind
+from fastvmt_pl.toy.toy_jobs import ToyJob, toy_jobs
+from fastvmt_pl.toy.toy_world import FPS
 
-PROMPTS: dict[Kind, list[str]] = {
-    "arc": [
-        "a white circle on a navy background",
-        "a yellow square on a gray background",
-        "a red circle on a black background",
-    ],
-    "bounce": [
-        "a cyan square on a brown background",
-        "a green circle on a navy background",
-        "a purple square on a gray background",
-    ],
-}
+COLUMNS = ("clip", "picture", "video", "clip", "picture", "video")
+CAPTION = 40
+"""Height of the captions in pixels."""
 
 
-def main(output: Path, seed: int = 3) -> None:
+def shown(job: ToyJob) -> list[torch.Tensor]:
+    """Return the clip, the picture and the new video of a job, uint8 ``[frames, height, width, 3]`` each."""
+    assert job.image is not None
+    where = {} if job.place is None else {"region": job.region, "place": job.place}
+    made = transfer(job.clip.frames, job.prompt, fps=FPS, image=job.image, baseline=False, **where)
+    return [job.clip.frames, repeat(job.image, "h w rgb -> f h w rgb", f=len(job.clip.frames)), made.frames[0]]
+
+
+def main(output: Path, num_rows: int = 2) -> None:
     """Transfer and draw.
 
     Args:
         output: WebP or GIF file.
-        seed: Which toy world the clips are from.
+        num_rows: Number of rows of two jobs each.
     """
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for kind, prompts in PROMPTS.items():
-            clip, file = ToyWorld(seed, num_objects=1, camera=False, paths=(kind,))[1], Path(scratch) / f"{kind}.mp4"
-            write_video(file, clip.frames, FPS)
-            settings = {"model.baseline": False, "data.clips": [str(file)], "data.prompts": prompts}
-            cli = compose(merged(read_config(CONFIGS / "wan_tiny.yaml"), settings))
-            cli.trainer.fit(cli.model, cli.datamodule)
-            rows.append(enlarge(side_by_side([clip.frames, *cli.model.result.frames])))
-    pictures = [Image.fromarray(frame.numpy()) for frame in torch.cat(rows, 1)]
+    same = toy_jobs(num_rows, images=True)
+    elsewhere = toy_jobs(2 * num_rows, images=True, elsewhere=True, region=0)[num_rows:]
+    pairs = zip(same, elsewhere, strict=True)
+    rows = [enlarge(side_by_side([video for job in pair for video in shown(job)])) for pair in pairs]
+    frames = pad(rearrange(rows, "rows f h w rgb -> f (rows h) w rgb"), (0, 0, 0, 0, CAPTION, 0), value=255)
+    pictures = [Image.fromarray(frame.numpy()) for frame in frames]
+    width = pictures[0].width / len(COLUMNS)
+    for picture in pictures:
+        draw = ImageDraw.Draw(picture)
+        for number, caption in enumerate(COLUMNS):
+            place = ((number + 0.5) * width, CAPTION / 2)
+            draw.text(place, caption, fill="black", font=ImageFont.load_default(24), anchor="mm")
     with written_whole(output) as path:
         pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=round(1000 / FPS), loop=0)
 
