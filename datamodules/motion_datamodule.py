@@ -74,7 +74,7 @@ class MotionDataModule(LightningDataModule):
         prompts: What each job is to show.
         images: The image that each video begins with, cropped to ``size``: picture files, or their pixels, 0 to 255,
             one for all prompts or one for each; ``None`` for models that make videos of text.
-        region: The part of each clip whose motion is carried over: a box (x0, y0, x1, y1) in pixels of the first frame
+        region: The part of each clip whose motion is transferred: a box (x0, y0, x1, y1) in pixels of the first frame
             or a mask of it (a picture), which are followed through the clip; masks of all frames (a video, or a folder
             of numbered pictures); or ``auto`` for all that moves against the background. The rest of the new video
             follows the camera. ``None`` carries all motion over.
@@ -226,7 +226,7 @@ class MotionDataModule(LightningDataModule):
         return carried
 
     def _painted(self, clip: Clip, job: int) -> Clip:
-        """Return the clip of a job as its motion is read: without what is not carried over."""
+        """Return the clip of a job as its motion is read: without what is not transferred."""
         if not self.carried:
             return clip
         region, _ = self.carried[job % len(self.carried)]
@@ -243,7 +243,8 @@ class MotionDataModule(LightningDataModule):
             return target
         region, placement = self.carried[job % len(self.carried)]
         subject, background = region.tokens(target.num_frames, target.grid, self.size)
-        return target.carry(CarriedPart(subject, background, placement, self.background_weight))
+        camera = region.camera_path(target.num_frames)
+        return target.carry(CarriedPart(subject, background, placement, self.background_weight, camera))
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
         """Return the same datamodule for other prompts, and the seed of the first of them."""

@@ -14,7 +14,7 @@ from fastvmt_pl.objectives.frame_pairs import FramePairs, frame_pairs
 from fastvmt_pl.objectives.grid import Grid, tile_centre_tokens, token_positions
 from fastvmt_pl.objectives.motion_flow import global_motion_flow, window_centres, windowed_motion_flow
 from fastvmt_pl.objectives.motion_loss import MotionLoss, Places
-from fastvmt_pl.objectives.placement import CarriedPart, camera_flow, placed
+from fastvmt_pl.objectives.placement import CarriedPart, camera_flow, path_flow, placed
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,12 @@ class AttentionFlow(MotionFeature):
 
         Flow and displacements of windows are scaled as the subject is.
         """
-        flow, first = reference["flow"], self.pairs(num_frames).first
-        subject, background = part.subject[:, first], part.background[:, first]
-        camera = camera_flow(flow, background, grid)
+        flow, pairs = reference["flow"], self.pairs(num_frames)
+        subject, background = part.subject[:, pairs.first], part.background[:, pairs.first]
+        if part.camera is None:
+            camera = camera_flow(flow, background, grid)
+        else:
+            camera, background = path_flow(part.camera, pairs.first, pairs.second, grid), torch.zeros_like(background)
         rest = background[..., None] * flow + (1 - background[..., None]) * camera
         if part.placement is not None:
             share = placed(subject[..., None], part.placement, grid)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -65,7 +65,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class CarriedPart:
-    """Which part of a reference's motion is carried over: a subject's, and that of the background around it.
+    """Which part of a reference's motion is transferred: a subject's, and that of the background around it.
 
     Elsewhere the camera's motion is: where other things move, and where the subject was if it has another place.
 
@@ -74,12 +74,15 @@ class CarriedPart:
         background: Whether it belongs to the background.
         placement: Where the subject's motion is in the new video; ``None`` is the same place.
         background_weight: Factor on the loss outside the subject; 0 leaves the rest of the video free.
+        camera: Maps of (row, column, 1) in shares of the frame, from the background of the first frame to each, as it
+            was measured in pixels; it takes the place of all that was read outside the subject.
     """
 
     subject: Float[Tensor, "jobs frames tokens"]
     background: Float[Tensor, "jobs frames tokens"]
     placement: Placement | None = None
     background_weight: float = 1.0
+    camera: Float[Tensor, "jobs frames 3 3"] | None = None
 
     def placed_subject(self, grid: Grid) -> Float[Tensor, "jobs frames tokens"]:
         """Return how much of each token of the new video belongs to the subject."""
@@ -99,6 +102,24 @@ def placed(
     """Return values of each frame's tokens at the places of the new video; see :meth:`Placement.sample`."""
     flat = rearrange(values, "jobs frames tokens c -> (jobs frames) tokens c")
     return rearrange(placement.sample(flat, grid), "(jobs frames) tokens c -> jobs frames tokens c", jobs=len(values))
+
+
+def path_flow(
+    path: Float[Tensor, "jobs frames 3 3"], first: Int[Tensor, "pairs"], second: Int[Tensor, "pairs"], grid: Grid
+) -> Float[Tensor, "jobs pairs tokens 2"]:
+    """Return the flow in token cells between pairs of frames, given the map from the first frame to each.
+
+    Args:
+        path: Maps of (row, column, 1) in shares of the frame.
+        first: Earlier frame of each pair.
+        second: Later frame of each pair.
+        grid: Rows and columns of tokens.
+    """
+    size = torch.tensor(grid, dtype=torch.float32, device=path.device)
+    positions = (token_positions(grid, path.device) + 0.5) / size
+    maps = path[:, second] @ path[:, first].inverse()
+    moved = einsum(maps[..., :2, :2], positions, "j p a b, t b -> j p t a") + maps[..., None, :2, 2]
+    return (moved - positions) * size
 
 
 def camera_flow(

@@ -5,18 +5,15 @@ Axes: ``frames``, ``height``, ``width``, ``steps`` from one frame to the next.
 
 import cv2
 import numpy as np
-import torch
 
 from fastvmt_pl.errors import UserError
-from fastvmt_pl.evaluation.dense_flow import gray_flow, pixel_grid
-from fastvmt_pl.evaluation.tracks import to_gray
+from fastvmt_pl.evaluation.dense_flow import pixel_grid
+from fastvmt_pl.regions.camera import camera_step, small_flow
 from fastvmt_pl.regions.cutting import Mask, cut_within
-from fastvmt_pl.regions.following import follow, resized
+from fastvmt_pl.regions.following import follow
 
-SHORTER_SIDE = 240
-"""Shorter side in pixels at which flow is compared with the camera's."""
 DEVIATION = 1.0
-"""Smallest deviation from the camera's flow, in pixels per frame at that size, that counts as motion."""
+"""Smallest deviation from the camera's flow that counts as motion, in pixels per frame of the dense flow."""
 NOISE = 4.0
 """The same, as a multiple of the median deviation, which is the background's."""
 MARGIN = 0.02
@@ -33,8 +30,7 @@ def moving_masks(frames: np.ndarray) -> np.ndarray:
     Args:
         frames: The clip, ``[frames, height, width, 3]``, 0 to 255.
     """
-    flow = gray_flow(to_gray(torch.from_numpy(resized(frames, SHORTER_SIDE)))).numpy()
-    deviations = [_deviation(step) for step in flow]
+    deviations = [_deviation(step) for step in small_flow(frames)]
     deviations.append(deviations[-1])  # the last frame has no flow
     size = frames.shape[2], frames.shape[1]
     found = [cv2.morphologyEx(each.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) for each in deviations]
@@ -75,10 +71,7 @@ def follow_moving(frames: np.ndarray) -> np.ndarray:
 
 def _deviation(flow: np.ndarray) -> Mask:
     height, width = flow.shape[:2]
-    points = pixel_grid(height, width).numpy()[::4, ::4].reshape(-1, 2)
-    ends = points + flow[::4, ::4].reshape(-1, 2)
-    cv2.setRNGSeed(0)
-    camera, _ = cv2.estimateAffine2D(points, ends, ransacReprojThreshold=0.7)
+    camera = camera_step(flow)
     if camera is None:
         return np.zeros((height, width), bool)
     grid = pixel_grid(height, width).numpy()

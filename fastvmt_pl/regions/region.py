@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Bool, Float
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -22,6 +22,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.objectives.grid import Grid
 from fastvmt_pl.regions.box import Box, as_box, check_inside, read_numbers
+from fastvmt_pl.regions.camera import camera_path
 from fastvmt_pl.regions.cutting import box_of, subject_in
 from fastvmt_pl.regions.following import follow
 from fastvmt_pl.regions.moving import follow_moving, moving_besides
@@ -50,16 +51,23 @@ class Region:
         subject: The region in each frame of the clip.
         others: Everything else that moves against the background, in each frame.
         of: Whether the subject's motion is transferred, with the camera's around it, or the camera's alone.
+        camera: If the camera's alone is, the maps of :func:`~fastvmt_pl.regions.camera.camera_path`, in shares of the
+            frame after the crop.
     """
 
     subject: Masks
     others: Masks
     of: RegionOf = "subject"
+    camera: Float[Tensor, "frames 3 3"] | None = None
 
     @property
     def hidden(self) -> Masks:
         """The pixels that are painted over before motion is read, since they would distract attention."""
         return self.others if self.of == "subject" else self.others | self.subject
+
+    def camera_path(self, num_frames: int) -> Float[Tensor, "1 latent 3 3"] | None:
+        """Return the camera's maps from the first latent frame to each, if its motion alone is transferred."""
+        return None if self.camera is None else latent_means(self.camera, num_frames)[None]
 
     def box(self) -> Box:
         """Return the box around the region in the first frame, in pixels of the clip."""
@@ -161,18 +169,18 @@ def find_region(
         raise UserError(f"{name} has the shape {list(masks.shape)}; give [{len(frames)} frames, height, width]")
     _check_there(name, masks, size)
     region = Region(masks, torch.from_numpy(moving_besides(frames, masks.numpy())), of)
-    if of == "background" and not bool((~crop(region.hidden, size)).float().mean() >= LEAST_BACKGROUND):
+    if of == "subject":
+        return region
+    hidden = crop(region.hidden, size)
+    if not bool((~hidden).float().mean() >= LEAST_BACKGROUND):
         raise UserError(
             f"{name} and what moves besides cover the frame, so no background is left; use a smaller region"
         )
-    return region
+    return replace(region, camera=camera_path(crop(clip.frames, size).numpy(), hidden.numpy()))
 
 
 def token_shares(masks: Masks, num_frames: int, grid: Grid, size: tuple[int, int]) -> Float[Tensor, "1 latent tokens"]:
     """Return the share of each token that is inside masks cropped like the clip.
-
-    The first latent frame stands for the first frame alone, as in the autoencoders of video models; the others stand
-    for equal numbers of frames.
 
     Args:
         masks: Masks in the clip's pixels.
@@ -181,10 +189,18 @@ def token_shares(masks: Masks, num_frames: int, grid: Grid, size: tuple[int, int
         size: Height and width of the new video in pixels.
     """
     tokens = adaptive_avg_pool2d(crop(masks, size)[:, None].float(), grid)[:, 0]
-    step = (len(masks) - 1) / max(1, num_frames - 1)
-    belongs = [math.ceil(number / step - 1e-6) for number in range(len(masks))]
-    frames = [reduce(tokens[[b == n for b in belongs]], "f h w -> h w", "mean") for n in range(num_frames)]
-    return rearrange(torch.stack(frames), "f h w -> 1 f (h w)")
+    return rearrange(latent_means(tokens, num_frames), "f h w -> 1 f (h w)")
+
+
+def latent_means(values: Float[Tensor, "frames *axes"], num_frames: int) -> Float[Tensor, "latent *axes"]:
+    """Return the mean over the frames of each latent frame.
+
+    The first latent frame stands for the first frame alone, as in the autoencoders of video models; the others stand
+    for equal numbers of frames.
+    """
+    step = (len(values) - 1) / max(1, num_frames - 1)
+    belongs = [math.ceil(number / step - 1e-6) for number in range(len(values))]
+    return torch.stack([values[[b == n for b in belongs]].mean(0) for n in range(num_frames)])
 
 
 def _with_neighbours(tokens: Bool[Tensor, "1 frames tokens"], grid: Grid) -> Bool[Tensor, "1 frames tokens"]:

@@ -5,6 +5,7 @@ import torch
 from fastvmt_pl.clips import Clip
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.regions import find_region
+from fastvmt_pl.regions.camera import camera_path
 from fastvmt_pl.regions.cutting import box_of, cut_out, main_pieces, subject_in
 from fastvmt_pl.regions.following import chained, follow
 from fastvmt_pl.regions.moving import follow_moving, moving_besides, moving_masks
@@ -119,3 +120,17 @@ def test_following_is_repeatable():
     frames, masks = scene(num_frames=5)
     first = subject_in(frames[0], around(masks[0]))
     assert torch.equal(torch.from_numpy(follow(frames, first)), torch.from_numpy(follow(frames, first)))
+
+
+@pytest.mark.parametrize("camera", [0, 3])
+def test_the_camera_is_measured_beside_what_moves(camera):
+    frames, masks = scene(camera=camera)
+    path = camera_path(frames, masks)
+    true = torch.eye(3).repeat(len(frames), 1, 1)
+    true[:, 1, 2] = -camera * torch.arange(len(frames)) / frames.shape[2]
+    assert (path - true).abs().max() < 0.01
+
+
+def test_a_camera_that_sees_nothing_stands_still():
+    frames, _ = scene(camera=3)
+    assert torch.equal(camera_path(frames, np.ones(frames.shape[:3], bool)), torch.eye(3).repeat(len(frames), 1, 1))
