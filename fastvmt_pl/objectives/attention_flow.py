@@ -113,8 +113,8 @@ class AttentionFlow(MotionFeature):
         went = (token_positions(grid, flow.device)[middle] + flow[:, :, middle]).round().long()
         own = (1 - subject) * background + (subject if part.placement is None else 0)
         stays = own[:, :, middle, None] > 0.5
-        share = 1 if part.camera is None else CAMERA_SHARE
-        return {**reference, "flow": share * flow, "centres": torch.where(stays, reference["centres"], went)}
+        asked = flow if part.camera is None else CAMERA_SHARE * flow
+        return {**reference, "flow": asked, "centres": torch.where(stays, reference["centres"], went)}
 
     def flow(
         self, capture: Capture, centres: Int[Tensor, "#jobs pairs tiles 2"]
