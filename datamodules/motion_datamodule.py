@@ -34,6 +34,9 @@ from fastvmt_pl.regions import (
     place_of,
 )
 
+LARGEST_SEED = 2**63 - 1
+"""Largest seed of PyTorch's generators."""
+
 
 class InnerSteps(Dataset[MotionTarget]):
     """The batches of an epoch: the target of the guided step that the module is at, once an inner step."""
@@ -46,10 +49,6 @@ class InnerSteps(Dataset[MotionTarget]):
 
     def __getitem__(self, index: int) -> MotionTarget:
         return self.targets[min(self.module.step, len(self.targets) - 1)]
-
-
-LARGEST_SEED = 2**63 - 1
-"""What fits PyTorch's generators."""
 
 
 def check_interval(start: float, end: float | None) -> None:

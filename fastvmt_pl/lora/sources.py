@@ -37,7 +37,7 @@ def find_lora(path: str | Path) -> Path:
 
 
 def lora_files(path: Path) -> list[Path]:
-    """Return a LoRA's file, and peft's settings beside it if there are any."""
+    """Return a LoRA's file and, if it exists, the file of peft's settings in the same folder."""
     beside = path.with_name(PEFT_SETTINGS)
     return [path, beside] if beside.exists() else [path]
 

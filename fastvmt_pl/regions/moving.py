@@ -80,7 +80,7 @@ def _deviation(flow: np.ndarray) -> Mask:
 
 
 def _cut(frames: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Refine the masks of each frame by colour. A mask of which too little would remain stays as it is."""
+    """Refine the masks of each frame by colour. A mask that would lose most of its area is kept."""
     masks = moving.copy()
     for frame, mask in zip(frames, masks, strict=True):
         if mask.any():

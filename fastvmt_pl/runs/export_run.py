@@ -20,7 +20,7 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
 
     Args:
         checkpoint: Checkpoint of fastvmt distill or fastvmt train, such as checkpoints/last.ckpt.
-        config: The config.yaml that was written beside it.
+        config: The config.yaml that the training wrote to the same folder.
         output: Folder for the LoRA.
 
     Returns:
@@ -44,8 +44,8 @@ def export(checkpoint: Path, config: Path, output: Path) -> Path:
         module.load_state_dict(state["state_dict"])
     except RuntimeError as error:
         raise UserError(
-            f"checkpoint {checkpoint} holds another LoRA than config {config} describes; give the config.yaml that was "
-            "written beside it"
+            f"checkpoint {checkpoint} holds another LoRA than config {config} describes; give the config.yaml that "
+            "the training wrote to the same folder"
         ) from error
     module.on_load_checkpoint(state)
     previews = state["callbacks"].get("LoraPreviews") or {

@@ -61,6 +61,16 @@ def test_a_measured_camera_takes_the_place_of_what_was_read_of_the_background():
     assert (carried["centres"][0, :, 0, 1] == columns).all()
 
 
+def test_a_measured_camera_leaves_the_subjects_flow():
+    subject = torch.zeros(1, NUM_FRAMES, 48)
+    subject[..., 20] = 1
+    part = CarriedPart(subject, 1 - subject, camera=shifts((0.0, 0.0), (0.0, 0.125), (0.0, 0.25), (0.0, 0.375)))
+    reference = measured((0.0, 0.2))
+    carried = FEATURE.carry(reference, part, GRID, NUM_FRAMES)
+    assert torch.equal(carried["flow"][:, :, 20], reference["flow"][:, :, 20])
+    assert not torch.equal(carried["flow"][:, :, 21], reference["flow"][:, :, 21])
+
+
 def test_without_one_the_background_keeps_its_flow_and_its_windows():
     part = CarriedPart(torch.zeros(1, NUM_FRAMES, 48), torch.ones(1, NUM_FRAMES, 48))
     reference = measured((0.0, 0.2))
