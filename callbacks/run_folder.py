@@ -77,7 +77,7 @@ class RunFolder(Callback):
         settings = data.motion
         whole = motion_of(backbone, data.jobs.reference, settings)
         numbers = range(len(data.jobs.prompts))
-        reference_flow = MotionTarget.stack([data.carry(whole.rows([number]), number) for number in numbers])
+        reference_flow = MotionTarget.stack([data.regions.carry(whole.rows([number]), number) for number in numbers])
         output_flow = motion_of(backbone, result.latents, settings)
         baseline = pl_module.baseline_latents
         baseline_flow = None if baseline is None else motion_of(backbone, baseline, settings)
@@ -108,9 +108,9 @@ class RunFolder(Callback):
                 write_video(folder / f"{name}.mp4", enlarge(frames), rate)
             if data.jobs.images is not None:
                 write_picture(folder / "image.png", to_frames(data.jobs.images[number, None])[0][0])
-            if data.carried:
-                region, _ = data.carried[number % len(data.carried)]
-                write_picture(folder / "region.png", region_picture(region, data.clips[number].frames))
+            carried = data.regions.of_job(number)
+            if carried is not None:
+                write_picture(folder / "region.png", region_picture(carried[0], data.clips[number].frames))
             write_picture(folder / "flow_reference.png", motion_picture(reference_flow, number, reference[number]))
             write_picture(folder / "flow_output.png", motion_picture(output_flow, number, result.frames[number]))
             with written_whole(folder / "latents.safetensors") as path:
@@ -135,10 +135,10 @@ def _image_and_region(data: Any, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if data.images is not None:
         found["image"] = data.image_names[number % len(data.image_names)]
-    if data.carried:
-        _, placement = data.carried[number % len(data.carried)]
-        given = "masks" if isinstance(data.region, Tensor) else data.region
-        found |= {"region": given, "region_of": data.region_of}
+    carried = data.regions.of_job(number)
+    if carried is not None:
+        given, placement = data.regions.given, carried[1]
+        found |= {"region": "masks" if isinstance(given, Tensor) else given, "region_of": data.regions.region_of}
         found["place"] = None if placement is None else {"scale": placement.scale, "offset": list(placement.offset)}
     return found
 

@@ -68,9 +68,9 @@ class TransferPreviews(Callback):
         for number, latents in enumerate(module.predicted.split(1)):
             frames = to_frames(module.backbone.decode(latents))[0]
             clip = data.clips[number]
-            if data.carried:
-                region, _ = data.carried[number % len(data.carried)]
-                clip = Clip(dimmed(region, clip.frames), clip.fps, clip.name)
+            carried = data.regions.of_job(number)
+            if carried is not None:
+                clip = Clip(dimmed(carried[0], clip.frames), clip.fps, clip.name)
             reference = to_frames(clip.to_video(data.size))[0]
             shown = torch.linspace(0, len(frames) - 1, NUM_FRAMES).round().long()
             rows = enlarge(side_by_side([reference[shown], frames[shown]]))

@@ -11,10 +11,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastvmt_pl.backbones import Backbone
 from fastvmt_pl.clips.clip import Clip, Video, check_file, fit, read_clip
 from fastvmt_pl.clips.image import read_image
 from fastvmt_pl.clips.video_reader import ClipError, DecoderName
+from fastvmt_pl.datamodules.job_regions import JobRegions
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_cache import MotionCache
 from fastvmt_pl.method.motion_transfer import MotionTransfer
@@ -22,17 +22,7 @@ from fastvmt_pl.method.reference import read_reference
 from fastvmt_pl.method.sampling import SHARED_SEED
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives import AttentionFlow, MotionTarget
-from fastvmt_pl.objectives.placement import CarriedPart, Placement
-from fastvmt_pl.regions import (
-    Region,
-    RegionOf,
-    check_place,
-    check_seen,
-    find_region,
-    parse_place,
-    parse_region,
-    place_of,
-)
+from fastvmt_pl.regions import RegionOf
 
 LARGEST_SEED = 2**63 - 1
 """Largest seed of PyTorch's generators."""
@@ -76,8 +66,9 @@ class MotionDataModule(LightningDataModule):
         region: The part of each clip whose motion is transferred: a box (x0, y0, x1, y1) in pixels of the first frame
             or a mask of it (a picture), which are followed through the clip; masks of all frames (a video, or a folder
             of numbered pictures); or ``auto`` for all that moves against the background. The rest of the new video
-            follows the camera. ``None`` carries all motion over.
-        region_of: ``subject`` carries over what is in the region, ``background`` the camera's motion alone.
+            follows the camera. ``None`` transfers all motion.
+        region_of: ``subject`` transfers what is in the region, ``background`` the camera's motion alone; without a
+            region, it leaves out all that moves against the background, if anything does.
         place: Where the region's motion is in the new video: the subject's box in the image, or in the new video if
             there is no image; scale, dx and dy in pixels of the new video; ``auto``, which finds the image's subject;
             or ``same``. ``None`` is ``auto`` with an image.
@@ -109,8 +100,8 @@ class MotionDataModule(LightningDataModule):
     """What the module is to do; there after ``setup``."""
     clips: list[Clip]
     """The clips that were read, one a job; there after ``setup``."""
-    carried: list[tuple[Region, Placement | None]] | None
-    """Region and place: one for all jobs, or one a job; empty without a region. There after ``read_clips``."""
+    regions: JobRegions
+    """Regions and places; found by ``read_clips``."""
 
     def __init__(
         self,
@@ -153,7 +144,7 @@ class MotionDataModule(LightningDataModule):
                 f"seed is {seed}; use 0 to {LARGEST_SEED}, or as many of them as there are prompts, {len(prompts)}"
             )
         check_interval(start, end)
-        _check_region(region, region_of, place, background_weight, with_image=images is not None)
+        self.regions = JobRegions(region, region_of, place, background_weight, with_image=images is not None)
         if reference_timestep is not None and not 0 <= reference_timestep <= 1000:
             raise UserError(f"reference_timestep is {reference_timestep}; use 0 to 1000, or null")
         if extraction_batch < 1:
@@ -164,8 +155,6 @@ class MotionDataModule(LightningDataModule):
         self.sources, self.prompts = list(clips), tuple(prompts)
         self.images = None if images is None else [x if isinstance(x, Tensor) else read_image(x) for x in images]
         self.image_names = ["pixels" if isinstance(x, Tensor) else str(x) for x in images or []]
-        self.region, self.region_of, self.place = region, region_of, place
-        self.background_weight, self.carried = background_weight, None
         self.num_frames, self.size = num_frames, size
         self.start, self.end, self.stride = start, end, stride
         if output_fps is not None and not 0 < output_fps < inf:
@@ -200,50 +189,9 @@ class MotionDataModule(LightningDataModule):
         files = {str(source): source for source in self.sources if not isinstance(source, Clip)}
         read = {name: self._read(file) for name, file in files.items()}
         clips = [self._read(one) if isinstance(one, Clip) else read[str(one)] for one in self.sources]
-        if self.carried is None:
-            self.carried = self._find_regions(clips, module.backbone)
+        self.regions.find(clips, self.sources, self.images, self.size, self.reading, module.backbone)
         self.sources = list(clips)
         return clips
-
-    def _find_regions(self, clips: list[Clip], backbone: Backbone) -> list[tuple[Region, Placement | None]]:
-        """Return region and place for all jobs, or for each."""
-        if self.region is None:
-            return []
-        regions = {
-            id(clip): find_region(self.region, self.region_of, clip, self.size, source, self.reading)
-            for clip, source in zip(clips, self.sources, strict=True)
-        }
-        images: Sequence[Tensor | None] = self.images or [None]
-        num_jobs = max(len(clips), len(images))
-        pairs = [(regions[id(clips[n % len(clips)])], images[n % len(images)]) for n in range(num_jobs)]
-        carried = [(region, place_of(self.place, region, self.size, image)) for region, image in pairs]
-        latents = torch.empty(1, *backbone.latent_shape(self.num_frames, *self.size), device="meta")
-        grid, num_frames = backbone.token_grid(latents), backbone.num_token_frames(latents.shape[2])
-        for region, placement in carried:
-            if placement is not None:
-                check_seen(placement, region.tokens(num_frames, grid, self.size)[0], grid, self.size)
-        return carried
-
-    def _painted(self, clip: Clip, job: int) -> Clip:
-        """Return the clip of a job as its motion is read: without what is not transferred."""
-        if not self.carried:
-            return clip
-        region, _ = self.carried[job % len(self.carried)]
-        return Clip(region.painted(clip.frames), clip.fps, clip.name)
-
-    def carry(self, target: MotionTarget, job: int) -> MotionTarget:
-        """Return the part of a clip's motion that a job's video follows.
-
-        Args:
-            target: The motion of the job's clip.
-            job: The job's number.
-        """
-        if not self.carried:
-            return target
-        region, placement = self.carried[job % len(self.carried)]
-        subject, background = region.tokens(target.num_frames, target.grid, self.size)
-        camera = region.camera_path(target.num_frames)
-        return target.carry(CarriedPart(subject, background, placement, self.background_weight, camera))
 
     def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
         """Return the same datamodule for other prompts, and the seed of the first of them."""
@@ -268,7 +216,7 @@ class MotionDataModule(LightningDataModule):
         sigmas = module.sigmas[: module.num_guided_steps]
         if self.reference_timestep is not None:
             sigmas = torch.full_like(sigmas, self.reference_timestep / 1000)
-        read = [self._painted(clip, job) for job, clip in enumerate(self.clips)]
+        read = [self.regions.painted(clip, job) for job, clip in enumerate(self.clips)]
         found = [
             read_reference(
                 backbone,
@@ -285,9 +233,9 @@ class MotionDataModule(LightningDataModule):
         ]
         reference = torch.cat([latents for latents, _ in found]).expand(len(seeds), -1, -1, -1, -1)
         self.jobs = TransferJobs(self.prompts, tuple(seeds), reference, self.fitted_images())
-        rows = [found[job % len(found)][1] for job in range(max(len(found), len(self.carried or [])))]
+        rows = [found[job % len(found)][1] for job in range(max(len(found), self.regions.num_rows))]
         self.targets = [
-            MotionTarget.stack([self.carry(target, job) for job, target in enumerate(step)])
+            MotionTarget.stack([self.regions.carry(target, job) for job, target in enumerate(step)])
             for step in zip(*rows, strict=True)
         ]
 
@@ -316,25 +264,3 @@ class MotionDataModule(LightningDataModule):
         if len(source.frames) != self.num_frames:
             raise ClipError(f"clip {source.name} has {len(source.frames)} frames; set num_frames to as many")
         return source
-
-
-def _check_region(
-    region: str | list[float] | Tensor | None,
-    region_of: RegionOf,
-    place: str | list[float] | None,
-    weight: float,
-    with_image: bool,
-) -> None:
-    """Check what can be checked without the clip.
-
-    Raises:
-        UserError: If something is out of range, or has no effect without a region.
-    """
-    if not isinstance(region, Tensor | None):
-        parse_region(region)
-    if place is not None:
-        check_place(parse_place(place), region_of, with_image)
-    if region is None and (place not in (None, "same") or region_of != "subject" or weight != 1):
-        raise UserError("place, region_of and background_weight need a region; give region, such as auto")
-    if weight < 0:
-        raise UserError(f"background_weight is {weight}; use 0 or more")

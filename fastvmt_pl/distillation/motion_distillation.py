@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers.training_utils import EMAModel
-from einops import rearrange
 from jaxtyping import Float
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
@@ -22,15 +21,14 @@ from torch.distributed.fsdp import fully_shard
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.distillation.velocity_target import VelocityTarget, noised_videos, spread, teacher_steps
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import Adapter, add_lora, check_numbers, read_adapter, remove_lora, without_lora
-from fastvmt_pl.method.sampling import add_noise, job_noise
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
 from fastvmt_pl.method.video_sampler import NonFiniteError
 
 Objective = Literal["flow_matching", "trajectory"]
 Expert = Literal["high_noise", "low_noise"]
-GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 class MotionDistillation(LightningModule):
@@ -210,11 +208,11 @@ class MotionDistillation(LightningModule):
         self._report(batch.problems)
         if self.lora["dropout"]:
             torch.manual_seed(int(batch.draws[0]))  # dropout depends on the position, too
-        latents, sigma, target = (self.noised if self.objective == "flow_matching" else self.teacher_steps)(batch)
+        latents, sigma, velocity = self.target(batch)
         without_prompt = spread(batch.draws, self.seed, math.sqrt(2)) < self.prompt_dropout
         condition = batch.condition.where(~without_prompt, self._negative(batch))
         predicted = self.backbone.velocity(latents, 1000 * sigma, condition)
-        loss: Tensor = (predicted - condition.stilled(target)).pow(2).mean()
+        loss: Tensor = (predicted - condition.stilled(velocity)).pow(2).mean()
         if len(self.experts) > 1:  # a batch may use only one of them, but DDP waits for the gradients of all
             loss = loss + 0 * sum(each.sum() for each in self.adapter.values())
         if not loss.isfinite():
@@ -223,40 +221,16 @@ class MotionDistillation(LightningModule):
         self.log("problems", float(len(self.problems)), batch_size=len(batch.draws))
         return loss
 
-    def noised(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
-        """Return noised videos, their noise levels, and the velocities from video to noise."""
-        level = spread(batch.draws, self.seed, GOLDEN_RATIO)
-        low, high = (x / (self.shift - (self.shift - 1) * x) for x in self.noise_levels)
-        level = low + (high - low) * level
-        sigma = (self.shift * level / (1 + (self.shift - 1) * level)).float().to(batch.latents.device)
-        clean = batch.latents.float()
-        seeds = [(self.seed << 32) + int(draw) for draw in batch.draws]
-        noise = job_noise(tuple(clean.shape[1:]), seeds).to(clean.device)
-        return add_noise(clean, noise, rearrange(sigma, "b -> b 1 1 1 1")), sigma, noise - clean
+    def target(self, batch: DistillationBatch) -> VelocityTarget:
+        """Return what the objective wants to be predicted of a batch."""
+        if self.objective == "flow_matching":
+            return noised_videos(batch, self.seed, self.shift, self.noise_levels)
 
-    def teacher_steps(self, batch: DistillationBatch) -> tuple[Latents, Float[Tensor, "videos"], Latents]:
-        """Return latents of the teacher's trajectories, their noise levels, and the target velocities.
+        @torch.no_grad()
+        def negative_velocity(latents: Latents, sigma: Float[Tensor, "videos"]) -> Latents:
+            return self.backbone.velocity(latents, 1000 * sigma, self._negative(batch))
 
-        The teacher's velocity was ``negative + scale * (predicted - negative)``; the target is ``predicted``.
-        """
-        assert batch.trajectory is not None
-        assert batch.sigmas is not None
-        every, trajectory, sigmas = torch.arange(len(batch.draws)), batch.trajectory.float(), batch.sigmas
-        level = spread(batch.draws, self.seed, GOLDEN_RATIO)
-        lowest, highest = self.noise_levels
-        first = (sigmas[:, :-1] > highest).sum(1).cpu()
-        num_steps = (sigmas[:, :-1] >= lowest).sum(1).cpu() - first
-        step = first + (level * num_steps).long()
-        latents, sigma = trajectory[every, step], sigmas[every, step]
-        change, scale = (
-            rearrange(x, "b -> b 1 1 1 1") for x in (sigmas[every, step + 1] - sigma, batch.guidance_scale)
-        )
-        velocity = (trajectory[every, step + 1] - latents) / change
-        if (scale == 1).all():
-            return latents, sigma, velocity
-        with torch.no_grad():
-            negative = self.backbone.velocity(latents, 1000 * sigma, self._negative(batch))
-        return latents, sigma, negative + (velocity - negative) / scale
+        return teacher_steps(batch, self.seed, self.noise_levels, negative_velocity)
 
     def _negative(self, batch: DistillationBatch) -> Condition:
         """Return the negative condition of each video, with the video's own image if it has one."""
@@ -328,17 +302,3 @@ class MotionDistillation(LightningModule):
         if self.ema is not None and state["ema"] is not None:
             self.ema.load_state_dict(state["ema"])
             self.ema.to(next(iter(self.adapter.values())).device)
-
-
-def spread(draws: Tensor, seed: int, ratio: float) -> Float[Tensor, "videos"]:
-    """Return numbers in [0, 1) that are evenly spread over consecutive draws, in float64, on the CPU.
-
-    They are the fractional parts of ``start + draw * ratio`` (a Weyl sequence), with a random start.
-
-    Args:
-        draws: Numbers of the draws.
-        seed: Seed of the start.
-        ratio: An irrational number.
-    """
-    start = torch.rand((), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return (start + draws.cpu().double() * ratio).frac()

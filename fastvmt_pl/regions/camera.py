@@ -40,18 +40,27 @@ def camera_step(flow: np.ndarray, hidden: Mask | None = None) -> np.ndarray | No
     return None if found is None else np.asarray(found)
 
 
-def camera_path(frames: np.ndarray, hidden: np.ndarray) -> Float[Tensor, "frames 3 3"]:
+def camera_path(flow: np.ndarray, hidden: np.ndarray, part: tuple[int, int, int, int]) -> Float[Tensor, "frames 3 3"]:
     """Return the affine maps from the background of the first frame to that of each frame.
 
-    They map (row, column, 1) in shares of the frame. Where no motion can be measured, the camera stands still.
+    They map (row, column, 1) in shares of a part of the frame. Where no motion can be measured, the camera stands
+    still.
 
     Args:
-        frames: The clip, ``[frames, height, width, 3]``, 0 to 255.
-        hidden: Masks of what does not belong to the background.
+        flow: The clip's :func:`small_flow`.
+        hidden: Masks of what does not belong to the background, ``[frames, height, width]``.
+        part: Left, top, width and height of the part of the frame, in pixels of the masks.
     """
-    flow = small_flow(frames)
     height, width = flow.shape[1:3]
-    pixels = np.array([[0, width, -0.5], [height, 0, -0.5], [0, 0, 1]])  # (row, column) in shares to (x, y) in pixels
+    down, across = height / hidden.shape[1], width / hidden.shape[2]
+    left, top, part_width, part_height = part
+    pixels = np.array(  # (row, column) in shares of the part to (x, y) in pixels of the flow
+        [
+            [0, part_width * across, left * across - 0.5],
+            [part_height * down, 0, top * down - 0.5],
+            [0, 0, 1],
+        ]
+    )
     path = [np.eye(3)]
     for step, mask in zip(flow, hidden, strict=False):
         around = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
-from fastvmt_pl.clips.clip import Clip, crop
+from fastvmt_pl.clips.clip import Clip, crop, cropped_box
 from fastvmt_pl.clips.image import ENDINGS, UNREADABLE, decoded
 from fastvmt_pl.clips.matching_video import read_matching
 from fastvmt_pl.clips.video_reader import ClipError
@@ -22,7 +22,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.evaluation.tracks import Frames
 from fastvmt_pl.objectives.grid import Grid
 from fastvmt_pl.regions.box import Box, as_box, check_inside, read_numbers
-from fastvmt_pl.regions.camera import camera_path
+from fastvmt_pl.regions.camera import camera_path, small_flow
 from fastvmt_pl.regions.cutting import box_of, subject_in
 from fastvmt_pl.regions.following import follow
 from fastvmt_pl.regions.moving import follow_moving, moving_besides
@@ -136,7 +136,7 @@ def find_region(
 
     Args:
         given: A box in the clip's first frame, a mask of that frame, masks of all frames, or ``auto`` for everything
-            that moves against the background.
+            that moves against the background, which may be nothing if the background's motion is transferred.
         of: Whose motion is transferred.
         clip: The clip.
         size: Height and width of the new video in pixels. What is cropped away counts as outside.
@@ -148,6 +148,7 @@ def find_region(
             its background is wanted and there is hardly any.
     """
     shape, frames = clip.frames.shape[1:3], clip.frames.numpy()
+    flow = small_flow(frames)
     what: Box | Path | Tensor | str = given if isinstance(given, Tensor) else parse_region(given)
     name = "region" if isinstance(given, Tensor) else f"region {given}"
     if isinstance(what, tuple):
@@ -161,22 +162,22 @@ def find_region(
     elif isinstance(what, Path):
         masks = _read_masks(what, source or clip, clip, reading)
     else:
-        masks = torch.from_numpy(follow_moving(frames))
+        masks = torch.from_numpy(follow_moving(frames, flow))
     _check_size(name, tuple(masks.shape[-2:]), shape)
     if masks.ndim == 2:
         masks = torch.from_numpy(follow(frames, masks.numpy())) if masks.any() else masks.expand(len(frames), -1, -1)
     if masks.ndim != 3 or len(masks) != len(frames):
         raise UserError(f"{name} has the shape {list(masks.shape)}; give [{len(frames)} frames, height, width]")
-    _check_there(name, masks, size)
-    region = Region(masks, torch.from_numpy(moving_besides(frames, masks.numpy())), of)
+    if name != "region auto" or of == "subject":
+        _check_there(name, masks, size)
+    region = Region(masks, torch.from_numpy(moving_besides(frames, flow, masks.numpy())), of)
     if of == "subject":
         return region
-    hidden = crop(region.hidden, size)
-    if not bool((~hidden).float().mean() >= LEAST_BACKGROUND):
+    if not bool((~crop(region.hidden, size)).float().mean() >= LEAST_BACKGROUND):
         raise UserError(
             f"{name} and what moves besides cover the frame, so no background is left; use a smaller region"
         )
-    return replace(region, camera=camera_path(crop(clip.frames, size).numpy(), hidden.numpy()))
+    return replace(region, camera=camera_path(flow, region.hidden.numpy(), cropped_box(shape, size)))
 
 
 def token_shares(masks: Masks, num_frames: int, grid: Grid, size: tuple[int, int]) -> Float[Tensor, "1 latent tokens"]:
@@ -233,6 +234,8 @@ def _check_size(name: str, given: tuple[int, ...], shape: Sequence[int]) -> None
 
 def _check_there(name: str, masks: Masks, size: tuple[int, int]) -> None:
     there = crop(masks, size).flatten(1).any(1).tolist()
+    if not any(there) and name == "region auto":
+        raise UserError("region is auto, but nothing moves against the background; give a box or a mask")
     if not any(there):
         raise UserError(
             f"{name} is empty in the part of the clip that is used; check that its inside is white, or change size"

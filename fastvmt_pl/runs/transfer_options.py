@@ -59,7 +59,8 @@ class TransferOptions(Options, total=False):
         image: Picture file that the video begins with, cropped to the video's size, for models that take one.
         region: The part of the clip whose motion is wanted: a box x0,y0,x1,y1 in pixels of its first frame or a mask
             picture, which are followed; a mask video or folder; or auto for all that moves. Default: all motion.
-        region_of: subject takes what is in the region and the camera's motion around it, background the camera's alone.
+        region_of: subject takes what is in the region and the camera's motion around it, background the camera's alone,
+            which needs no region.
         place: Where the region's motion is in the new video: the subject's box x0,y0,x1,y1 in pixels of the image (of
             the new video if there is none); scale,dx,dy; auto, which finds the image's subject; or same. Default: auto
             with an image, otherwise same.

@@ -75,6 +75,13 @@ def test_region_place_and_background_change_the_video(succeed, clip, box):
     assert measured("moved")["place"]["scale"] == 0.8
 
 
+def test_the_background_without_a_region_is_all_that_does_not_move(succeed, clip):
+    for name, words in {"alone": (), "auto": ("--region=auto",)}.items():
+        succeed("transfer", clip, PROMPT, "--region-of=background", *words, *OPTIONS, "--output", name)
+    assert measured("alone")["region"] == "auto"
+    assert torch.equal(latents_of("alone"), latents_of("auto"))
+
+
 def test_masks_from_python_are_those_of_a_file(clip, masks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "masks"
@@ -136,7 +143,6 @@ def test_a_list_has_columns_for_region_and_place(refused, clip, box, masks, tmp_
         (["--region=words.png"], "words.png"),
         (["--region=1,2,3"], "1,2,3"),
         (["--place=0.5,0,0"], "region"),
-        (["--region-of=background"], "region"),
         (["--region=4,4,40,40", "--place=left"], "left"),
         (["--region=4,4,20,20", "--place=9,0,0"], "leaves the frame"),
         (["--region=4,4,20,20", "--place=0.01,0,0"], "0.01"),

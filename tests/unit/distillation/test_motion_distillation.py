@@ -7,13 +7,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD, AdamW
 
 from fastvmt_pl.backbones import DiffusersBackbone
-from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.datamodules import DistillationDataModule
 from fastvmt_pl.distillation import Sample, write_shard
-from fastvmt_pl.distillation.motion_distillation import MotionDistillation, spread
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import Shard, write_index
 from fastvmt_pl.lora import without_lora
-from fastvmt_pl.method.transfer_jobs import DistillationBatch
 from fastvmt_pl.method.video_sampler import NonFiniteError
 
 SHAPE = (8, 3, 4, 4)
@@ -87,21 +85,6 @@ def assert_same(one, other, **tolerance):
         torch.testing.assert_close(one[name], other[name], **({"atol": 0, "rtol": 0} | tolerance))
 
 
-def batch(**changes):
-    draw = torch.Generator().manual_seed(1)
-    trajectory = torch.randn(2, 5, *SHAPE, generator=draw)
-    settings = {
-        "latents": trajectory[:, -1],
-        "condition": Condition({"text": torch.randn(2, 6, 64, generator=draw)}),
-        "draws": torch.tensor([3, 4]),
-        "trajectory": trajectory,
-        "sigmas": torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]).expand(2, -1),
-        "guidance_scale": torch.tensor([1.0, 1.0]),
-        "problems": [],
-    }
-    return DistillationBatch(**(settings | changes))
-
-
 def test_training_moves_the_adapter_alone(train, backbone):
     latents, text = torch.randn(1, *SHAPE), backbone.embed_prompts([PROMPTS[0]])
     with torch.no_grad(), without_lora(backbone.transformer):
@@ -133,40 +116,6 @@ def test_it_learns_a_few_videos_by_heart(train, objective):
         data={"source": "samples", "batch_size": 4},
     )
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
-
-
-def test_noised_videos_have_the_level_and_the_velocity_that_they_say(backbone):
-    module = MotionDistillation(backbone, shift=3.0)
-    given = batch()
-    noisy, sigma, velocity = module.noised(given)
-    assert ((sigma > 0) & (sigma < 1)).all()
-    torch.testing.assert_close(noisy - sigma.view(-1, 1, 1, 1, 1) * velocity, given.latents)
-    again = module.noised(batch(draws=torch.tensor([4, 3])))
-    assert torch.equal(again[1], sigma.flip(0))  # a draw's level is its own, wherever it stands in a batch
-    assert not torch.equal(MotionDistillation(backbone, shift=3.0, seed=1).noised(given)[0], noisy)
-
-
-def test_walking_by_what_is_learned_follows_the_trajectory(backbone, monkeypatch):
-    """What is predicted, put through guidance and an Euler step, has to lead to the teacher's next latents."""
-    scale = torch.tensor([4.0, 1.0])
-    given = batch(guidance_scale=scale)
-    module = MotionDistillation(backbone, objective="trajectory")
-    module.negative_condition = Condition({"text": torch.zeros(1, 6, 64)})
-    negative = torch.randn(2, *SHAPE)
-    monkeypatch.setattr(backbone, "velocity", lambda *args: negative)
-    latents, sigma, target = module.teacher_steps(given)
-    step = [int((given.sigmas[0] == level).nonzero()) for level in sigma]
-    scale = scale.view(-1, 1, 1, 1, 1)
-    guided = negative + scale * (target - negative)
-    pace = torch.stack([given.sigmas[0][s + 1] - given.sigmas[0][s] for s in step]).view(-1, 1, 1, 1, 1)
-    expected = torch.stack([given.trajectory[number, s + 1] for number, s in enumerate(step)])
-    torch.testing.assert_close(latents + pace * guided, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_draws_are_spread_evenly():
-    values = spread(torch.arange(1000), 0, 2**0.5)
-    assert torch.histc(values, 10, 0, 1).sub(100).abs().max() <= 3
-    assert not torch.equal(values, spread(torch.arange(1000), 1, 2**0.5))
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from fastvmt_pl.clips import Clip
-from fastvmt_pl.errors import UserError
 from fastvmt_pl.regions import find_region
-from fastvmt_pl.regions.camera import camera_path
+from fastvmt_pl.regions.camera import camera_path, small_flow
 from fastvmt_pl.regions.cutting import box_of, cut_out, main_pieces, subject_in
 from fastvmt_pl.regions.following import chained, follow
 from fastvmt_pl.regions.moving import follow_moving, moving_besides, moving_masks
@@ -42,6 +41,10 @@ def around(mask, margin=2):
     return max(0, left - margin), max(0, top - margin), min(width, right + margin), min(height, bottom + margin)
 
 
+def whole(frames):
+    return 0, 0, frames.shape[2], frames.shape[1]
+
+
 @pytest.mark.parametrize("camera", [0, 3])
 def test_a_box_is_followed(camera):
     frames, masks = scene(camera=camera)
@@ -70,7 +73,8 @@ def test_boxes_of_toy_objects_are_followed():
 @pytest.mark.parametrize("camera", [0, 3])
 def test_what_moves_is_found(camera):
     frames, masks = scene(camera=camera, step=5)
-    moving, found = moving_masks(frames), follow_moving(frames)
+    flow = small_flow(frames)
+    moving, found = moving_masks(frames, flow), follow_moving(frames, flow)
     assert min((a & b).sum() / b.sum() for a, b in zip(moving[1:-1], masks[1:-1], strict=True)) > 0.8
     assert np.mean([overlap(a, b) for a, b in zip(found, masks, strict=True)]) > 0.5
 
@@ -80,16 +84,16 @@ def test_what_moves_besides_the_subject_is_found():
     for index in range(6):
         clip = ToyWorld(5, num_objects=2, camera=False, paths=("linear", "arc"))[index]
         subject, other = (colour_mask(clip.frames, item.colour).numpy() for item in clip.objects)
-        found = moving_besides(clip.frames.numpy(), subject)
+        frames = clip.frames.numpy()
+        found = moving_besides(frames, small_flow(frames), subject)
         assert not (found & subject).any()
         scores.append((found & other).sum() / other.sum())
     assert np.mean(scores) > 0.75
 
 
-def test_a_clip_without_motion_has_no_region():
+def test_in_a_clip_without_motion_nothing_is_found():
     frames, _ = scene(step=0)
-    with pytest.raises(UserError, match="auto"):
-        follow_moving(frames)
+    assert not follow_moving(frames, small_flow(frames)).any()
 
 
 def test_a_subject_is_cut_out_of_its_box():
@@ -125,12 +129,22 @@ def test_following_is_repeatable():
 @pytest.mark.parametrize("camera", [0, 3])
 def test_the_camera_is_measured_beside_what_moves(camera):
     frames, masks = scene(camera=camera)
-    path = camera_path(frames, masks)
+    path = camera_path(small_flow(frames), masks, whole(frames))
     true = torch.eye(3).repeat(len(frames), 1, 1)
     true[:, 1, 2] = -camera * torch.arange(len(frames)) / frames.shape[2]
     assert (path - true).abs().max() < 0.01
 
 
+def test_the_camera_of_a_part_of_the_frame_is_in_shares_of_it():
+    frames, masks = scene(camera=3)
+    flow, (height, width) = small_flow(frames), frames.shape[1:3]
+    part = width // 4, height // 8, width // 2, height // 2
+    inside = np.array([[1 / 2, 0, 1 / 8], [0, 1 / 2, 1 / 4], [0, 0, 1]])  # shares of the part to those of the frame
+    path = camera_path(flow, masks, whole(frames)).double().numpy()
+    assert np.allclose(camera_path(flow, masks, part).numpy(), np.linalg.inv(inside) @ path @ inside, atol=1e-5)
+
+
 def test_a_camera_that_sees_nothing_stands_still():
     frames, _ = scene(camera=3)
-    assert torch.equal(camera_path(frames, np.ones(frames.shape[:3], bool)), torch.eye(3).repeat(len(frames), 1, 1))
+    path = camera_path(small_flow(frames), np.ones(frames.shape[:3], bool), whole(frames))
+    assert torch.equal(path, torch.eye(3).repeat(len(frames), 1, 1))

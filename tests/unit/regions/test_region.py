@@ -113,13 +113,19 @@ def test_a_region_that_leaves_no_background_is_refused_for_the_background_alone(
     assert find_region(torch.ones_like(everything), "subject", clip, SIZE).subject.all()
 
 
-@pytest.mark.parametrize("of", ["subject", "background"])
-def test_auto_is_refused_where_nothing_moves(toy, of, tmp_path):
+def test_auto_is_refused_where_nothing_moves(toy, tmp_path):
     still = toy.frames[:1].expand(17, -1, -1, -1).contiguous()
     write_video(tmp_path / "still.mp4", still, 8.0)
     for clip in (Clip(still, 8.0, "still"), read_clip(tmp_path / "still.mp4", 17)):
         with pytest.raises(UserError, match="auto, but nothing moves"):
-            find_region("auto", of, clip, SIZE)
+            find_region("auto", "subject", clip, SIZE)
+
+
+def test_the_whole_frame_is_background_where_nothing_moves(toy):
+    still = toy.frames[:1].expand(17, -1, -1, -1).contiguous()
+    region = find_region("auto", "background", Clip(still, 8.0, "still"), SIZE)
+    assert not region.hidden.any()
+    assert torch.allclose(region.camera, torch.eye(3).expand(17, -1, -1), atol=1e-3)
 
 
 def test_a_broken_mask_is_refused(clip, tmp_path):

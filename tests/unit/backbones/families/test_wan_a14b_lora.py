@@ -166,7 +166,7 @@ def test_noise_levels_are_those_of_the_trained_transformers(t2v_a14b, expert):
     module = MotionDistillation(load_backbone(str(t2v_a14b)), expert=expert, shift=3.0)
     draws = torch.arange(2000)
     latents = torch.zeros(2000, 1, 1, 1, 1)
-    _, sigma, _ = module.noised(DistillationBatch(latents, None, draws, None, None, torch.ones(2000), []))
+    _, sigma, _ = module.target(DistillationBatch(latents, None, draws, None, None, torch.ones(2000), []))
     found = {module.backbone.family.expert_at(float(1000 * each)) for each in sigma}
     assert found == ({0, 1} if expert is None else {HALVES.index(expert)})
     lowest, highest = module.noise_levels
