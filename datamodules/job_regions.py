@@ -1,6 +1,7 @@
 """The region of each job's clip whose motion is transferred, and its place in the new video."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,13 @@ class JobRegions:
             if placement is not None:
                 check_seen(placement, region.tokens(num_frames, grid, size)[0], grid, size)
         self.found, self.size = found, size
+
+    def of_jobs(self, jobs: range) -> "JobRegions":
+        """Return the regions of some jobs."""
+        other = copy(self)
+        if self.num_rows > 1:
+            other.found = [self.found[job] for job in jobs] if self.found else None
+        return other
 
     @property
     def num_rows(self) -> int:

@@ -193,10 +193,16 @@ class MotionDataModule(LightningDataModule):
         self.sources = list(clips)
         return clips
 
-    def with_prompts(self, prompts: Sequence[str], seed: int) -> "MotionDataModule":
-        """Return the same datamodule for other prompts, and the seed of the first of them."""
+    def of_jobs(self, jobs: range) -> "MotionDataModule":
+        """Return the same datamodule for some of its jobs."""
         other = copy(self)
-        other.prompts, other.seeds = tuple(prompts), [seed + number for number in range(len(prompts))]
+        other.prompts, other.seeds = tuple(self.prompts[job] for job in jobs), [self.seeds[job] for job in jobs]
+        if len(self.sources) > 1:
+            other.sources = [self.sources[job] for job in jobs]
+        if self.images is not None and len(self.images) > 1:
+            other.images = [self.images[job] for job in jobs]
+            other.image_names = [self.image_names[job] for job in jobs]
+        other.regions = self.regions.of_jobs(jobs)
         return other
 
     def setup(self, stage: str) -> None:

@@ -22,12 +22,13 @@ from lightning import Callback, LightningModule, Trainer
 
 from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.precision import Precision
-from fastvmt_pl.clips.video_writing import to_frames, write_video
+from fastvmt_pl.clips.video_writing import to_frames, write_picture, write_video
 from fastvmt_pl.datamodules.distillation_datamodule import Source
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.distillation.shard_index import read_index
 from fastvmt_pl.evaluation.bootstrap import interval_of_mean
 from fastvmt_pl.files.atomic import written_whole
+from fastvmt_pl.files.names import slug
 from fastvmt_pl.lora import DIFFUSERS_FILE, read_adapter, write_lora
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.sampling import sample
@@ -38,9 +39,9 @@ from fastvmt_pl.runs.options import CONFIGS
 from fastvmt_pl.runs.settings import merged, read_config
 from fastvmt_pl.runs.teacher import make_samples
 from fastvmt_pl.toy import ToyClip, ToyWorld
-from fastvmt_pl.toy.toy_jobs import MOVING, Split, ToyJob, other_looks
+from fastvmt_pl.toy.toy_jobs import MOVING, Split, ToyJob, other_looks, with_image
 from fastvmt_pl.toy.toy_tracker import SHARES
-from fastvmt_pl.toy.toy_world import FPS, Appearance, prompt_for
+from fastvmt_pl.toy.toy_world import FPS, Appearance
 
 SEEDS: dict[Split, int] = {"tuning": 200, "test": 201}
 GUIDED_STEPS = 15
@@ -73,15 +74,25 @@ class Motion:
         num_judged: Prompts that are judged; none of them is a combination that the teacher or wan-tiny itself has seen.
         folder: Where everything is kept.
         dtype: Precision of the transformer.
+        images: Whether all videos begin with an image of their object, where the clip's starts.
     """
 
     def __init__(
-        self, clip: ToyClip, number: int, num_prompts: int, num_judged: int, folder: Path, dtype: Precision
+        self,
+        clip: ToyClip,
+        number: int,
+        num_prompts: int,
+        num_judged: int,
+        folder: Path,
+        dtype: Precision,
+        images: bool,
     ) -> None:
         self.clip, self.folder, self.dtype = clip, folder, dtype
         draw = random.Random(f"motion/{number}")
-        self.prompts = [prompt_for([item], ground) for item, ground in self._others(draw, False)[:num_prompts]]
+        self.taught = [ToyJob(clip, *other) for other in self._others(draw, False)[:num_prompts]]
         self.jobs = [ToyJob(clip, *other) for other in self._others(draw, True)[:num_judged]]
+        if images:
+            self.taught, self.jobs = ([with_image(job, draw) for job in jobs] for jobs in (self.taught, self.jobs))
         self.video = folder / "clip.mp4"
         if not self.video.exists():
             write_video(self.video, clip.frames, FPS)
@@ -98,13 +109,14 @@ class Motion:
         """The data folder."""
         return self.folder / "data"
 
-    def transfer(self, **options: Any) -> TransferCLI:
-        """Return guided transfer of this motion, with overrides."""
+    def transfer(self, jobs: Sequence[ToyJob], **options: Any) -> TransferCLI:
+        """Return guided transfer of this motion to some jobs, with overrides."""
         arguments = {
             "model.backbone.init_args.dtype": self.dtype,
             "model.baseline": False,
             "data.clips": [str(self.video)],
-            "data.prompts": [job.prompt for job in self.jobs],
+            "data.prompts": [job.prompt for job in jobs],
+            "data.images": self._images(jobs),
             "data.seed": FIRST_SEED,
             **{name.replace("__", "."): value for name, value in options.items()},
         }
@@ -112,7 +124,18 @@ class Motion:
 
     def teach(self, batch_size: int, max_flow_error: float) -> None:
         """Make the teacher's samples."""
-        make_samples(self.transfer(data__seed=0), self.clip.prompt, self.prompts, self.data, batch_size, max_flow_error)
+        transfer = self.transfer(self.taught, data__seed=0)
+        make_samples(transfer, self.clip.prompt, len(self.taught), self.data, batch_size, max_flow_error)
+
+    def _images(self, jobs: Sequence[ToyJob]) -> list[str] | None:
+        """Return picture files of the jobs' images, if they have any."""
+        files = [self.folder / "images" / f"{slug(job.prompt)}.png" for job in jobs]
+        for job, file in zip(jobs, files, strict=True):
+            if job.image is None:
+                return None
+            if not file.exists():
+                write_picture(file, job.image)
+        return [str(file) for file in files]
 
     def train(self, source: Source, num_steps: int, num_evaluations: int, options: dict[str, Any]) -> dict[int, Path]:
         """Train a LoRA, and return its files by the steps that they took."""
@@ -174,22 +197,23 @@ class Motion:
         return {name: median(found[1:]) for name, found in times.items()}
 
     def _guided(self, backbone: DiffusersBackbone, guided_steps: int, num_videos: int) -> tuple[torch.Tensor, float]:
-        prompts = [job.prompt for job in self.jobs[:num_videos]]
-        cli = self.transfer(model__num_guided_steps=guided_steps, data__prompts=prompts)
+        cli = self.transfer(self.jobs[:num_videos], model__num_guided_steps=guided_steps)
         cli.model.backbone = backbone
-        _read(backbone, ["", *prompts, cli.model.negative_prompt])
+        _read(backbone, ["", *cli.datamodule.prompts, cli.model.negative_prompt])
         begun = time.perf_counter()
         cli.trainer.fit(cli.model, cli.datamodule)
         return cli.model.result.frames, time.perf_counter() - begun
 
     def _sampled(self, backbone: DiffusersBackbone, num_videos: int) -> tuple[torch.Tensor, float]:
-        module: MotionTransfer = self.transfer(model__num_guided_steps=0).model
-        prompts = [job.prompt for job in self.jobs[:num_videos]]
-        seeds = [FIRST_SEED + number for number in range(num_videos)]
+        cli = self.transfer(self.jobs[:num_videos], model__num_guided_steps=0)
+        module: MotionTransfer = cli.model
+        prompts, seeds, images = list(cli.datamodule.prompts), cli.datamodule.seeds, cli.datamodule.fitted_images()
         _read(backbone, [*prompts, module.negative_prompt])
         begun = time.perf_counter()
         shape = backbone.latent_shape(len(self.clip.frames), *self.clip.frames.shape[1:3])
-        latents = sample(backbone, prompts, seeds, shape, module.sigmas, module.guidance_scale, module.negative_prompt)
+        latents = sample(
+            backbone, prompts, seeds, shape, module.sigmas, module.guidance_scale, module.negative_prompt, images
+        )
         return to_frames(backbone.decode(latents)), time.perf_counter() - begun
 
 
@@ -258,6 +282,7 @@ def main(
     num_repeats: int = 5,
     split: Split = "test",
     dtype: Precision = "bfloat16",
+    images: bool = False,
     options: dict[str, Any] | None = None,
 ) -> None:
     """Teach, train, judge and print the table.
@@ -275,24 +300,26 @@ def main(
         num_repeats: Runs to time sampling by.
         split: Motions that nothing was chosen on, or those for tuning.
         dtype: Precision of the transformer.
+        images: Whether all videos begin with an image of their object, where the clip's starts.
         options: Settings of the training that differ from the shipped ones, by their names in its config.
     """
     if num_steps % num_evaluations:
         raise ValueError(f"num_steps is {num_steps} and num_evaluations {num_evaluations}; use a divisor of the first")
     settings = {"num_judged": num_judged, "num_prompts": num_prompts, "num_steps": num_steps, "split": split}
     settings |= {"num_evaluations": num_evaluations, "fewer_guided_steps": fewer_guided_steps, "dtype": dtype}
-    settings |= {"max_flow_error": max_flow_error, "options": options}
+    settings |= {"max_flow_error": max_flow_error, "options": options, **({"images": True} if images else {})}
     world = ToyWorld(SEEDS[split], num_objects=1, camera=False, paths=MOVING)
     with claimed_folder(output, config=yaml.safe_dump(settings)):  # what is kept there was made with the same ones
         motions = [
-            Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype)
+            Motion(world[number], number, num_prompts, num_judged, output / f"{number:02d}", dtype, images)
             for number in range(num_motions)
         ]
         for motion in motions:
             sizes, file = measure(
                 motion, sources, num_steps, num_evaluations, fewer_guided_steps, max_flow_error, options or {}
             )
-    print(f"\n{num_motions} {split} motions, {num_judged} prompts each, in {dtype}; {hardware('cpu')}.\n")
+    begun = ", from images" if images else ""
+    print(f"\n{num_motions} {split} motions, {num_judged} prompts each{begun}, in {dtype}; {hardware('cpu')}.\n")
     header = ["setting", "relative path error", *COLUMNS[1:], "path error less guided", "MiB"]
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
     for name, size in sizes.items():

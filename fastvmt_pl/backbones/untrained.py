@@ -145,7 +145,7 @@ class UntrainedBackbone(DiffusersBackbone):
             return torch.empty(empty.shape, dtype=dtype)
 
 
-def untrained(backbone: Backbone, num_blocks: int | None = None, *, random: bool = False) -> Backbone:
+def untrained(backbone: Backbone, num_blocks: int | None = None, *, random: bool = False) -> UntrainedBackbone:
     """Return the same model from its configs alone, to plan with: nothing is fetched, and no weights are read.
 
     Args:

@@ -17,6 +17,7 @@ from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.method.transfer_jobs import TransferJobs
 from fastvmt_pl.objectives.motion_target import MotionTarget
 from fastvmt_pl.planning.meter import Reading, TensorMeter
+from fastvmt_pl.planning.replay import Replay
 from fastvmt_pl.planning.workload import Workload
 
 
@@ -52,18 +53,20 @@ class Rehearsal:
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
-        self.module.backbone = untrained(module.backbone)
+        self.module.backbone = self.backbone = untrained(module.backbone)
         self.workload = workload
         self.gradient: dict[bool, Reading] = {}
         with TensorMeter() as self.meter, warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*self.trainer.* reference is not registered")  # logging goes nowhere
             self._embed()
+            self._replay_autoencoder()
             target = self._extract(self._encode())
             self._guide(target)
             with self._read("denoising"):
                 latents = self.module.denoised(self.module.latents.data, 0)
             self.module.predicted = None
             self.module.backbone.load_weights()
+            self._replay_autoencoder()
             with self._read("decoding"):
                 self.module.decoded(latents[:1])
 
@@ -83,6 +86,12 @@ class Rehearsal:
         gc.collect()
         backbone.load_weights()
         self.module.condition, self.module.negative_condition = self.condition, negative.expand(len(prompts))
+
+    def _replay_autoencoder(self) -> None:
+        """Run the autoencoder once of many tiles and frames alike."""
+        for part in (self.backbone.vae.encoder, self.backbone.vae.decoder):
+            if not isinstance(part.forward, Replay):
+                Replay(part, self.meter)
 
     def _encode(self) -> Tensor:
         with self._read("encoding"):

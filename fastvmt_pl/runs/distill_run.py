@@ -183,10 +183,11 @@ def distill(
     options["previewed"] = str(previewed)
     texts = {"config": training.config_text(), "teacher": teacher.config_text(), "distill": yaml.safe_dump(options)}
     with claimed_folder(folder, partial(_identity, defaults=options), **texts):
-        made = listed[:num_prompts] if source != "clip" else []
+        num_samples = num_prompts if source != "clip" else 0
         watching = [*([TransferProgress()] if progress else []), *stopping]
-        make_samples(teacher, clip_prompt, made, folder / "data", teacher_batch_size, max_flow_error, watching)
-        if made and not any(shard.num_samples for shard in read_index(folder / "data") if shard.source == "samples"):
+        make_samples(teacher, clip_prompt, num_samples, folder / "data", teacher_batch_size, max_flow_error, watching)
+        made = [shard for shard in read_index(folder / "data") if shard.source == "samples"]
+        if num_samples and not any(shard.num_samples for shard in made):
             raise UserError(
                 f"no sample moves as the clip does; use a --max-flow-error above {max_flow_error} and another --output"
             )

@@ -20,22 +20,22 @@ CLIP_SHARD = "clip.tar"
 def make_samples(
     cli: TransferCLI,
     clip_prompt: str,
-    prompts: Sequence[str],
+    num_samples: int,
     folder: Path,
     batch_size: int,
     max_flow_error: float,
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Fill a data folder with the clip and with a guided sample of each prompt, or go on where that was stopped.
+    """Fill a data folder with the clip and with guided samples, or go on where that was stopped.
 
-    Prompts run in batches, a shard each. The index is written after each shard, so what it lists is whole.
+    Samples are made in batches, a shard each. The index is written after each shard, so what it lists is whole.
 
     Args:
-        cli: Transfer of the clip's motion; its prompts are replaced, and its seed is the first prompt's.
+        cli: Transfer of the clip's motion, with a job for each sample.
         clip_prompt: What the clip shows.
-        prompts: What the samples are to show.
+        num_samples: How many of its jobs are run, from the first.
         folder: The data folder.
-        batch_size: Prompts at a time.
+        batch_size: Samples at a time.
         max_flow_error: Samples whose relative attention flow error is above this are dropped.
         callbacks: What each trainer has beside its config's.
     """
@@ -49,30 +49,28 @@ def make_samples(
         latents = module.backbone.encode(video)[0]
         condition = module.backbone.embed_prompts([clip_prompt])
         module.backbone.release_text_encoder()
-        if data.images is not None:  # the samples begin with the image, and the clip with its own first frame
+        if data.images is not None:  # the samples begin with their images, and the clip with its own first frame
             condition = condition.joined(module.backbone.embed_images(video[:, :, :1], data.num_frames))
         write_shard(folder / CLIP_SHARD, [Sample(latents, condition.compact(), clip_prompt)])
         shards.append(Shard(CLIP_SHARD, "clip", 1, sha256=content_hash(clip.name)))
         write_index(folder, shards)
-    for start in range(0, len(prompts), batch_size):
-        name, some = f"samples-{start:05d}.tar", prompts[start : start + batch_size]
+    for start in range(0, num_samples, batch_size):
+        name, some = f"samples-{start:05d}.tar", range(start, min(start + batch_size, num_samples))
         if name in done:
             continue
-        samples = _guided(cli, some, data.seeds[0] + start, callbacks)
+        samples = _guided(cli, some, callbacks)
         kept = [sample for sample in samples if sample.scores["relative_attention_flow_error"] <= max_flow_error]
         write_shard(folder / name, kept)
         shards.append(Shard(name, "samples", len(kept), len(samples) - len(kept)))
         write_index(folder, shards)
         errors = ", ".join(f"{sample.scores['relative_attention_flow_error']:.2f}" for sample in samples)
-        rank_zero_info(
-            f"{start + len(some)} of {len(prompts)} prompts: {len(kept)} of {len(some)} samples kept ({errors})"
-        )
+        rank_zero_info(f"{some.stop} of {num_samples} prompts: {len(kept)} of {len(some)} samples kept ({errors})")
 
 
-def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequence[Callback]) -> list[Sample]:
-    """Return a guided sample of each prompt, with its score."""
+def _guided(cli: TransferCLI, jobs: range, callbacks: Sequence[Callback]) -> list[Sample]:
+    """Return a guided sample of each job, with its score."""
     module: MotionTransfer = cli.model
-    data = cli.datamodule.with_prompts(prompts, seed)
+    data = cli.datamodule.of_jobs(jobs)
     trainer: Any = cli.instantiate_trainer()
     # As defaults of the CLI, each trainer would get them once more.
     trainer.callbacks += callbacks
@@ -87,11 +85,11 @@ def _guided(cli: TransferCLI, prompts: Sequence[str], seed: int, callbacks: Sequ
             latents=result.latents[number],
             condition=condition[[number]].compact(),
             prompt=prompt,
-            seed=seed + number,
+            seed=seed,
             scores={"relative_attention_flow_error": round(float(errors[number]), 4)},
             trajectory=None if result.trajectory is None else result.trajectory[number],
             sigmas=None if result.trajectory is None else module.sigmas,
             guidance_scale=module.guidance_scale,
         )
-        for number, prompt in enumerate(prompts)
+        for number, (prompt, seed) in enumerate(zip(data.prompts, data.seeds, strict=True))
     ]

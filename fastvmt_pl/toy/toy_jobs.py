@@ -144,13 +144,19 @@ def toy_jobs(
             mask = colour_mask(clip.frames, clip.objects[region].colour)
             job = replace(job, followed=region, region=mask)
         if images:
-            job = _with_image(job, random.Random(f"{split}/{index}/image"), elsewhere)
+            job = with_image(job, random.Random(f"{split}/{index}/image"), elsewhere)
         jobs.append(job)
     return jobs
 
 
-def _with_image(job: ToyJob, draw: random.Random, elsewhere: bool) -> ToyJob:
-    """Return a job whose video begins with an image of its object, where the clip's starts or elsewhere."""
+def with_image(job: ToyJob, draw: random.Random, elsewhere: bool = False) -> ToyJob:
+    """Return a job whose video begins with an image of its object, where the clip's starts or elsewhere.
+
+    Args:
+        job: The job; it needs a region if the object is elsewhere.
+        draw: Draws the object's size, and its place.
+        elsewhere: Whether the object is elsewhere than the clip's and of another size.
+    """
     path, still = job.clip.trajectories[job.followed], torch.zeros(NUM_FRAMES, 2)
     start, scale, radii, moved = path[0], 1.0, RADII, None
     if elsewhere:

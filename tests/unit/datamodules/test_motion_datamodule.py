@@ -243,6 +243,19 @@ def test_a_clip_for_each_prompt(prepare, work, toy_clips):
         assert torch.equal(data.jobs.reference[job], alone[job].jobs.reference[0])
 
 
+def test_some_jobs_are_prepared_as_all_are(prepare, toy_clips):
+    images = [clip.frames[0] for clip in toy_clips[:3]]
+    masks = torch.zeros(5, 48, 48, dtype=torch.bool)
+    masks[:, 8:24, 8:24] = True
+    every = prepare(prompts=[PROMPT, OTHER, PROMPT], images=images, region=masks, place=[1.0, 4.0, 2.0])
+    some = every.of_jobs(range(1, 3))
+    some.setup("fit")
+    assert (some.prompts, some.seeds) == ((OTHER, PROMPT), [1, 2])
+    assert torch.equal(some.jobs.images, every.jobs.images[1:])
+    for target, of_all in zip(some.targets, every.targets, strict=True):
+        assert torch.equal(flow_of(target), flow_of(of_all)[1:])
+
+
 def test_each_jobs_own_noise_gives_each_job_its_own_motion(prepare, work):
     data = prepare(prompts=[PROMPT, OTHER], seed=3, reference_noise="job")
     assert (work.encoded, len(work.read)) == (1, 6)
