@@ -66,7 +66,8 @@ class GradientCache(Callback):
             no gradient.
         budget: Largest error of a step by a reused gradient, as a share of the first step's length, between 0 and 1;
             ``None`` fixes the interval.
-        carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due.
+        carry_over: Keep reusing the last gradient of a guided step in the next one, until a fresh one is due. Fused
+            guidance, which has one inner step, reuses no gradient otherwise.
 
     Raises:
         UserError: If the interval is below 1, the budget is not between 0 and 1, or a budget comes with interval 1.

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from fastvmt_pl.backbones.request import Request
 
@@ -77,6 +78,7 @@ def capturing(
     blocks: Mapping[int, nn.Module],
     attentions: Mapping[int, nn.Module],
     request: Request,
+    behind: nn.Module | None,
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Seen, Any]:
@@ -90,11 +92,13 @@ def capturing(
         blocks: The blocks that are asked for, by number.
         attentions: Their self-attention.
         request: What to bring.
+        behind: The block behind the last of them, from which on there is no graph if the velocity is only wanted for
+            denoising.
         *args: What the transformer is called with.
         **kwargs: What the transformer is called with, by name.
 
     Returns:
-        What was seen, and the transformer's output, which is ``None`` without a request for the velocity.
+        What was seen, and the transformer's output, which is ``None`` if no velocity is wanted.
 
     Raises:
         RuntimeError: If the pass ends without something that was asked for.
@@ -102,12 +106,16 @@ def capturing(
     seen = Seen()
 
     def end_if_all_seen() -> None:
-        if not request.velocity and not seen.misses(request):
+        if not (request.velocity or request.denoising) and not seen.misses(request):
             raise _AllSeen
 
     output = None
     with ExitStack() as stack:
-        stack.enter_context(_neither_checkpointed_nor_compiled(transformer, list(blocks.values())))
+        plain = [*blocks.values()]
+        if behind is not None and request.denoising and not request.velocity:
+            plain.append(behind)
+            stack.callback(behind.register_forward_pre_hook(_detached, with_kwargs=True).remove)
+        stack.enter_context(_neither_checkpointed_nor_compiled(transformer, plain))
         for block in request.query_key | request.unrotated:
             stack.enter_context(_watched(attentions[block], block, request, seen, end_if_all_seen))
         for block in request.hidden:
@@ -121,6 +129,10 @@ def capturing(
             "attention and the forward method of that block as they are"
         )
     return seen, output
+
+
+def _detached(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return tree_map(lambda value: value.detach() if isinstance(value, Tensor) else value, (args, kwargs))
 
 
 def _keeps_hidden(block: int, seen: Seen, after: Callable[[], None]) -> Callable[..., None]:
@@ -153,7 +165,8 @@ def _watched(
         if block not in request.query_key:
             after()
             return forward(*args, **kwargs)
-        if not request.velocity and seen.misses(request) == {block} and block not in request.hidden:
+        ends = not (request.velocity or request.denoising)
+        if ends and seen.misses(request) == {block} and block not in request.hidden:
             if found := until_kernel(*args, **kwargs):
                 seen.query[block], seen.key[block] = found
             after()

@@ -143,10 +143,12 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         grid, num_frames = self.token_grid(latents), self.num_token_frames(latents.shape[2])
         placed = latents.to(self.device)
         inputs = self._inputs(transformer, placed, times, condition)
-        seen, output = capturing(transformer, blocks, attentions, request, return_dict=False, **inputs)
+        behind = dict(enumerate(modules)).get(max(request.blocks, default=-1) + 1)
+        seen, output = capturing(transformer, blocks, attentions, request, behind, return_dict=False, **inputs)
         velocity = None
         if output is not None:
             velocity = condition.stilled(self.family.velocity(output[0], placed, times))
+            velocity = velocity if request.velocity else velocity.detach()
 
         def framed(tokens: Mapping[int, Tensor]) -> dict[int, Tensor]:
             return {block: self._of_video(x, num_frames, grid) for block, x in tokens.items()}

@@ -25,6 +25,8 @@ class Request:
         unrotated: The same, before the rotary embedding.
         hidden: Blocks whose output is wanted, of the video's tokens.
         velocity: Also predict the velocity, for which the pass goes on to its end.
+        denoising: Also predict the velocity, but only to take a denoising step with it: no gradient flows from it, so
+            the graph ends behind the last block that is asked for.
         gradient: Gradients are to flow from what it brings to the latents.
     """
 
@@ -32,6 +34,7 @@ class Request:
     unrotated: frozenset[int] = frozenset()
     hidden: frozenset[int] = frozenset()
     velocity: bool = False
+    denoising: bool = False
     gradient: bool = True
 
     def __or__(self, other: "Request") -> "Request":
@@ -41,6 +44,7 @@ class Request:
             self.unrotated | other.unrotated,
             self.hidden | other.hidden,
             self.velocity or other.velocity,
+            self.denoising or other.denoising,
             self.gradient or other.gradient,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import Trainer
@@ -11,10 +11,13 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.backbone import Backbone
+from fastvmt_pl.backbones.request import Latents, Request
 from fastvmt_pl.method.optimizers import clip_per_job
 from fastvmt_pl.method.video_sampler import NonFiniteError, VideoSampler, check
 from fastvmt_pl.objectives import MotionFeature, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
 from fastvmt_pl.objectives.motion_target import joined_request
+
+Guidance = Literal["optimise", "fused"]
 
 
 class UnfinishedError(RuntimeError):
@@ -30,6 +33,10 @@ class MotionTransfer(VideoSampler):
     :class:`~fastvmt_pl.method.transfer_jobs.TransferJobs`) and yields each step's
     :class:`~fastvmt_pl.objectives.MotionTarget`.
 
+    With ``fused`` guidance, the optimiser takes one step instead, as long as all of them, and the gradient comes from
+    the forward pass that also denoises (as in MotionClone, arXiv 2406.05338). So a guided step costs a plain one and a
+    backward pass through the blocks up to the one that is read.
+
     A checkpoint also holds the optimiser and the inner step, so a killed run continues to the same bits.
 
     Args:
@@ -38,7 +45,10 @@ class MotionTransfer(VideoSampler):
         optimizer: Makes the optimiser of the latents; a fresh one for every guided step.
         num_steps: Denoising steps.
         num_guided_steps: How many of them, from the first, are guided; the trainer's ``max_epochs``.
-        num_inner_steps: Optimiser steps before each guided denoising step.
+        guidance: ``optimise`` takes inner steps before each guided denoising step; ``fused`` takes one, with the
+            gradient of the denoising step's own forward pass.
+        num_inner_steps: Optimiser steps before each guided denoising step; with fused guidance, one step is as long as
+            all of them.
         final_rate: Learning rate of the last inner step as a share of the first's; it falls linearly between them.
         guidance_scale: Classifier-free guidance scale; 1 turns it off.
         low_noise_guidance_scale: Another one for the model's second transformer, which has the low noise levels;
@@ -55,6 +65,8 @@ class MotionTransfer(VideoSampler):
 
     cached_gradients: dict[int, Tensor]
     """Gradients of jobs, by number, that a training step yields as they are; it runs the backbone for the others."""
+    velocities: dict[int, Tensor]
+    """With fused guidance, what the pass of this step's gradient predicts for each job, by number."""
 
     def __init__(
         self,
@@ -63,6 +75,7 @@ class MotionTransfer(VideoSampler):
         optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=0.003),
         num_steps: int = 50,
         num_guided_steps: int = 10,
+        guidance: Guidance = "optimise",
         num_inner_steps: int = 10,
         final_rate: float = 2 / 3,
         guidance_scale: float = 5.8,
@@ -94,13 +107,20 @@ class MotionTransfer(VideoSampler):
         self.losses: Sequence[MotionLoss] = nn.ModuleList(losses)  # type: ignore[assignment]  # it is one, but untyped
         optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
         self.optimizer = optimizer
-        self.num_guided_steps, self.num_inner_steps, self.final_rate = num_guided_steps, num_inner_steps, final_rate
+        self.num_guided_steps, self.guidance = num_guided_steps, guidance
+        rates = [1 + step / max(1, num_inner_steps - 1) * (final_rate - 1) for step in range(num_inner_steps)]
+        self.rates: list[float] = [sum(rates)] if guidance == "fused" else rates
 
     def restart(self) -> None:
         """Forget what an earlier fit did."""
         super().restart()
         self.inner_step = 0
-        self.cached_gradients = {}
+        self.cached_gradients, self.velocities = {}, {}
+
+    @property
+    def num_inner_steps(self) -> int:
+        """Steps of the optimiser before each guided denoising step."""
+        return len(self.rates)
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Raise ``ValueError`` if a trainer's settings do not go with an optimisation of latents."""
@@ -161,9 +181,8 @@ class MotionTransfer(VideoSampler):
 
     @property
     def relative_rate(self) -> float:
-        """The learning rate of this inner step, as a share of the first one's."""
-        progress = self.inner_step / max(1, self.num_inner_steps - 1)
-        return 1 + progress * (self.final_rate - 1)
+        """The learning rate of this inner step, as a share of the optimiser's."""
+        return self.rates[self.inner_step]
 
     def training_step(self, target: MotionTarget, batch_index: int) -> Tensor:
         """Return the weighted losses of the latents; for cached gradients, a surrogate that has exactly those."""
@@ -174,7 +193,10 @@ class MotionTransfer(VideoSampler):
             return surrogate
         target = target.of_jobs(fresh)
         latents = self.latents if len(fresh) == len(self.latents) else self.latents[fresh]
-        capture = self.backbone.capture(latents, self.timestep(self.step), self.condition[fresh], target.request)
+        request = target.request | Request(denoising=self.guidance == "fused")
+        capture = self.backbone.capture(latents, self.timestep(self.step), self.condition[fresh], request)
+        if capture.velocity is not None:
+            self.velocities = dict(zip(fresh, capture.velocity.detach(), strict=True))
         target = target.following(capture)
         values = {loss.name: loss(capture, target) for loss in self.losses}
         total = sum((loss.weight * values[loss.name] for loss in self.losses), start=0 * self.latents.sum())
@@ -241,10 +263,20 @@ class MotionTransfer(VideoSampler):
         """Take the scheduler's step once all inner steps are done; otherwise, and if called again, do nothing."""
         if self.step >= self.num_guided_steps or self.inner_step < self.num_inner_steps:
             return
-        self.advance_unguided()
+        self.take_step(self._conditional() if self.guidance == "fused" else None)
         self.inner_step = 0
-        self.cached_gradients = {}
+        self.cached_gradients, self.velocities = {}, {}
         self.latents_optimizer.state.clear()
+
+    @torch.no_grad()
+    def _conditional(self) -> Latents:
+        """Return the velocity under each prompt: of the gradient's pass, or for jobs that had none, of a new one."""
+        latents, known = self.latents.to(self.backbone.device), self.velocities
+        missing = [job for job in range(len(latents)) if job not in known]
+        if missing:
+            found = self.backbone.velocity(latents[missing], self.timestep(self.step), self.condition[missing])
+            known = known | dict(zip(missing, found, strict=True))
+        return torch.stack([known[job].to(latents.device) for job in range(len(latents))])
 
     def on_train_start(self) -> None:
         """Make up for the end of an epoch that a resumed run skips."""
@@ -265,11 +297,12 @@ class MotionTransfer(VideoSampler):
         self.finish()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the inner step."""
+        """Add the inner step, and the velocities that its denoising step will use."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["motion_transfer"]["inner_step"] = self.inner_step
+        checkpoint["motion_transfer"] |= {"inner_step": self.inner_step, "velocities": self.velocities}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the inner step."""
+        """Restore the inner step and the velocities."""
         super().on_load_checkpoint(checkpoint)
-        self.inner_step = checkpoint["motion_transfer"]["inner_step"]
+        state = checkpoint["motion_transfer"]
+        self.inner_step, self.velocities = state["inner_step"], state.get("velocities", {})

@@ -73,14 +73,23 @@ def guided_velocity(
     negative_condition: Condition,
     guidance_scale: float,
     low_noise_guidance_scale: float | None = None,
+    conditional: Latents | None = None,
 ) -> Latents:
     """Predict the velocity with classifier-free guidance; a scale of 1 runs the model once.
 
-    A model's second transformer, for low noise, may have a scale of its own.
+    Args:
+        backbone: The model.
+        latents: Noisy latents.
+        timestep: Noise level times 1000.
+        condition: What each video shows.
+        negative_condition: What to steer away from.
+        guidance_scale: Classifier-free guidance scale.
+        low_noise_guidance_scale: Another scale for a model's second transformer; ``None`` is the same.
+        conditional: The velocity under ``condition``, if it is known already.
     """
     if low_noise_guidance_scale is not None and backbone.family.expert_at(timestep) == 1:
         guidance_scale = low_noise_guidance_scale
-    velocity = backbone.velocity(latents, timestep, condition)
+    velocity = backbone.velocity(latents, timestep, condition) if conditional is None else conditional
     if guidance_scale == 1:
         return velocity
     negative = backbone.velocity(latents, timestep, negative_condition)

@@ -139,8 +139,14 @@ class VideoSampler(LightningModule):
         return 1000 * float(self.sigmas[step])
 
     @torch.no_grad()
-    def denoised(self, latents: Latents, step: int) -> Latents:
-        """Take one denoising step with classifier-free guidance."""
+    def denoised(self, latents: Latents, step: int, conditional: Latents | None = None) -> Latents:
+        """Take one denoising step with classifier-free guidance.
+
+        Args:
+            latents: Noisy latents before the step.
+            step: Its number, from 0.
+            conditional: The velocity under the prompts, if it is known already.
+        """
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
         velocity = guided_velocity(
             self.backbone,
@@ -150,6 +156,7 @@ class VideoSampler(LightningModule):
             self.negative_condition,
             self.guidance_scale,
             self.low_noise_guidance_scale,
+            conditional,
         )
         denoised = denoise(velocity, latents, self.sigmas, step)
         self.predicted = latents - self.sigmas[step] * velocity
@@ -161,9 +168,9 @@ class VideoSampler(LightningModule):
         return denoised
 
     @torch.no_grad()
-    def advance_unguided(self) -> None:
-        """Take a denoising step of the jobs."""
-        self.latents.data = self.denoised(self.latents.data, self.step)
+    def take_step(self, conditional: Latents | None = None) -> None:
+        """Take a denoising step of the jobs; with the velocity under their prompts, if it is known already."""
+        self.latents.data = self.denoised(self.latents.data, self.step, conditional)
         self._keep_latents()
         self.step += 1
 
@@ -172,7 +179,7 @@ class VideoSampler(LightningModule):
         """Denoise the rest and the baseline, and decode; a resumed run goes on where it was."""
         self.saved_at = time.monotonic()
         while self.step < self.num_steps:
-            self.advance_unguided()
+            self.take_step()
             self._end_unguided_step(is_last=self.step == self.num_steps)
         if self.baseline:
             if self.baseline_latents is None:

@@ -37,6 +37,8 @@ class Rehearsal:
             checkpointing.
         motion: Only the losses, forward and backward from queries and keys; most of it is AMF.
         denoising: A denoising step of a batch.
+        finishing: The same where the gradient's pass has predicted the velocity under the prompts; ``None`` unless
+            guidance is fused.
         decoding: Decoding a video.
         condition: What stands for the embedded prompts.
         image: What stands for an image, if the model needs one.
@@ -50,6 +52,7 @@ class Rehearsal:
     decoding: Reading
     condition: Condition
     image: Condition
+    finishing: Reading | None = None
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
@@ -62,6 +65,9 @@ class Rehearsal:
             self._replay_autoencoder()
             target = self._extract(self._encode())
             self._guide(target)
+            if self.module.guidance == "fused":
+                with self._read("finishing"):
+                    self.module.denoised(self.module.latents.data, 0, self.module.latents.data)
             with self._read("denoising"):
                 latents = self.module.denoised(self.module.latents.data, 0)
             self.module.predicted = None
@@ -140,7 +146,7 @@ class Rehearsal:
         self._clear()
 
     def _clear(self) -> None:
-        self.module.latents.grad = None
+        self.module.latents.grad, self.module.velocities = None, {}
         for loss in self.module.losses:
             loss.reset()
 

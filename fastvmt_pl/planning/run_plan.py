@@ -110,13 +110,18 @@ def plan(module: MotionTransfer, workload: Workload) -> Plan:
     checkpointing: bool = backbone.lora_model().is_gradient_checkpointing
     batches, jobs = workload.num_batches, workload.num_batches * len(workload.prompts)
     extractions = -(-workload.num_levels // workload.extraction_batch)
-    videos = 2 if module.baseline else 1
+    videos, guided = 2 if module.baseline else 1, batches * workload.num_gradients
+    ended = (
+        [] if rehearsal.finishing is None else [Step("guide: end the step", rehearsal.finishing, guided, "prediction")]
+    )
+    others = batches * module.num_steps * videos - sum(step.num_times for step in ended)
     steps = [
         Step("embed the prompts", rehearsal.embedding, batches, "prediction"),
         Step("encode a clip", rehearsal.encoding, workload.num_clips, "autoencoder"),
         Step("read its motion", rehearsal.extraction, workload.num_clips * extractions, "prediction"),
-        Step("guide: a gradient", rehearsal.gradient[checkpointing], batches * workload.num_gradients, "gradient"),
-        Step("denoise: a step", rehearsal.denoising, batches * module.num_steps * videos, "prediction"),
+        Step("guide: a gradient", rehearsal.gradient[checkpointing], guided, "gradient"),
+        *ended,
+        Step("denoise: a step", rehearsal.denoising, others, "prediction"),
         Step("decode a video", rehearsal.decoding, jobs * videos, "autoencoder"),
     ]
     return Plan(

@@ -18,6 +18,7 @@ from fastvmt_pl.backbones.precision import PrecisionOption
 from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import naming
+from fastvmt_pl.method.motion_transfer import Guidance
 from fastvmt_pl.processes.stop_request import StopRequest
 from fastvmt_pl.regions import RegionOf
 from fastvmt_pl.runs.composition import compose
@@ -34,6 +35,7 @@ class Options(TypedDict, total=False):
     motion_strength: float | None
     num_steps: int | None
     num_guided_steps: int | None
+    guidance: Guidance | None
     guidance_scale: float | None
     low_noise_guidance_scale: float | None
     negative_prompt: str | None
@@ -69,6 +71,8 @@ class TransferOptions(Options, total=False):
         num_steps: Denoising steps.
         num_guided_steps: How many of them, from the first, are guided. Default: the config's share of num_steps, and
             at least one if the config guides any.
+        guidance: optimise takes several gradients before each guided step; fused takes the one of the step's own
+            forward pass, which costs far less.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         low_noise_guidance_scale: The same for low noise, for models that have a transformer of its own for that.
         negative_prompt: What to steer away from.
@@ -99,6 +103,7 @@ SETTINGS = {
     "model": "model.backbone.init_args.model",
     "num_steps": "model.num_steps",
     "num_guided_steps": "model.num_guided_steps",
+    "guidance": "model.guidance",
     "guidance_scale": "model.guidance_scale",
     "low_noise_guidance_scale": "model.low_noise_guidance_scale",
     "negative_prompt": "model.negative_prompt",

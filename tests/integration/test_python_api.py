@@ -69,6 +69,15 @@ def test_a_config_may_be_a_dict_and_any_setting_has_its_one_name(clip, backbone)
     assert not torch.equal(by_config.latents, plain.latents)
 
 
+def test_fused_guidance_is_a_setting(clip, backbone):
+    small = {"num_frames": 5, "num_steps": 2, "num_guided_steps": 2, "baseline": False, "seed": 1}
+    fused = transfer(clip, "a blue cross on a navy background", model=backbone, guidance="fused", **small)
+    apart = transfer(clip, "a blue cross on a navy background", model=backbone, **small)
+    assert not torch.equal(fused.latents, apart.latents)
+    with pytest.raises(UserError, match="guidance"):
+        transfer(clip, "a blue cross", model=backbone, guidance="none", **small)
+
+
 def test_it_writes_where_it_is_told(clip, backbone, tmp_path):
     first = transfer(clip, PROMPT, model=backbone, output=tmp_path / "out", cache_dir=tmp_path / "motion", **SMALL)
     assert {path.name for path in tmp_path.iterdir()} >= {"out", "motion"}

@@ -72,6 +72,40 @@ def test_a_capture_is_what_hooks_see_in_a_whole_pass(backbone, latents, conditio
     assert velocity or found.velocity is None
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("blocks", [[0], [1, 3], [5]], ids=str)
+def test_a_pass_to_denoise_with_has_the_gradients_of_a_partial_one_and_a_plain_velocity(
+    backbone, latents, condition, blocks, checkpointing
+):
+    last = max(blocks)
+    part = backbone.capture(latents, TIMESTEP, condition, everything(blocks))
+    plain = backbone.velocity(latents, TIMESTEP, condition)
+    if checkpointing:
+        backbone.transformer.enable_gradient_checkpointing()
+    try:
+        found = backbone.capture(latents, TIMESTEP, condition, everything(blocks, denoising=True))
+        assert torch.equal(found.velocity, plain)
+        assert not found.velocity.requires_grad
+        for name in ("query", "key", "unrotated_query", "hidden"):
+            ours, theirs = getattr(found, name)[last], getattr(part, name)[last]
+            assert torch.equal(ours, theirs)
+            assert torch.equal(gradient(ours, latents), gradient(theirs, latents))
+    finally:
+        backbone.transformer.disable_gradient_checkpointing()
+
+
+def test_behind_the_last_block_a_pass_to_denoise_with_keeps_nothing(backbone, latents, condition):
+    graphs = []
+    handles = [
+        block.register_forward_hook(lambda module, args, output: graphs.append(output.requires_grad))
+        for block in backbone.transformer.blocks
+    ]
+    backbone.capture(latents, TIMESTEP, condition, Request(query_key=frozenset({2}), denoising=True))
+    for handle in handles:
+        handle.remove()
+    assert graphs == [True, True, True, False, False, False]
+
+
 def test_what_is_asked_for_alone_is_what_comes_with_all_else(backbone, latents, condition):
     whole = backbone.capture(latents, TIMESTEP, condition, everything([1, 3], velocity=True))
     for name, request in {
@@ -142,7 +176,7 @@ def test_a_block_that_is_not_there_is_refused(backbone, latents, condition):
 
 @pytest.mark.parametrize("settings", [{"attention_backend": "_native_math"}, {"compile": True}], ids=str)
 def test_other_kernels_and_compiled_code_bring_the_same(backbone, latents, condition, settings):
-    request = everything([1, 3], velocity=True)
+    request = everything([1, 3], denoising=True)
     whole = backbone.capture(latents, TIMESTEP, condition, request)
     other = DiffusersBackbone("wan-tiny", **settings)
     with torch.compiler.set_stance(force_backend="aot_eager"):
@@ -161,6 +195,6 @@ def test_the_clean_latents_follow_from_the_velocity(backbone, latents, condition
 
 
 def test_requests_join(backbone):
-    joined = Request(frozenset({1}), gradient=False) | Request(hidden=frozenset({2}), velocity=True)
-    assert joined == Request(frozenset({1}), hidden=frozenset({2}), velocity=True, gradient=True)
+    joined = Request(frozenset({1}), gradient=False) | Request(hidden=frozenset({2}), velocity=True, denoising=True)
+    assert joined == Request(frozenset({1}), hidden=frozenset({2}), velocity=True, denoising=True, gradient=True)
     assert joined.blocks == {1, 2}

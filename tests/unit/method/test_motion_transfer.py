@@ -158,9 +158,9 @@ def clock(monkeypatch):
     """A clock on which each denoising step takes 25 seconds, and nothing else takes any time."""
     now, denoised = [1000.0], MotionTransfer.denoised
 
-    def slow(self, latents, step):
+    def slow(self, latents, step, *args):
         now[0] += 25
-        return denoised(self, latents, step)
+        return denoised(self, latents, step, *args)
 
     monkeypatch.setattr(MotionTransfer, "denoised", slow)
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -171,11 +171,11 @@ def test_a_run_killed_in_the_unguided_tail_goes_on(fit, tmp_path, monkeypatch, c
     whole = fit([GradientCache(3)], num_steps=6, baseline=True)
     denoised, calls = MotionTransfer.denoised, []
 
-    def killed(self, latents, step):
-        calls.append(step)
+    def killed(self, *args):
+        calls.append(args)
         if len(calls) > 2 + stop_after:
             raise KeyboardInterrupt
-        return denoised(self, latents, step)
+        return denoised(self, *args)
 
     monkeypatch.setattr(MotionTransfer, "denoised", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):

@@ -26,9 +26,9 @@ def workload(num_jobs=1, num_frames=5, size=(48, 48), motion=AttentionFlow(block
     return Workload(num_frames, size, motion, (PROMPT,) * num_jobs, **counts)
 
 
-def measured(backbone, work):
+def measured(backbone, work, guidance):
     """Take the same steps on real tensors; return the growth of memory in bytes."""
-    module, found = MotionTransfer(backbone, negative_prompt=""), {}
+    module, found = MotionTransfer(backbone, negative_prompt="", guidance=guidance), {}
 
     def measure(name, run):
         with PeakMemory("cpu") as peak:
@@ -53,23 +53,26 @@ def measured(backbone, work):
     for checkpointing in (True, False):
         backbone.transformer.gradient_checkpointing = checkpointing
         measure(f"gradient, checkpointing {checkpointing}", guide)
-        module.latents.grad = None
+        module.latents.grad, module.velocities = None, {}
         for loss in module.losses:
             loss.reset()
+    if guidance == "fused":
+        measure("finishing", lambda: module.denoised(module.latents.data, 0, module.latents.data))
     denoised = measure("denoising", lambda: module.denoised(module.latents.data, 0))
     measure("decoding", lambda: module.decoded(denoised[:1]))
     return found
 
 
-def planned(backbone, work):
+def planned(backbone, work, guidance):
     """Return what is planned under the same names."""
-    rehearsal = plan(MotionTransfer(backbone, negative_prompt=""), work).rehearsal
-    found = {name: getattr(rehearsal, name).growth for name in ("encoding", "extraction", "denoising", "decoding")}
+    rehearsal = plan(MotionTransfer(backbone, negative_prompt="", guidance=guidance), work).rehearsal
+    names = ["encoding", "extraction", "denoising", "decoding", *(["finishing"] if guidance == "fused" else [])]
+    found = {name: getattr(rehearsal, name).growth for name in names}
     return found | {f"gradient, checkpointing {on}": reading.growth for on, reading in rehearsal.gradient.items()}
 
 
-def assert_as_measured(backbone, work):
-    expected, found = measured(backbone, work), planned(backbone, work)
+def assert_as_measured(backbone, work, guidance="optimise"):
+    expected, found = measured(backbone, work, guidance), planned(backbone, work, guidance)
     assert found.keys() == expected.keys()
     for name in expected:
         print(f"| {name} | {found[name] / 2**20:.2f} | {expected[name] / 2**20:.2f} |")
@@ -77,8 +80,25 @@ def assert_as_measured(backbone, work):
         assert found[name] == pytest.approx(expected[name], rel=0.15), name
 
 
-def test_planned_memory_equals_that_of_real_tensors():
-    assert_as_measured(DiffusersBackbone("wan-tiny", gradient_checkpointing=True), workload(2))
+@pytest.mark.parametrize("guidance", ["optimise", "fused"])
+def test_planned_memory_equals_that_of_real_tensors(guidance):
+    assert_as_measured(DiffusersBackbone("wan-tiny", gradient_checkpointing=True), workload(2), guidance)
+
+
+def test_fused_guidance_saves_the_pass_up_to_the_block_and_all_gradients_but_one():
+    work, backbone = workload(num_gradients=10), DiffusersBackbone("wan-tiny")
+    apart, fused = (
+        {step.name: step for step in plan(MotionTransfer(backbone, negative_prompt="", guidance=guidance), work).steps}
+        for guidance in ("optimise", "fused")
+    )
+    steps = ("guide: a gradient", "denoise: a step")
+    ended = ("guide: a gradient", "guide: end the step")
+    before, after = (
+        sum(found[name].reading.flops for name in names) for found, names in ((apart, steps), (fused, ended))
+    )
+    up_to_the_block = apart["read its motion"].reading.flops
+    assert before - after == pytest.approx(up_to_the_block, rel=0.05)
+    assert fused["denoise: a step"].num_times == apart["denoise: a step"].num_times - 10
 
 
 def test_an_offloaded_autoencoder_only_counts_where_it_is_used(tmp_path):
