@@ -6,7 +6,7 @@ Planned with folders of the models' configs, written here, since a plan reads no
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from diffusers import (
     AutoencoderKLCogVideoX,
     AutoencoderKLWan,
+    CogVideoXDDIMScheduler,
     CogVideoXTransformer3DModel,
     FlowMatchEulerDiscreteScheduler,
     WanTransformer3DModel,
 )
+from jsonargparse import auto_cli
 from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, T5Config, UMT5Config
 
@@ -99,11 +101,15 @@ def write_configs(config: str, folder: Path) -> None:
     vae.save_config(folder / "vae")
     text_encoder = UMT5Config(**UMT5_XXL) if wan else T5Config(**T5_XXL)
     text_encoder.save_pretrained(folder / "text_encoder")
-    FlowMatchEulerDiscreteScheduler().save_config(folder / "scheduler")
+    scheduler: Any = (
+        FlowMatchEulerDiscreteScheduler() if wan else CogVideoXDDIMScheduler(prediction_type="v_prediction")
+    )
+    scheduler.save_config(folder / "scheduler")
     index["transformer"] = ["diffusers", type(transformer).__name__]
     index["vae"] = ["diffusers", type(vae).__name__]
     if not wan:
         index |= {"_class_name": "CogVideoXPipeline", "text_encoder": ["transformers", "T5EncoderModel"]}
+        index["scheduler"] = ["diffusers", "CogVideoXDDIMScheduler"]
     if "a14b" in config:
         transformer.save_config(folder / "transformer_2")
         index |= {"transformer_2": index["transformer"], "boundary_ratio": 0.9 if "i2v" in config else 0.875}
@@ -137,11 +143,15 @@ def fitting(found: PlannedShare, memory: int) -> str:
     return ", ".join(f"`{change.setting}`" for change in found.changes)
 
 
-def main() -> None:
-    """Print a table of all configs."""
+def main(configs: Sequence[str] = tuple(TRANSFORMERS)) -> None:
+    """Print a table of configs.
+
+    Args:
+        configs: Their names, without the ending; default: all that are shipped.
+    """
     print(f"| config | video | parameters | peak, GiB | in | {' | '.join(f'{each} GiB' for each in MEMORY)} |")
     print("| --- | --- | ---: | ---: | --- |" + " --- |" * len(MEMORY))
-    for config in TRANSFORMERS:
+    for config in configs:
         with tempfile.TemporaryDirectory() as scratch:
             found = plan_config(config, Path(scratch) / "model")
             size, workload = found.plan.sizes, found.plan.workload
@@ -158,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main, as_positional=False)
