@@ -4,7 +4,8 @@ Axes: ``jobs``, ``channels``, ``frames``, ``height``, ``width``, ``tokens`` (of 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from diffusers import ModelMixin
@@ -139,6 +140,25 @@ class Backbone(ABC):
             latents: Noisy latents.
             timestep: Noise level times 1000, one for all jobs or one for each.
             condition: What each job is conditioned on.
+        """
+
+    @abstractmethod
+    def check_loras(self, loras: Mapping[str, float]) -> None:
+        """Check LoRAs without reading the model's weights.
+
+        Raises:
+            UserError: If one is not found, or any part of it cannot be applied.
+        """
+
+    @abstractmethod
+    def adapted(self, loras: Mapping[str, float]) -> AbstractContextManager[None]:
+        """Have LoRAs on within a block, beside those that are fused. The weights stay to the bit what they are.
+
+        Args:
+            loras: Weight of each LoRA, by its folder or file.
+
+        Raises:
+            UserError: If a LoRA cannot be used.
         """
 
     @abstractmethod

@@ -97,7 +97,8 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
 
     def _velocity(self, expert: int, latents: Latents, times: Tensor, condition: Condition) -> Latents:
         transformer = self.expert(expert)
-        output = transformer(**self._inputs(transformer, latents, times, condition), return_dict=False)
+        with self.with_switched(expert):
+            output = transformer(**self._inputs(transformer, latents, times, condition), return_dict=False)
         return condition.stilled(self.family.velocity(output[0], latents, times))
 
     def _turns(self, timestep: float | Tensor, num_jobs: int) -> dict[int, list[int]]:
@@ -144,7 +145,8 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         placed = latents.to(self.device)
         inputs = self._inputs(transformer, placed, times, condition)
         behind = dict(enumerate(modules)).get(max(request.blocks, default=-1) + 1)
-        seen, output = capturing(transformer, blocks, attentions, request, behind, return_dict=False, **inputs)
+        with self.with_switched(expert):
+            seen, output = capturing(transformer, blocks, attentions, request, behind, return_dict=False, **inputs)
         velocity = None
         if output is not None:
             velocity = condition.stilled(self.family.velocity(output[0], placed, times))

@@ -1,7 +1,8 @@
 """The parts of a pretrained model: a folder that is checked at once, and weights that are read when they are used."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fastvmt_pl.backbones.model_folder import (
 from fastvmt_pl.backbones.precision import PrecisionOption, settled
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
-from fastvmt_pl.lora import check_loras, find_loras, fuse_loras, lora_files
+from fastvmt_pl.lora import SwitchedLoras, check_loras, find_loras, fuse_loras, lora_files
 
 LAZY = {"folder", "vae", "text_pipeline"}
 """What is fetched or read only when it is first used."""
@@ -84,15 +85,49 @@ class PretrainedParts:
                     f"attention of {self.name}; set it to null"
                 )
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
-        self.loras = find_loras(loras or {}, self.family.expert_names)
-        if any(self.loras):
-            shapes = self.family.shapes()
-            for of_expert in self.loras:
-                check_loras(shapes, of_expert, self.family.layer_names)
+        self.loras = self._found_loras(loras or {})
+        self.switched_on: tuple[dict[Path, float], ...] = tuple({} for _ in self.family.expert_names)
+        self.switched: dict[str, SwitchedLoras] = {}
         self.device = torch.device("cpu")
         self.experts: dict[int, ModelMixin] = {}
         self.working, self.held = {0}, set[int]()
         self.embedded: dict[str, dict[str, Tensor]] = {}
+
+    def check_loras(self, loras: Mapping[str, float]) -> None:
+        """Check LoRAs without reading the model's weights.
+
+        Raises:
+            UserError: If one is not found, or any part of it cannot be applied.
+        """
+        self._found_loras(loras)
+
+    def _found_loras(self, loras: Mapping[str, float]) -> tuple[dict[Path, float], ...]:
+        """Return the weight of each LoRA's file, for each expert."""
+        found = find_loras(loras, self.family.expert_names)
+        if any(found):
+            shapes = self.family.shapes()
+            for of_expert in found:
+                check_loras(shapes, of_expert, self.family.layer_names)
+        return found
+
+    @contextmanager
+    def adapted(self, loras: Mapping[str, float]) -> Iterator[None]:
+        """Have LoRAs on within the block, beside those that are fused."""
+        before, self.switched_on = self.switched_on, find_loras(loras, self.family.expert_names)
+        try:
+            yield
+        finally:
+            self.switched_on = before
+
+    def with_switched(self, number: int) -> AbstractContextManager[None]:
+        """Return the context in which an expert runs: with the LoRAs that are on, which are read once."""
+        loras = self.switched_on[number]
+        if not loras:
+            return nullcontext()
+        key = f"{number} {loras}"
+        if key not in self.switched:
+            self.switched[key] = SwitchedLoras(self.expert(number), loras, self.family.layer_names)
+        return self.switched[key].on()
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -39,7 +39,7 @@ class UntrainedBackbone(DiffusersBackbone):
         self.folder = Path(backbone.source)
         self.num_blocks = num_blocks or backbone.num_blocks
         self.random = random
-        self.embedded = {}
+        self.embedded, self.switched = {}, {}
         self.experts, self.held = {}, set(backbone.held)
         self.working = {0, *self.held}
 

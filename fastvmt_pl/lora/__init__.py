@@ -12,6 +12,7 @@ from fastvmt_pl.lora.adapters import (
 from fastvmt_pl.lora.fusing import check_loras, fuse_loras
 from fastvmt_pl.lora.pairs import HALVES, all_files, find_loras, find_pair, half_file
 from fastvmt_pl.lora.sources import DIFFUSERS_FILE, find_lora, lora_files
+from fastvmt_pl.lora.switching import SwitchedLoras
 from fastvmt_pl.lora.written import ORIGINAL_FILE, LoraError, verify_lora, write_lora, written_files
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ORIGINAL_FILE",
     "Adapter",
     "LoraError",
+    "SwitchedLoras",
     "add_lora",
     "all_files",
     "check_loras",

@@ -55,13 +55,13 @@ def fuse_loras(transformer: ModelMixin, loras: Mapping[Path, float], names: Laye
             parameter = parameters[name]
             fused = parameter.to(torch.float32, copy=True)
             for update in of_parameter:
-                fused += _difference(files[update.path], update, fused).mul_(loras[update.path] * update.scale)
+                fused += difference(files[update.path], update, fused).mul_(loras[update.path] * update.scale)
             parameter.data = fused.to(parameter.dtype)  # not in place: loaded weights may be a view of the model's file
             if not parameter.isfinite().all():
                 raise unfit(update.path, f"with {update.keys[0]!r} {name} exceeds the range of {parameter.dtype}")
 
 
-def _difference(file: Any, update: Update, like: Tensor) -> Tensor:
+def difference(file: Any, update: Update, like: Tensor) -> Tensor:
     """Return an update's unscaled difference, with the shape and device of a parameter."""
     tensors: list[Tensor] = [file.get_tensor(key).to(like.device, torch.float32, copy=True) for key in update.keys]
     if len(tensors) == 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.request import Latents, Request
+from fastvmt_pl.method.finish import Finish
 from fastvmt_pl.method.optimizers import clip_per_job
 from fastvmt_pl.method.video_sampler import NonFiniteError, VideoSampler, check
 from fastvmt_pl.objectives import MotionFeature, MotionFlowLoss, MotionLoss, MotionTarget, WindowLoss
@@ -58,6 +59,7 @@ class MotionTransfer(VideoSampler):
         shift: Shift of the noise schedule towards high noise.
         baseline: Also denoise the same start without guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
+        finish: Takes the place of the steps that are not guided, with LoRAs of its own; ``None`` for none.
 
     Raises:
         ValueError: If a setting is out of range, saying which and what is allowed.
@@ -85,6 +87,7 @@ class MotionTransfer(VideoSampler):
         shift: float = 7.0,
         baseline: bool = True,
         keep_trajectory: bool = False,
+        finish: Finish | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -96,6 +99,8 @@ class MotionTransfer(VideoSampler):
             shift,
             baseline,
             keep_trajectory,
+            finish,
+            num_guided_steps,
         )
         check(
             0 <= num_guided_steps <= num_steps,
@@ -294,7 +299,7 @@ class MotionTransfer(VideoSampler):
                 f"the trainer stopped at guided step {self.step + 1} of {self.num_guided_steps}, so nothing was "
                 "decoded; resume from its checkpoint, without max_time, max_steps or limit_train_batches"
             )
-        self.finish()
+        self.denoise_rest()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the inner step, and the velocities that its denoising step will use."""

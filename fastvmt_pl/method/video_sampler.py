@@ -15,6 +15,7 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
 from fastvmt_pl.clips.video_writing import to_frames
 from fastvmt_pl.errors import UserError
+from fastvmt_pl.method.finish import Finish
 from fastvmt_pl.method.sampling import add_noise, denoise, flow_matching_sigmas, guided_velocity, job_noise
 from fastvmt_pl.method.transfer_jobs import TransferJobs, TransferResult
 
@@ -44,9 +45,11 @@ class VideoSampler(LightningModule):
         shift: Shift of the noise schedule towards high noise.
         baseline: Also denoise the same start without motion guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
+        finish: Takes the place of the last steps; ``None`` for none.
+        finish_from: How many steps come before it.
 
     Raises:
-        UserError: If a setting is out of range, saying which and what is allowed.
+        UserError: If a setting is out of range or a LoRA of the finish cannot be used, saying what is allowed.
     """
 
     result: TransferResult | None
@@ -70,6 +73,8 @@ class VideoSampler(LightningModule):
         shift: float,
         baseline: bool,
         keep_trajectory: bool,
+        finish: Finish | None,
+        finish_from: int,
     ) -> None:
         super().__init__()
         check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
@@ -92,6 +97,16 @@ class VideoSampler(LightningModule):
         self.negative_prompt = usual if negative_prompt is None else negative_prompt
         self.baseline, self.keep_trajectory = baseline, keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
+        self.finish, self.finish_from = finish, finish_from
+        if finish is not None:
+            check(
+                0 <= finish_from < num_steps,
+                f"num_guided_steps is {finish_from}, so none of {num_steps} steps is left for a finish; use fewer",
+            )
+            backbone.check_loras(finish.loras)
+            last = finish.sigmas(float(self.sigmas[finish_from]), shift)
+            self.sigmas = torch.cat([self.sigmas[:finish_from], last])
+            self.num_steps = len(self.sigmas) - 1
         self.restart()
 
     def restart(self) -> None:
@@ -148,16 +163,18 @@ class VideoSampler(LightningModule):
             conditional: The velocity under the prompts, if it is known already.
         """
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
-        velocity = guided_velocity(
-            self.backbone,
-            latents,
-            timestep,
-            self.condition,
-            self.negative_condition,
-            self.guidance_scale,
-            self.low_noise_guidance_scale,
-            conditional,
-        )
+        finish = self.finish if step >= self.finish_from else None
+        with self.backbone.adapted({} if finish is None else finish.loras):
+            velocity = guided_velocity(
+                self.backbone,
+                latents,
+                timestep,
+                self.condition,
+                self.negative_condition,
+                self.guidance_scale if finish is None else finish.guidance_scale,
+                self.low_noise_guidance_scale if finish is None else None,
+                conditional,
+            )
         denoised = denoise(velocity, latents, self.sigmas, step)
         self.predicted = latents - self.sigmas[step] * velocity
         if not denoised.isfinite().all():
@@ -175,7 +192,7 @@ class VideoSampler(LightningModule):
         self.step += 1
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def denoise_rest(self) -> None:
         """Denoise the rest and the baseline, and decode; a resumed run goes on where it was."""
         self.saved_at = time.monotonic()
         while self.step < self.num_steps:

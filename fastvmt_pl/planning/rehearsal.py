@@ -37,8 +37,9 @@ class Rehearsal:
             checkpointing.
         motion: Only the losses, forward and backward from queries and keys; most of it is AMF.
         denoising: A denoising step of a batch.
-        finishing: The same where the gradient's pass has predicted the velocity under the prompts; ``None`` unless
+        ending: The same where the gradient's pass has predicted the velocity under the prompts; ``None`` unless
             guidance is fused.
+        finish: A denoising step of the finish; ``None`` without one.
         decoding: Decoding a video.
         condition: What stands for the embedded prompts.
         image: What stands for an image, if the model needs one.
@@ -52,7 +53,8 @@ class Rehearsal:
     decoding: Reading
     condition: Condition
     image: Condition
-    finishing: Reading | None = None
+    ending: Reading | None = None
+    finish: Reading | None = None
 
     def __init__(self, module: MotionTransfer, workload: Workload) -> None:
         self.module = deepcopy(module, {id(module.backbone): module.backbone})
@@ -66,10 +68,13 @@ class Rehearsal:
             target = self._extract(self._encode())
             self._guide(target)
             if self.module.guidance == "fused":
-                with self._read("finishing"):
+                with self._read("ending"):
                     self.module.denoised(self.module.latents.data, 0, self.module.latents.data)
             with self._read("denoising"):
                 latents = self.module.denoised(self.module.latents.data, 0)
+            if self.module.finish is not None:
+                with self._read("finish"):
+                    self.module.denoised(self.module.latents.data, self.module.finish_from)
             self.module.predicted = None
             self.module.backbone.load_weights()
             self._replay_autoencoder()

@@ -111,10 +111,10 @@ def plan(module: MotionTransfer, workload: Workload) -> Plan:
     batches, jobs = workload.num_batches, workload.num_batches * len(workload.prompts)
     extractions = -(-workload.num_levels // workload.extraction_batch)
     videos, guided = 2 if module.baseline else 1, batches * workload.num_gradients
-    ended = (
-        [] if rehearsal.finishing is None else [Step("guide: end the step", rehearsal.finishing, guided, "prediction")]
-    )
-    others = batches * module.num_steps * videos - sum(step.num_times for step in ended)
+    ended = [] if rehearsal.ending is None else [Step("guide: end the step", rehearsal.ending, guided, "prediction")]
+    plain = module.num_steps if rehearsal.finish is None else module.finish_from
+    others = batches * plain * videos - sum(step.num_times for step in ended)
+    last = batches * (module.num_steps - plain) * videos
     steps = [
         Step("embed the prompts", rehearsal.embedding, batches, "prediction"),
         Step("encode a clip", rehearsal.encoding, workload.num_clips, "autoencoder"),
@@ -122,6 +122,7 @@ def plan(module: MotionTransfer, workload: Workload) -> Plan:
         Step("guide: a gradient", rehearsal.gradient[checkpointing], guided, "gradient"),
         *ended,
         Step("denoise: a step", rehearsal.denoising, others, "prediction"),
+        *([] if rehearsal.finish is None else [Step("finish: a step", rehearsal.finish, last, "prediction")]),
         Step("decode a video", rehearsal.decoding, jobs * videos, "autoencoder"),
     ]
     return Plan(

@@ -79,6 +79,8 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
     backbone = model.get("backbone")
     if isinstance(backbone, Mapping) and isinstance(backbone.get("init_args"), Mapping):
         model["backbone"] = {**backbone, "init_args": backbone_identity(backbone["init_args"])}
+    if isinstance(model.get("finish"), Mapping):
+        model["finish"] = _with_loras_content(model["finish"])
     data = {name: value for name, value in data.items() if name not in OUTSIDE}
     motion = data.get("motion")
     if isinstance(motion, Mapping) and _class_name(motion.get("class_path")) == USUAL_MOTION:
@@ -119,6 +121,12 @@ def backbone_identity(arguments: Mapping[str, Any]) -> Settings:
     kept = {name: value for name, value in arguments.items() if name not in ROUNDING}
     if "model" in kept:
         kept["model"] = model_content(str(kept["model"]))
+    return _with_loras_content(kept)
+
+
+def _with_loras_content(settings: Mapping[str, Any]) -> Settings:
+    """Return settings with LoRAs by their content."""
+    kept = dict(settings)
     if isinstance(kept.get("loras"), Mapping):
         kept["loras"] = sorted([_lora_content(path), weight] for path, weight in kept["loras"].items())
     return kept

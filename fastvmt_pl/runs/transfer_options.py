@@ -36,6 +36,10 @@ class Options(TypedDict, total=False):
     num_steps: int | None
     num_guided_steps: int | None
     guidance: Guidance | None
+    finish_loras: Loras | None
+    finish_steps: int | None
+    finish_guidance_scale: float | None
+    finish_shift: float | None
     guidance_scale: float | None
     low_noise_guidance_scale: float | None
     negative_prompt: str | None
@@ -73,6 +77,11 @@ class TransferOptions(Options, total=False):
             at least one if the config guides any.
         guidance: optimise takes several gradients before each guided step; fused takes the one of the step's own
             forward pass, which costs far less.
+        finish_loras: Step-distilled LoRA that takes the steps after the guided ones, as PATH or PATH:WEIGHT; a list for
+            several. The guided steps run without it.
+        finish_steps: Denoising steps with the finish LoRA. Default: 4.
+        finish_guidance_scale: How closely these follow the prompt. Default: 1, without classifier-free guidance.
+        finish_shift: Shift of their noise levels, best that of the finish LoRA. Default: the config's shift.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         low_noise_guidance_scale: The same for low noise, for models that have a transformer of its own for that.
         negative_prompt: What to steer away from.
@@ -104,6 +113,9 @@ SETTINGS = {
     "num_steps": "model.num_steps",
     "num_guided_steps": "model.num_guided_steps",
     "guidance": "model.guidance",
+    "finish_steps": "model.finish.num_steps",
+    "finish_guidance_scale": "model.finish.guidance_scale",
+    "finish_shift": "model.finish.shift",
     "guidance_scale": "model.guidance_scale",
     "low_noise_guidance_scale": "model.low_noise_guidance_scale",
     "negative_prompt": "model.negative_prompt",
@@ -178,6 +190,8 @@ def settings_of(options: TransferOptions, config: Config | None = None) -> dict[
         base = read_config(config_of(options)) if config is None else config
         share = _guided_share(base, given.get("num_steps"), 1.0 if strength is None else strength)
         given |= {} if share is None else {"num_guided_steps": share}
+    if any(name.startswith("finish_") for name in given) and "finish_loras" not in given:
+        _check_finish(read_config(config_of(options)) if config is None else config)
     settings = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS}
     if "image" in given:
         settings["data.images"] = [str(given["image"])]
@@ -185,6 +199,8 @@ def settings_of(options: TransferOptions, config: Config | None = None) -> dict[
         settings["data.size"] = parse_size(given["size"])
     if "loras" in given:
         settings["model.backbone.init_args.loras"] = parse_loras(given["loras"])
+    if "finish_loras" in given:
+        settings["model.finish.loras"] = parse_loras(given["finish_loras"])
     return settings | (parse_device(given["device"]) if "device" in given else {})
 
 
@@ -270,6 +286,12 @@ def _check_strength(strength: float, given: Mapping[str, Any]) -> None:
         raise UserError(f"motion_strength is {strength}; use 0 or more (1 is the config's own)")
     if "num_guided_steps" in given:
         raise UserError("motion_strength and num_guided_steps both set the guided steps; leave one of them out")
+
+
+def _check_finish(config: Config) -> None:
+    """Raise ``UserError`` if a config has no finish to be changed."""
+    if not ((config.get("model") or {}).get("finish") or {}).get("loras"):
+        raise UserError("there is no finish; give finish_loras, a LoRA that was distilled for few steps")
 
 
 def _guided_share(config: Config, num_steps: int | None, strength: float) -> int | None:

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fastvmt_pl.backbones import DiffusersBackbone
 
+PROMPT = "a red circle on a gray background"
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 
 
@@ -22,6 +24,19 @@ def test_a_sample_that_cannot_be_is_refused_before_any_weights_are_read(refused,
     name = words[0].split("=")[0].removeprefix("--").replace("-", "_")
     assert name in refused("sample", "a red circle", *words, "--output", "out")
     assert not Path("out").exists()
+
+
+def test_a_finish_is_a_setting_and_its_lora_part_of_the_run(succeed, refused, clip, write_lora):
+    write_lora("few.safetensors", 0.1)
+    words = ("transfer", clip, PROMPT, "--num-frames=5", "--num-steps=4", "--num-guided-steps=1", "--no-baseline")
+    finish = ("--finish-loras=few.safetensors:0.5", "--finish-steps=2", "--finish-shift=5", "--output", "out")
+    succeed(*words, *finish)
+    config = yaml.safe_load(Path("out/config.yaml").read_text())["model"]["finish"]
+    assert config == {"loras": {"few.safetensors": 0.5}, "num_steps": 2, "guidance_scale": 1.0, "shift": 5.0}
+    Path("out/metrics.json").unlink()
+    write_lora("few.safetensors", 0.2)
+    assert "model.finish.loras" in refused(*words, *finish)
+    assert "finish_loras" in refused(*words, "--finish-steps=2", "--output", "other")
 
 
 def test_a_file_that_is_given_twice_counts_twice(tmp_path, write_lora):

@@ -13,6 +13,7 @@ from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.backbones.untrained import untrained
 from fastvmt_pl.method.extraction import read_motion
+from fastvmt_pl.method.finish import Finish
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
 from fastvmt_pl.planning import Workload, calibrate, plan
@@ -57,7 +58,7 @@ def measured(backbone, work, guidance):
         for loss in module.losses:
             loss.reset()
     if guidance == "fused":
-        measure("finishing", lambda: module.denoised(module.latents.data, 0, module.latents.data))
+        measure("ending", lambda: module.denoised(module.latents.data, 0, module.latents.data))
     denoised = measure("denoising", lambda: module.denoised(module.latents.data, 0))
     measure("decoding", lambda: module.decoded(denoised[:1]))
     return found
@@ -66,7 +67,7 @@ def measured(backbone, work, guidance):
 def planned(backbone, work, guidance):
     """Return what is planned under the same names."""
     rehearsal = plan(MotionTransfer(backbone, negative_prompt="", guidance=guidance), work).rehearsal
-    names = ["encoding", "extraction", "denoising", "decoding", *(["finishing"] if guidance == "fused" else [])]
+    names = ["encoding", "extraction", "denoising", "decoding", *(["ending"] if guidance == "fused" else [])]
     found = {name: getattr(rehearsal, name).growth for name in names}
     return found | {f"gradient, checkpointing {on}": reading.growth for on, reading in rehearsal.gradient.items()}
 
@@ -113,6 +114,17 @@ def test_an_offloaded_autoencoder_only_counts_where_it_is_used(tmp_path):
     idle = found.sizes["autoencoder"].num_bytes
     assert [before[0] - each for each in before[1:4]] == pytest.approx([idle] * 3, rel=0.05)
     assert before[4] == pytest.approx(before[0], rel=0.05)
+
+
+def test_a_finish_takes_the_place_of_the_last_steps(tmp_path, write_lora):
+    finish = Finish({str(write_lora(tmp_path / "few.safetensors")): 1.0}, num_steps=3)
+    module = MotionTransfer(
+        DiffusersBackbone("wan-tiny"), num_steps=30, num_guided_steps=8, negative_prompt="", finish=finish
+    )
+    steps = {step.name: step for step in plan(module, workload()).steps}
+    plain, last = steps["denoise: a step"], steps["finish: a step"]
+    assert (plain.num_times, last.num_times) == (2 * 8, 2 * 3)  # of the video and of its baseline
+    assert last.reading.flops == pytest.approx(plain.reading.flops / 2, rel=0.01)
 
 
 @pytest.mark.slow
