@@ -21,7 +21,13 @@ from torch.distributed.fsdp import fully_shard
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
-from fastvmt_pl.distillation.velocity_target import VelocityTarget, noised_videos, spread, teacher_steps
+from fastvmt_pl.distillation.velocity_target import (
+    VelocityTarget,
+    large_steps,
+    noised_videos,
+    spread,
+    teacher_steps,
+)
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.lora import Adapter, add_lora, check_numbers, read_adapter, remove_lora, without_lora
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
@@ -36,7 +42,9 @@ class MotionDistillation(LightningModule):
 
     With ``flow_matching`` the adapted model learns to denoise the videos (Lipman et al., arXiv 2210.02747). With
     ``trajectory`` it learns the teacher's sampling: at the teacher's noisy latents it predicts, after classifier-free
-    guidance, the velocity to the next ones, which includes the teacher's motion guidance.
+    guidance, the velocity to the next ones, which includes the teacher's motion guidance. With ``few_steps``, these are
+    the large steps of a sampling in so few steps without guidance scale (progressive distillation, Salimans and Ho,
+    arXiv 2202.00512, in one go).
 
     Each video's noise, noise level and prompt dropout depend only on its number in the training
     (:attr:`~fastvmt_pl.method.transfer_jobs.DistillationBatch.draws`), not on processes or restarts. Noise levels are
@@ -53,6 +61,8 @@ class MotionDistillation(LightningModule):
         dropout: Dropout probability of the inputs of each update.
         targets: Endings of the names of the layers that get a LoRA; ``None`` is the backbone's attention projections.
         objective: The training objective.
+        few_steps: Denoising steps that sampling with the LoRA is to need, without guidance scale; for trajectories.
+            ``None`` needs as many as the teacher, and its guidance scale.
         optimizer: Makes the optimiser of the adapter.
         num_warmup_steps: Number of steps in which the learning rate rises to its value.
         shift: Shift of the training noise levels; best set to that of the sampling.
@@ -83,6 +93,7 @@ class MotionDistillation(LightningModule):
         dropout: float = 0.0,
         targets: tuple[str, ...] | None = None,
         objective: Objective = "flow_matching",
+        few_steps: int | None = None,
         optimizer: OptimizerCallable = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0),
         num_warmup_steps: int = 10,
         shift: float = 7.0,
@@ -95,6 +106,8 @@ class MotionDistillation(LightningModule):
         check_numbers(rank, alpha, dropout)
         if num_warmup_steps < 0:
             raise UserError(f"num_warmup_steps is {num_warmup_steps}; use 0 or more")
+        if few_steps is not None and (few_steps < 1 or objective != "trajectory"):
+            raise UserError(f"few_steps is {few_steps}; use 1 or more, with the objective trajectory, or null")
         if shift <= 0:
             raise UserError(f"shift is {shift}; use a positive number, the one that videos are sampled with")
         if not 0 <= prompt_dropout < 1:
@@ -113,7 +126,8 @@ class MotionDistillation(LightningModule):
             "dropout": dropout,
         }
         optimizer([nn.Parameter(torch.zeros(1))])  # raises for bad settings now, not after minutes
-        self.objective, self.optimizer, self.num_warmup_steps = objective, optimizer, num_warmup_steps
+        self.objective, self.few_steps = objective, few_steps
+        self.optimizer, self.num_warmup_steps = optimizer, num_warmup_steps
         self.shift, self.prompt_dropout, self.negative_prompt = shift, prompt_dropout, negative_prompt
         self.ema_decay, self.seed = ema_decay, seed
         self.adapter = nn.ParameterDict()
@@ -225,6 +239,8 @@ class MotionDistillation(LightningModule):
         """Return what the objective wants to be predicted of a batch."""
         if self.objective == "flow_matching":
             return noised_videos(batch, self.seed, self.shift, self.noise_levels)
+        if self.few_steps is not None:
+            return large_steps(batch, self.seed, self.noise_levels, self.few_steps, self.shift)
 
         @torch.no_grad()
         def negative_velocity(latents: Latents, sigma: Float[Tensor, "videos"]) -> Latents:

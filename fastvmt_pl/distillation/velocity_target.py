@@ -64,20 +64,66 @@ def teacher_steps(
         levels: Lowest and highest noise level.
         negative_velocity: Predicts the velocity of the negative prompt, given latents and noise levels.
     """
-    assert batch.trajectory is not None
-    assert batch.sigmas is not None
-    every, trajectory, sigmas = torch.arange(len(batch.draws)), batch.trajectory.float(), batch.sigmas
-    lowest, highest = levels
-    first = (sigmas[:, :-1] > highest).sum(1).cpu()
-    num_steps = (sigmas[:, :-1] >= lowest).sum(1).cpu() - first
-    step = first + (spread(batch.draws, seed, GOLDEN_RATIO) * num_steps).long()
-    latents, sigma = trajectory[every, step], sigmas[every, step]
-    change, scale = (rearrange(x, "b -> b 1 1 1 1") for x in (sigmas[every, step + 1] - sigma, batch.guidance_scale))
-    velocity = (trajectory[every, step + 1] - latents) / change
+    path, step = _Paths(batch), _drawn_step(batch, seed, levels)
+    (latents, sigma), (after, level) = path.at(step), path.at(step + 1)
+    velocity = (after - latents) / rearrange(level - sigma, "b -> b 1 1 1 1")
+    scale = rearrange(batch.guidance_scale, "b -> b 1 1 1 1")
     if not (scale == 1).all():
         negative = negative_velocity(latents, sigma)
         velocity = negative + (velocity - negative) / scale
     return VelocityTarget(latents, sigma, velocity)
+
+
+def large_steps(
+    batch: DistillationBatch, seed: int, levels: tuple[float, float], num_steps: int, shift: float
+) -> VelocityTarget:
+    """Return latents of the teacher's trajectories, and the velocities of steps so large that few lead to the end.
+
+    A step from any noise level is as long, before the shift, as one of ``num_steps`` from pure noise, and has the
+    teacher's classifier-free guidance in it.
+
+    Args:
+        batch: The trajectories.
+        seed: Seed of the choice of steps.
+        levels: Lowest and highest noise level.
+        num_steps: Denoising steps from pure noise.
+        shift: Shift of the noise levels.
+    """
+    path, step = _Paths(batch), _drawn_step(batch, seed, levels)
+    latents, sigma = path.at(step)
+    level = (sigma / (shift - (shift - 1) * sigma) - 1 / num_steps).clamp(min=0)
+    end = shift * level / (1 + (shift - 1) * level)
+    velocity = (path.interpolated(end) - latents) / rearrange(end - sigma, "b -> b 1 1 1 1")
+    return VelocityTarget(latents, sigma, velocity)
+
+
+class _Paths:
+    """Trajectories of videos, which lead in straight steps from one noise level to the next."""
+
+    def __init__(self, batch: DistillationBatch) -> None:
+        assert batch.trajectory is not None
+        assert batch.sigmas is not None
+        self.latents, self.sigmas = batch.trajectory.float(), batch.sigmas
+        self.videos = torch.arange(len(batch.draws))
+
+    def at(self, step: Tensor) -> tuple[Latents, Float[Tensor, "videos"]]:
+        """Return latents and noise level of each video at a step of its own."""
+        return self.latents[self.videos, step], self.sigmas[self.videos, step]
+
+    def interpolated(self, sigma: Float[Tensor, "videos"]) -> Latents:
+        """Return the latents at a noise level of each video's own."""
+        step = ((self.sigmas > sigma[:, None]).sum(1) - 1).clamp(min=0).cpu()
+        (before, high), (after, low) = self.at(step), self.at(step + 1)
+        return torch.lerp(before, after, rearrange((high - sigma) / (high - low), "b -> b 1 1 1 1"))
+
+
+def _drawn_step(batch: DistillationBatch, seed: int, levels: tuple[float, float]) -> Tensor:
+    """Return a step of each video's trajectory that begins between two noise levels."""
+    assert batch.sigmas is not None
+    lowest, highest = levels
+    first = (batch.sigmas[:, :-1] > highest).sum(1).cpu()
+    num_steps = (batch.sigmas[:, :-1] >= lowest).sum(1).cpu() - first
+    return first + (spread(batch.draws, seed, GOLDEN_RATIO) * num_steps).long()
 
 
 def spread(draws: Tensor, seed: int, ratio: float) -> Float[Tensor, "videos"]:

@@ -51,6 +51,7 @@ def distill(
     num_prompts: int | None = None,
     source: Source | None = None,
     objective: Objective | None = None,
+    few_steps: int | None = None,
     seed: int = 0,
     max_epochs: int | None = None,
     rank: int | None = None,
@@ -84,6 +85,8 @@ def distill(
         source: Learn from the guided samples, from the clip itself, or from both (mix). Default: the config's, or mix.
         objective: flow_matching, or trajectory: the guided sampler's own path, which the clip does not have. Default:
             the config's, or flow_matching.
+        few_steps: Denoising steps that the LoRA is to need, without guidance scale; it learns the trajectories of the
+            guided samples. Default: as many as the sampling has.
         seed: Seed of the first sample's noise, of the training and of its order.
         max_epochs: How long to train, in epochs of the config.
         rank: Rank of the LoRA.
@@ -119,6 +122,8 @@ def distill(
         model = "wan-tiny"
     lora_config = read_config(config or default_lora_config(str(model)))
     usual = model or _model_of(lora_config)
+    if few_steps is not None:
+        source, objective = source or "samples", objective or "trajectory"
     source, objective = _learned(lora_config, source, objective)
     listed = read_prompts(prompts or default_prompts(usual))
     num_prompts = max(1, min(24, len(listed) - NUM_PREVIEWS)) if num_prompts is None else num_prompts
@@ -149,6 +154,8 @@ def distill(
     teacher = compose(
         _overridden(read_config(teacher_config or default_config(usual)), {**shared, **guided, **jobs, **geometry})
     )
+    if teacher.model.finish is not None:
+        raise UserError("the teacher's config has a finish; leave it out: a LoRA learns the motion of the plain model")
     if objective == "trajectory" and teacher.model.low_noise_guidance_scale not in (None, teacher.model.guidance_scale):
         raise UserError(
             f"the teacher has a guidance_scale of {teacher.model.guidance_scale} and a low_noise_guidance_scale of "
@@ -156,6 +163,7 @@ def distill(
         )
     trained = {
         "model.objective": objective,
+        "model.few_steps": few_steps,
         "model.rank": rank,
         "model.expert": expert,
         "model.negative_prompt": teacher.model.negative_prompt,
@@ -168,7 +176,7 @@ def distill(
     }
     stopping = [] if request is None else [Preemption(request)]
     callbacks = [
-        _previews(teacher, previewed, folder / "previews", seed, image),
+        _previews(teacher, previewed, folder / "previews", seed, image, few_steps),
         *([] if source == "samples" else [StopAtLeak(max_leak)]),
         LoraExport(folder / "lora"),
         *([RichProgressBar()] if progress else []),
@@ -199,15 +207,17 @@ def _overridden(config: Config, given: dict[str, Any]) -> Config:
     return merged(config, {name: value for name, value in given.items() if value is not None})
 
 
-def _previews(teacher: TransferCLI, prompts: list[str], folder: Path, seed: int, image: Path | None) -> LoraPreviews:
-    """Return the previews of the training, sampled as the teacher samples; reads the clip."""
+def _previews(
+    teacher: TransferCLI, prompts: list[str], folder: Path, seed: int, image: Path | None, few_steps: int | None
+) -> LoraPreviews:
+    """Return the previews of the training, sampled as the teacher samples or in few steps; reads the clip."""
     (read,) = teacher.datamodule.read_clips(teacher.model)
     return LoraPreviews(
         prompts,
         folder,
-        num_steps=teacher.model.num_steps,
-        guidance_scale=teacher.model.guidance_scale,
-        low_noise_guidance_scale=teacher.model.low_noise_guidance_scale,
+        num_steps=few_steps or teacher.model.num_steps,
+        guidance_scale=1.0 if few_steps else teacher.model.guidance_scale,
+        low_noise_guidance_scale=None if few_steps else teacher.model.low_noise_guidance_scale,
         shift=teacher.config.model.shift,
         motion=teacher.datamodule.motion,
         fps=read.fps,

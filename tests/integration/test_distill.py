@@ -53,6 +53,21 @@ def distil(clip, succeed):
     return run
 
 
+def test_a_lora_of_few_steps_is_previewed_in_as_many_without_guidance_scale(distil, refused, clip, tmp_path):
+    distil("--few-steps", "2")
+    config = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert [config["model"][name] for name in ("objective", "few_steps")] == ["trajectory", 2]
+    card = (tmp_path / "out" / "lora" / "README.md").read_text()
+    assert "num_inference_steps=2," in card
+    assert "guidance_scale=1.0," in card
+    for wrong, named in {
+        ("--few-steps=0",): "few_steps",
+        ("--few-steps=2", "--objective=flow_matching"): "few_steps",
+        ("--few-steps=2", "--source=clip"): "--source samples",
+    }.items():
+        assert named in refused("distill", clip, CAPTION, *SMALL, "--output", "other", *wrong)
+
+
 def test_a_clip_becomes_a_lora_that_stock_diffusers_and_sample_use(distil, succeed, refused, clip, tmp_path):
     distil()
     lora = tmp_path / "out" / "lora"

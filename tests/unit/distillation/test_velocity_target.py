@@ -1,7 +1,7 @@
 import torch
 
 from fastvmt_pl.backbones.condition import Condition
-from fastvmt_pl.distillation.velocity_target import noised_videos, spread, teacher_steps
+from fastvmt_pl.distillation.velocity_target import large_steps, noised_videos, spread, teacher_steps
 from fastvmt_pl.method.transfer_jobs import DistillationBatch
 
 SHAPE = (8, 3, 4, 4)
@@ -44,6 +44,39 @@ def test_walking_by_what_is_learned_follows_the_trajectory():
     pace = torch.stack([given.sigmas[0][s + 1] - given.sigmas[0][s] for s in step]).view(-1, 1, 1, 1, 1)
     expected = torch.stack([given.trajectory[number, s + 1] for number, s in enumerate(step)])
     torch.testing.assert_close(latents + pace * guided, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_large_steps_lead_along_the_trajectory():
+    """From pure noise, one of two steps leads to the middle of the path before the shift, and the next to its end."""
+    middle = torch.tensor(0.75)  # half of the way, with a shift of 3
+    for level, expected in ((1.0, 2), (float(middle), 4)):
+        draws = torch.arange(200)
+        given = batch(
+            draws=draws,
+            latents=torch.zeros(200, *SHAPE),
+            trajectory=torch.randn(1, 5, *SHAPE).expand(200, -1, -1, -1, -1, -1),
+            sigmas=torch.tensor([1.0, 0.9, 0.75, 0.5, 0.0]).expand(200, -1),
+            guidance_scale=torch.full((200,), 4.0),
+        )
+        latents, sigma, velocity = large_steps(given, 0, LEVELS, 2, 3.0)
+        here = int((sigma == level).nonzero()[0, 0])
+        end = given.sigmas[0, expected]
+        torch.testing.assert_close(latents[here] + (end - level) * velocity[here], given.trajectory[0, expected])
+
+
+def test_large_steps_between_the_teachers_levels_lead_along_its_straight_steps():
+    trajectory = torch.stack([level * torch.ones(2, *SHAPE) for level in (1.0, 0.9, 0.75, 0.5, 0.0)], 1)
+    latents, sigma, velocity = large_steps(batch(trajectory=trajectory), 0, LEVELS, 7, 3.0)
+    torch.testing.assert_close(velocity, torch.ones_like(velocity))
+    torch.testing.assert_close(latents[:, 0, 0, 0, 0], sigma)
+
+
+def test_steps_as_small_as_the_teachers_lead_where_its_own_do():
+    given = batch(sigmas=torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]).expand(2, -1))
+    small = teacher_steps(given, 0, LEVELS, lambda *_: None)
+    large = large_steps(given, 0, LEVELS, 4, 1.0)
+    for one, other in zip(small, large, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_draws_are_spread_evenly():
