@@ -1,4 +1,4 @@
-"""The memory that each shipped config takes at its usual size, and what makes it fit into less.
+"""What each shipped config takes at its usual size: memory, what makes it fit into less, and forward passes.
 
 Planned with folders of the models' configs, written here, since a plan reads no weights.
 """
@@ -25,9 +25,11 @@ from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, T5Config, UMT5Config
 
 from fastvmt_pl.backbones.model_folder import BUNDLED
+from fastvmt_pl.method.motion_transfer import Guidance
 from fastvmt_pl.planning import gib
 from fastvmt_pl.planning.planned_share import PlannedShare, Share
 from fastvmt_pl.planning.planning_run import PROMPT, plan_shares
+from fastvmt_pl.runs.transfer_options import TransferOptions
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MEMORY = (12, 16, 24, 80)
@@ -125,12 +127,19 @@ def write_configs(config: str, folder: Path) -> None:
             save_file({}, folder / part / f"{name}.safetensors")
 
 
-def plan_config(config: str, folder: Path) -> PlannedShare:
-    """Return the plan of a transfer with a config in configs/."""
-    write_configs(config, folder)
-    share = Share({"config": CONFIGS / f"{config}.yaml", "model": str(folder)}, {}, {Path(): [PROMPT]})
+def plan_config(config: str, folder: Path, guidance: Guidance) -> PlannedShare:
+    """Return the plan of a transfer of one prompt, without a baseline, with a config in configs/."""
+    options: TransferOptions = {"config": CONFIGS / f"{config}.yaml", "model": str(folder), "baseline": False}
+    share = Share(options | {"guidance": guidance}, {}, {Path(): [PROMPT]})
     (found,) = plan_shares([share], 1, MEMORY[-1], calibrated=False)
     return found
+
+
+def cost(found: PlannedShare) -> float:
+    """Return a run's forward passes of the transformer, those of reading the clip included, as a multiple of plain."""
+    module, steps = found.module, found.plan.steps
+    passes = sum(found.plan.forward_equivalents(step) for step in steps if step.work in ("gradient", "prediction"))
+    return passes / (module.num_steps * (1 if module.guidance_scale == 1 else 2))
 
 
 def fitting(found: PlannedShare, memory: int) -> str:
@@ -149,17 +158,22 @@ def main(configs: Sequence[str] = tuple(TRANSFORMERS)) -> None:
     Args:
         configs: Their names, without the ending; default: all that are shipped.
     """
-    print(f"| config | video | parameters | peak, GiB | in | {' | '.join(f'{each} GiB' for each in MEMORY)} |")
-    print("| --- | --- | ---: | ---: | --- |" + " --- |" * len(MEMORY))
+    names = "config | video | parameters | cost | cost, fused | peak, GiB | in"
+    print(f"| {names} | {' | '.join(f'{each} GiB' for each in MEMORY)} |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- |" + " --- |" * len(MEMORY))
     for config in configs:
         with tempfile.TemporaryDirectory() as scratch:
-            found = plan_config(config, Path(scratch) / "model")
+            folder = Path(scratch) / "model"
+            write_configs(config, folder)
+            fused, found = (plan_config(config, folder, guidance) for guidance in ("fused", "optimise"))
             size, workload = found.plan.sizes, found.plan.workload
             transformers = [part for name, part in size.items() if name.endswith("transformer")]
             cells = [
                 f"{config}.yaml",
                 f"{workload.num_frames} x {workload.size[0]} x {workload.size[1]}",
                 f"{sum(part.num_parameters for part in transformers) / 1e9:.1f} B",
+                f"{cost(found):.2f}",
+                f"{cost(fused):.2f}",
                 gib(found.plan.peak),
                 found.plan.largest.name,
                 *(fitting(found, memory) for memory in MEMORY),
