@@ -102,7 +102,17 @@ class GradientCache(Callback):
         self.jobs: list[JobState] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reset the state; a checkpoint is loaded after this."""
+        """Reset the state; a checkpoint is loaded after this.
+
+        Raises:
+            UserError: If a budget comes with fused guidance.
+        """
+        assert isinstance(pl_module, MotionTransfer)
+        if self.budget is not None and pl_module.guidance == "fused":
+            raise UserError(
+                f"budget is {self.budget}, and fused guidance has one gradient a guided step, so there is no drift to "
+                "measure; set it to null"
+            )
         self._restart()
 
     def on_train_batch_start(

@@ -114,6 +114,7 @@ class MotionTransfer(VideoSampler):
         self.optimizer = optimizer
         self.num_guided_steps, self.guidance = num_guided_steps, guidance
         rates = [1 + step / max(1, num_inner_steps - 1) * (final_rate - 1) for step in range(num_inner_steps)]
+        # Of the inner steps, as shares of the optimiser's own.
         self.rates: list[float] = [sum(rates)] if guidance == "fused" else rates
 
     def restart(self) -> None:
@@ -186,8 +187,8 @@ class MotionTransfer(VideoSampler):
 
     @property
     def relative_rate(self) -> float:
-        """The learning rate of this inner step, as a share of the optimiser's."""
-        return self.rates[self.inner_step]
+        """The learning rate of this inner step, as a share of the first one's."""
+        return self.rates[self.inner_step] / self.rates[0]
 
     def training_step(self, target: MotionTarget, batch_index: int) -> Tensor:
         """Return the weighted losses of the latents; for cached gradients, a surrogate that has exactly those."""
@@ -218,7 +219,7 @@ class MotionTransfer(VideoSampler):
     def on_train_batch_start(self, batch: MotionTarget, batch_index: int) -> None:
         """Set the learning rate of this inner step."""
         for group in self.latents_optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.relative_rate
+            group["lr"] = group["initial_lr"] * self.rates[self.inner_step]
 
     def on_after_backward(self) -> None:
         """Check a fresh gradient: it may overflow in low precision though the loss does not, and clipping hides it.

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastvmt_pl.callbacks import GradientCache
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.optimizers import NormalizedGradientDescent, scale_per_job
 from fastvmt_pl.method.sampling import denoise
 
@@ -75,6 +76,11 @@ def test_gradients_and_velocities_of_some_jobs_go_together(fit):
     torch.testing.assert_close(both.result.latents[:1], fresh.result.latents, atol=2e-3, rtol=1e-2)
     reusing = fit([GradientCache(9, carry_over=True)], guidance="fused", clips=2, prompts=PROMPTS, optimizer=DESCENT)
     torch.testing.assert_close(both.result.latents[1:], reusing.result.latents[1:], atol=2e-3, rtol=1e-2)
+
+
+def test_a_budget_is_refused(fit):
+    with pytest.raises(UserError, match="budget"):
+        fit([GradientCache(3, budget=0.5)], guidance="fused")
 
 
 @pytest.mark.parametrize("cache", [None, 2], ids=["fresh", "carried over"])
