@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.families.family import Family
+from fastvmt_pl.backbones.precision import Quantization
 from fastvmt_pl.backbones.request import Capture, FrameTokens, Latents, Request
 from fastvmt_pl.clips.clip import Video
 from fastvmt_pl.errors import UserError
@@ -29,6 +30,7 @@ class Backbone(ABC):
         num_blocks: Transformer blocks.
         lora_targets: Names of the linear layers that a LoRA adapts by default.
         device: Where it computes.
+        quantization: How the frozen weights are quantised; ``None`` if they are not.
     """
 
     family: Family
@@ -38,6 +40,7 @@ class Backbone(ABC):
     num_blocks: int
     lora_targets: tuple[str, ...]
     device: torch.device
+    quantization: Quantization | None = None
 
     @abstractmethod
     def load_weights(self) -> None:

@@ -20,7 +20,7 @@ from fastvmt_pl.backbones.model_folder import (
     read_licence,
     resolve_model,
 )
-from fastvmt_pl.backbones.precision import PrecisionOption, settled
+from fastvmt_pl.backbones.precision import PrecisionOption, Quantization, settled
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import SwitchedLoras, check_loras, find_loras, fuse_loras, lora_files
@@ -48,6 +48,8 @@ class PretrainedParts:
         attention_backend: What computes self-attention, by diffusers' name, such as ``flash`` or ``_native_cudnn``;
             ``None`` is PyTorch's choice.
         compile: Compile the transformer's blocks when they first run, by ``torch.compile``.
+        quantization: ``fp8`` keeps the weights of the transformer's layers in 8-bit floating point (E4M3), half of
+            bfloat16's memory, and casts each layer to ``dtype`` while it runs. ``None`` keeps them in ``dtype``.
 
     Raises:
         ValueError: If there is no such model, it is of an unsupported class, or has no safetensors weights, if a LoRA
@@ -65,6 +67,7 @@ class PretrainedParts:
         offload: bool = False,
         attention_backend: str | None = None,
         compile: bool = False,
+        quantization: Quantization | None = None,
     ) -> None:
         self.name = str(model)
         self.revision = revision
@@ -84,7 +87,10 @@ class PretrainedParts:
                     f"attention_backend is {attention_backend!r}, and diffusers lets nobody choose what computes the "
                     f"attention of {self.name}; set it to null"
                 )
+        if compile and quantization is not None:
+            raise UserError(f"compile does not go with quantization {quantization}; leave one of them out")
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
+        self.quantization = quantization
         self.loras = self._found_loras(loras or {})
         self.switched_on: tuple[dict[Path, float], ...] = tuple({} for _ in self.family.expert_names)
         self.switched: dict[str, SwitchedLoras] = {}
@@ -126,7 +132,7 @@ class PretrainedParts:
             return nullcontext()
         key = f"{number} {loras}"
         if key not in self.switched:
-            self.switched[key] = SwitchedLoras(self.expert(number), loras, self.family.layer_names)
+            self.switched[key] = SwitchedLoras(self.expert(number), loras, self.family.layer_names, self.dtype)
         return self.switched[key].on()
 
     @cached_property
@@ -148,7 +154,8 @@ class PretrainedParts:
 
         Settings that change rounding alone are no part of it: a cache may be shared with and without them.
         """
-        digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}".encode())
+        quantized = "" if self.quantization is None else f" {self.quantization}"
+        digest = hashlib.sha256(f"{self.dtype} {self.vae_tiling}{quantized}".encode())
         digest.update(hash_components(self.folder, self.family.hashed).encode())
         for name, loras in zip(self.family.expert_names, self.loras, strict=True):
             for path, weight in loras.items():
@@ -190,6 +197,7 @@ class PretrainedParts:
             self.folder / self.family.experts[number], torch_dtype=self.dtype, use_safetensors=True
         )
         fuse_loras(transformer, self.loras[number], self.family.layer_names)
+        self.quantize(transformer)
         self.family.prepare(transformer)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
@@ -201,6 +209,11 @@ class PretrainedParts:
                 block.compile()
         made: ModelMixin = transformer.requires_grad_(False).eval()
         return made.to(self.device if number in self.working else torch.device("cpu"))
+
+    def quantize(self, transformer: ModelMixin) -> None:
+        """Quantise a transformer's weights, if that is set."""
+        if self.quantization == "fp8":
+            transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.dtype)
 
     @cached_property
     def vae(self) -> ModelMixin:

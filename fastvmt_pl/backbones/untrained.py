@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +63,13 @@ class UntrainedBackbone(DiffusersBackbone):
             self.dtype,
             getattr(made, "_keep_in_fp32_modules", None) or (),
         )
+        if self.quantization is not None and self.random:
+            self.quantize(transformer)
+        elif self.quantization is not None:
+            with torch.device("meta"):
+                quantized = made.from_config(config, num_layers=self.num_blocks)
+            self.quantize(quantized)
+            cast_while_running(transformer, quantized, self.dtype)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         self.family.prepare(transformer)
@@ -143,6 +150,37 @@ class UntrainedBackbone(DiffusersBackbone):
             return torch.randn(empty.shape, dtype=dtype, device=self.device) * 0.02
         with FAKE:
             return torch.empty(empty.shape, dtype=dtype)
+
+
+def cast_while_running(transformer: ModelMixin, quantized: ModelMixin, dtype: torch.dtype) -> None:
+    """Give a model of fake tensors the weights of a quantised one; fake tensors cannot be cast in place, as it does.
+
+    Args:
+        transformer: Changed in place.
+        quantized: The same model on the meta device.
+        dtype: Precision of a layer while it runs.
+    """
+    stored = {name: parameter.dtype for name, parameter in quantized.named_parameters() if parameter.itemsize == 1}
+    for prefix, module in transformer.named_modules():
+        kept = module._parameters
+        for name, parameter in kept.items():
+            dtype_of_name = stored.get(f"{prefix}.{name}")
+            if parameter is not None and dtype_of_name is not None:
+                kept[name] = nn.Parameter(parameter.to(dtype_of_name), requires_grad=False)
+        if any(f"{prefix}.{name}" in stored for name in kept):
+            module.register_forward_pre_hook(partial(_cast, dtype))
+            module.register_forward_hook(partial(_put_back, kept))
+
+
+def _cast(dtype: torch.dtype, module: nn.Module, args: Any) -> None:
+    module._parameters = {
+        name: None if each is None else nn.Parameter(each.to(dtype), requires_grad=False)
+        for name, each in module._parameters.items()
+    }
+
+
+def _put_back(kept: dict[str, nn.Parameter | None], module: nn.Module, args: Any, output: Any) -> None:
+    module._parameters = kept
 
 
 def untrained(backbone: Backbone, num_blocks: int | None = None, *, random: bool = False) -> UntrainedBackbone:

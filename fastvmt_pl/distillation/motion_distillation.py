@@ -114,6 +114,8 @@ class MotionDistillation(LightningModule):
             raise UserError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
+        if backbone.quantization is not None:
+            raise UserError(f"quantization is {backbone.quantization}; set it to null to train a LoRA")
         names = backbone.family.expert_names
         if expert is not None and expert not in names:
             raise UserError(f"expert is {expert}, and {backbone.name} has one transformer; leave it out")

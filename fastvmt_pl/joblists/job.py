@@ -18,7 +18,7 @@ from fastvmt_pl.runs.transfer_options import TransferOptions, config_of, setting
 
 PERSONAL = ("name", "prompt", "seed")
 """Fields that differ between the jobs of a batch."""
-BACKBONE = ("model", "dtype", "loras", "config")
+BACKBONE = ("model", "dtype", "quantization", "loras", "config")
 """Options that change the backbone."""
 PLACE = ("device", "config")
 """Options that do not change a job's result: where it runs, and the file that its settings come from."""

@@ -26,15 +26,22 @@ class SwitchedLoras:
         transformer: The transformer, whose weights stay to the bit what they are.
         loras: Weight of each file.
         names: Names of the transformer's layers.
+        dtype: Precision in which the low-rank updates are computed.
 
     Raises:
         UserError: If any part of a LoRA cannot be applied.
     """
 
     @torch.no_grad()
-    def __init__(self, transformer: ModelMixin, loras: Mapping[Path, float], names: LayerNames) -> None:
+    def __init__(
+        self,
+        transformer: ModelMixin,
+        loras: Mapping[Path, float],
+        names: LayerNames,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.transformer = transformer
-        self.low_rank: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.low_rank: dict[str, list[list[Tensor]]] = {}
         self.changed: dict[str, Tensor] = {}
         modules, parameters = dict(transformer.named_modules()), dict(transformer.named_parameters())
         shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -45,7 +52,7 @@ class SwitchedLoras:
                     layer, _, which = update.parameter.rpartition(".")
                     if len(update.keys) == 2 and which == "weight" and isinstance(modules[layer], nn.Linear):
                         down, up = (file.get_tensor(key).float() for key in update.keys)
-                        pair = down.to(parameter), (up * weight * update.scale).to(parameter)
+                        pair = [each.to(parameter.device, dtype) for each in (down, up * weight * update.scale)]
                         self.low_rank.setdefault(layer, []).append(pair)
                         continue
                     now = self.changed.get(update.parameter, parameter.float())
@@ -68,7 +75,7 @@ class SwitchedLoras:
             yield
 
 
-def _adding(pairs: list[tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+def _adding(pairs: list[list[Tensor]]) -> Callable[..., Tensor]:
     def add(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         for down, up in pairs:
             output = output + linear(linear(args[0], down.to(args[0])), up.to(args[0])).to(output)

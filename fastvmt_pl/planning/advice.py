@@ -58,7 +58,8 @@ def _changes(
 ) -> Iterator[tuple[str, MotionTransfer, Workload]]:
     """Yield changes that may lower the memory of the largest step."""
     largest, set_now, seen = planned.largest, vars(module.backbone), planned.rehearsal
-    if largest.work != "autoencoder" and largest.reading is not seen.embedding and set_now.get("offload") is False:
+    has_transformer = largest.work != "autoencoder" and largest.reading is not seen.embedding
+    if has_transformer and set_now.get("offload") is False:
         yield "offload: true", _with(module, offload=True), workload
     if largest.work == "gradient" and set_now.get("gradient_checkpointing") is False:
         yield "gradient_checkpointing: true", _with(module, gradient_checkpointing=True), workload
@@ -69,6 +70,8 @@ def _changes(
     if (largest.work == "gradient" or largest.reading is seen.denoising) and len(workload.prompts) > 1:
         batches = workload.num_batches * len(workload.prompts)
         yield "batch size 1", module, replace(workload, prompts=workload.prompts[:1], num_batches=batches)
+    if has_transformer and "quantization" in set_now and set_now["quantization"] is None:
+        yield "quantization: fp8", _with(module, quantization="fp8"), workload
     if getattr(module.backbone, "dtype", None) == torch.float32:
         yield "dtype: bfloat16", _with(module, dtype=torch.bfloat16), workload
     half = (workload.num_frames - 1) // 2 + 1, *(side // 2 for side in workload.size)

@@ -89,7 +89,7 @@ def settings_of_backbone(backbone: Backbone, options: Mapping[str, Any]) -> dict
     Raises:
         UserError: If an option would change the backbone.
     """
-    for name in ("dtype", "loras"):
+    for name in ("dtype", "quantization", "loras"):
         if options.get(name) is not None:
             raise UserError(f"{name} is given with a backbone; give it to load_backbone")
     return {"model.backbone": backbone}

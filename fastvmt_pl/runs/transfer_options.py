@@ -14,7 +14,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
-from fastvmt_pl.backbones.precision import PrecisionOption
+from fastvmt_pl.backbones.precision import PrecisionOption, Quantization
 from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import naming
@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     output_fps: float | None
     device: str | None
     dtype: PrecisionOption | None
+    quantization: Quantization | None
     loras: Loras | None
     baseline: bool | None
 
@@ -95,6 +96,7 @@ class TransferOptions(Options, total=False):
             the motion is as fast as there.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
+        quantization: fp8 keeps the model's weights in 8 bits, which halves their memory.
         loras: Folder of fastvmt distill or a .safetensors file to start from, as PATH or PATH:WEIGHT; a list for
             several.
         baseline: Also make the video without guidance, to compare.
@@ -129,6 +131,7 @@ SETTINGS = {
     "region_of": "data.region_of",
     "place": "data.place",
     "dtype": "model.backbone.init_args.dtype",
+    "quantization": "model.backbone.init_args.quantization",
     "baseline": "model.baseline",
 }
 """The setting that an option stands for, where it is one as it is."""
