@@ -53,7 +53,7 @@ class LoraPreviews(Callback):
         motion: How motion is read from the backbone.
         fps: Frames per second of the videos.
         seed: Seed of the first video's noise; each further one adds 1.
-        image: Picture file that the videos begin with, for a model that takes one.
+        image: What the videos begin with, for a model that takes an image: a picture file, or pixels, 0 to 255.
 
     Raises:
         UserError: If there is no prompt, or a number is below 1.
@@ -83,7 +83,7 @@ class LoraPreviews(Callback):
         motion: AttentionFlow = AttentionFlow(),
         fps: float = 16.0,
         seed: int = 0,
-        image: str | Path | None = None,
+        image: str | Path | Tensor | None = None,
     ) -> None:
         if not prompts or every_n_epochs < 1 or num_steps < 1:
             raise UserError(
@@ -96,7 +96,7 @@ class LoraPreviews(Callback):
             self.sampling["guidance_scale_2"] = low_noise_guidance_scale
         self.sigmas, self.motion = flow_matching_sigmas(num_steps, shift), motion
         self.shift, self.fps = shift, fps
-        self.image = None if image is None else read_image(image)
+        self.image = image if image is None or isinstance(image, Tensor) else read_image(image)
         self.folder = None if folder is None else Path(folder)
         self._restart()
 

@@ -93,7 +93,7 @@ class PretrainedParts:
         self.quantization = quantization
         self.loras = self._found_loras(loras or {})
         self.switched_on: tuple[dict[Path, float], ...] = tuple({} for _ in self.family.expert_names)
-        self.switched: dict[str, SwitchedLoras] = {}
+        self.switched: dict[int, tuple[str, SwitchedLoras]] = {}
         self.device = torch.device("cpu")
         self.experts: dict[int, ModelMixin] = {}
         self.working, self.held = {0}, set[int]()
@@ -126,14 +126,16 @@ class PretrainedParts:
             self.switched_on = before
 
     def with_switched(self, number: int) -> AbstractContextManager[None]:
-        """Return the context in which an expert runs: with the LoRAs that are on, which are read once."""
+        """Return the context in which an expert runs: with the LoRAs that are on, the last of which are kept."""
         loras = self.switched_on[number]
         if not loras:
             return nullcontext()
-        key = f"{number} {loras}"
-        if key not in self.switched:
-            self.switched[key] = SwitchedLoras(self.expert(number), loras, self.family.layer_names, self.dtype)
-        return self.switched[key].on()
+        key = str([(path, weight, path.stat().st_mtime_ns, path.stat().st_size) for path, weight in loras.items()])
+        if number not in self.switched or self.switched[number][0] != key:
+            self.switched.pop(number, None)  # before others take memory
+            made = SwitchedLoras(self.expert(number), loras, self.family.layer_names, self.dtype)
+            self.switched[number] = key, made
+        return self.switched[number][1].on()
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -183,6 +185,7 @@ class PretrainedParts:
         self.working = wanted
         for number in leaving & self.experts.keys():
             self.experts[number].to(torch.device("cpu"))
+            self.switched.pop(number, None)
         for number in coming & self.experts.keys():
             self.experts[number].to(self.device)
 
@@ -263,6 +266,8 @@ class PretrainedParts:
         Raises:
             ValueError: If the attention backend does not work there.
         """
+        if device != self.device:
+            self.switched = {}
         self.device = device
         # Not on the CPU, which weights that are to be sharded only pass through.
         if self.attention_backend is not None and self.device.type != "cpu":

@@ -14,7 +14,7 @@ import jsonargparse
 
 from fastvmt_pl.runs.old_spellings import warn_of_old
 
-REPEATED = ("loras",)
+REPEATED = ("loras", "finish_loras")
 """Options that may be given several times, for a list."""
 
 
@@ -147,7 +147,7 @@ def respelled(args: Sequence[str], switches: set[str], old: Mapping[str, str]) -
         if name.startswith("no_") and name[3:] in switches and not equals:
             yield f"--{hyphenated(name[3:])}=false"
         elif name in REPEATED:
-            yield f"--{name}+{equals}{value}"
+            yield f"--{hyphenated(name)}+{equals}{value}"
         elif name not in switches or equals:
             yield f"--{hyphenated(name)}{equals}{value}"
         elif rest and rest[0] in ("true", "false"):  # as earlier versions had it

@@ -114,12 +114,11 @@ class MotionDistillation(LightningModule):
             raise UserError(f"prompt_dropout is {prompt_dropout}; use a share from 0 to below 1")
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise UserError(f"ema_decay is {ema_decay}; use 0 to below 1, such as 0.99, or null")
-        if backbone.quantization is not None:
-            raise UserError(f"quantization is {backbone.quantization}; set it to null to train a LoRA")
         names = backbone.family.expert_names
         if expert is not None and expert not in names:
             raise UserError(f"expert is {expert}, and {backbone.name} has one transformer; leave it out")
         self.experts = tuple(number for number, name in enumerate(names) if expert in (None, name))
+        self.check_backbone(backbone)
         self.backbone = backbone
         self.lora: dict[str, Any] = {
             "targets": backbone.lora_targets if targets is None else targets,
@@ -136,12 +135,23 @@ class MotionDistillation(LightningModule):
         self.ema: EMAModel | None = None
         self.restart()
 
+    @staticmethod
+    def check_backbone(backbone: Backbone) -> None:
+        """Raise ``UserError`` if the frozen weights are quantised."""
+        if backbone.quantization is not None:
+            raise UserError(f"quantization is {backbone.quantization}; set it to null to train a LoRA")
+
     def restart(self) -> None:
         """Reset the state of an earlier fit."""
         self.num_batches, self.problems = 0, {}
 
     def setup(self, stage: str) -> None:
-        """Embed the negative prompt."""
+        """Embed the negative prompt.
+
+        Raises:
+            UserError: If the frozen weights are quantised.
+        """
+        self.check_backbone(self.backbone)
         self.restart()
         self.backbone.to(self.trainer.strategy.root_device)
         self.negative_condition = self.backbone.embed_prompts([self.negative_prompt])

@@ -67,10 +67,12 @@ def _changes(
         yield "vae_tiling: true", _with(module, vae_tiling=True), workload
     if largest.reading is seen.extraction and workload.extraction_batch > 1:
         yield "extraction_batch: 1", module, replace(workload, extraction_batch=1)
-    if (largest.work == "gradient" or largest.reading is seen.denoising) and len(workload.prompts) > 1:
+    denoising = any(largest.reading is each for each in (seen.denoising, seen.ending, seen.finish))
+    if (largest.work == "gradient" or denoising) and len(workload.prompts) > 1:
         batches = workload.num_batches * len(workload.prompts)
         yield "batch size 1", module, replace(workload, prompts=workload.prompts[:1], num_batches=batches)
-    if has_transformer and "quantization" in set_now and set_now["quantization"] is None:
+    may_cast = "quantization" in set_now and set_now["quantization"] is None and not set_now["compile"]
+    if has_transformer and may_cast:
         yield "quantization: fp8", _with(module, quantization="fp8"), workload
     if getattr(module.backbone, "dtype", None) == torch.float32:
         yield "dtype: bfloat16", _with(module, dtype=torch.bfloat16), workload

@@ -79,7 +79,9 @@ class Plan:
     @property
     def prediction_flops(self) -> float:
         """Floating-point operations of one forward pass of the transformer for one job."""
-        predictions = 1 if self.rehearsal.module.guidance_scale == 1 else 2
+        module = self.rehearsal.module
+        first = module if module.finish is None or module.finish_from else module.finish
+        predictions = 1 if first.guidance_scale == 1 else 2
         return self.rehearsal.denoising.flops / (predictions * len(self.workload.prompts))
 
     def forward_equivalents(self, step: Step) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fastvmt_pl.errors import UserError
 from fastvmt_pl.runs.lightning_cli import Check, DistillCLI, TransferCLI
 from fastvmt_pl.runs.old_spellings import renewed
 
@@ -36,6 +37,9 @@ def compose(
     Raises:
         UserError: If a setting, a clip or the model cannot be used; the message says what to change.
     """
+    finish = (config.get("model") or {}).get("finish")
+    if isinstance(finish, Mapping) and not finish.get("init_args", finish).get("loras"):
+        raise UserError("the finish has no LoRA; give finish_loras, distilled for few steps, or leave the finish out")
     return TransferCLI(
         renewed(config),
         trainer_defaults,

@@ -122,7 +122,9 @@ def distill(
         model = "wan-tiny"
     lora_config = read_config(config or default_lora_config(str(model)))
     usual = model or _model_of(lora_config)
-    if few_steps is not None:
+    if few_steps is None:
+        few_steps = (lora_config.get("model") or {}).get("few_steps")
+    else:
         source, objective = source or "samples", objective or "trajectory"
     source, objective = _learned(lora_config, source, objective)
     listed = read_prompts(prompts or default_prompts(usual))
@@ -156,12 +158,13 @@ def distill(
     )
     if teacher.model.finish is not None:
         raise UserError("the teacher's config has a finish; leave it out: a LoRA learns the motion of the plain model")
-    if objective == "trajectory" and teacher.model.low_noise_guidance_scale not in (None, teacher.model.guidance_scale):
+    one_scale = objective == "trajectory" and few_steps is None
+    if one_scale and teacher.model.low_noise_guidance_scale not in (None, teacher.model.guidance_scale):
         raise UserError(
             f"the teacher has a guidance_scale of {teacher.model.guidance_scale} and a low_noise_guidance_scale of "
             f"{teacher.model.low_noise_guidance_scale}; a trajectory is learned with one scale: set the second to null"
         )
-    trained = {
+    trained: dict[str, Any] = {
         "model.objective": objective,
         "model.few_steps": few_steps,
         "model.rank": rank,
@@ -174,6 +177,8 @@ def distill(
         "data.seed": seed,
         "trainer.max_epochs": max_epochs,
     }
+    if few_steps is not None:  # its steps are those of the sampling, and it is sampled without guidance scale
+        trained |= {"model.shift": teacher.config.model.shift, "model.prompt_dropout": 0.0}
     stopping = [] if request is None else [Preemption(request)]
     callbacks = [
         _previews(teacher, previewed, folder / "previews", seed, image, few_steps),
@@ -186,6 +191,8 @@ def distill(
     shown = {"logger": run_loggers(folder), "enable_model_summary": False, "enable_progress_bar": progress}
     training = compose_training(_overridden(lora_config, {**shared, **trained}), {"callbacks": callbacks, **shown})
     _check_same_model(training, teacher, warn=config is not None)
+    training.model.check_backbone(teacher.model.backbone)
+    teacher.model.backbone.check_images(given=image is not None or teacher.datamodule.images is not None)
     training.model.backbone = teacher.model.backbone  # which need not be in memory twice
     options |= {"num_prompts": str(num_prompts), "teacher_batch_size": str(teacher_batch_size)}
     options["previewed"] = str(previewed)
@@ -222,7 +229,7 @@ def _previews(
         motion=teacher.datamodule.motion,
         fps=read.fps,
         seed=seed,
-        image=image,
+        image=image or next(iter(teacher.datamodule.images or []), None),
     )
 
 

@@ -61,6 +61,8 @@ WATCHING = {
 """Callbacks that change nothing."""
 USUAL_MOTION = "AttentionFlow"
 """The class of ``data.motion`` where the settings name none."""
+LATER = {"model.guidance": "optimise", "data.region_of": "subject", "data.background_weight": 1.0}
+"""Settings that earlier versions did not have, with the value for what these did."""
 NAMED_BY_CLASS = ("fastvmt_pl.", "lightning.", "torch.")
 """Packages that move their classes from one version to the next; a class of theirs is known by its name alone."""
 RENAMED = {old.rsplit(".", 1)[-1]: new.rsplit(".", 1)[-1] for old, new in CLASSES.items()}
@@ -80,7 +82,8 @@ def identity_of(config: Mapping[str, Any]) -> Settings:
     if isinstance(backbone, Mapping) and isinstance(backbone.get("init_args"), Mapping):
         model["backbone"] = {**backbone, "init_args": backbone_identity(backbone["init_args"])}
     if isinstance(model.get("finish"), Mapping):
-        model["finish"] = _with_loras_content(model["finish"])
+        finish = model["finish"]
+        model["finish"] = _with_loras_content(finish.get("init_args", finish))
     data = {name: value for name, value in data.items() if name not in OUTSIDE}
     motion = data.get("motion")
     if isinstance(motion, Mapping) and _class_name(motion.get("class_path")) == USUAL_MOTION:
@@ -181,7 +184,7 @@ def flat(settings: Any, prefix: str = "") -> Settings:
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return which settings differ, each with both values.
 
-    What one side does not know is ``None``, ``False`` or empty there, as what a newer version adds.
+    What one side does not know is ``None``, ``False``, empty or in :data:`LATER` there, as what a newer version adds.
 
     >>> differences({"num_steps": 30, "seed": 1}, {"num_steps": 50, "seed": 1})
     ['num_steps: 30 there, 50 now']
@@ -194,13 +197,14 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}: {_shown(there.get(name))} there, {_shown(now.get(name))} now"
         for name in names
-        if (there[name] != now[name] if name in there and name in now else _is_set({**there, **now}[name]))
+        if (there[name] != now[name] if name in there and name in now else _is_set(name, {**there, **now}[name]))
     ]
 
 
-def _is_set(value: Any) -> bool:
+def _is_set(name: str, value: Any) -> bool:
     """Return whether a value differs from that of a setting that a version does not know."""
-    return not (value is None or value is False or value in ([], {}))
+    usual = LATER.get(name.removeprefix("teacher."))
+    return not (value is None or value is False or value in ([], {}) or value == usual)
 
 
 def _read(text: str) -> Any:

@@ -193,8 +193,6 @@ def settings_of(options: TransferOptions, config: Config | None = None) -> dict[
         base = read_config(config_of(options)) if config is None else config
         share = _guided_share(base, given.get("num_steps"), 1.0 if strength is None else strength)
         given |= {} if share is None else {"num_guided_steps": share}
-    if any(name.startswith("finish_") for name in given) and "finish_loras" not in given:
-        _check_finish(read_config(config_of(options)) if config is None else config)
     settings = {SETTINGS[name]: value for name, value in given.items() if name in SETTINGS}
     if "image" in given:
         settings["data.images"] = [str(given["image"])]
@@ -289,12 +287,6 @@ def _check_strength(strength: float, given: Mapping[str, Any]) -> None:
         raise UserError(f"motion_strength is {strength}; use 0 or more (1 is the config's own)")
     if "num_guided_steps" in given:
         raise UserError("motion_strength and num_guided_steps both set the guided steps; leave one of them out")
-
-
-def _check_finish(config: Config) -> None:
-    """Raise ``UserError`` if a config has no finish to be changed."""
-    if not ((config.get("model") or {}).get("finish") or {}).get("loras"):
-        raise UserError("there is no finish; give finish_loras, a LoRA that was distilled for few steps")
 
 
 def _guided_share(config: Config, num_steps: int | None, strength: float) -> int | None:

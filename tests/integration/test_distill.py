@@ -60,6 +60,12 @@ def test_a_lora_of_few_steps_is_previewed_in_as_many_without_guidance_scale(dist
     card = (tmp_path / "out" / "lora" / "README.md").read_text()
     assert "num_inference_steps=2," in card
     assert "guidance_scale=1.0," in card
+    assert [config["model"][name] for name in ("shift", "prompt_dropout")] == [3.0, 0.0]
+    teacher = yaml.safe_load((tmp_path / "teacher.yaml").read_text())
+    teacher["model"]["backbone"]["init_args"]["quantization"] = "fp8"
+    (tmp_path / "fp8.yaml").write_text(yaml.safe_dump(teacher))
+    words = ("--model", "wan-tiny", *SIZE, "--teacher-config", "fp8.yaml", "--config", "training.yaml")
+    assert "quantization" in refused("distill", clip, CAPTION, *words, "--output", "other")
     for wrong, named in {
         ("--few-steps=0",): "few_steps",
         ("--few-steps=2", "--objective=flow_matching"): "few_steps",

@@ -32,6 +32,10 @@ def test_a_finish_is_a_setting_and_its_lora_part_of_the_run(succeed, refused, cl
     finish = ("--finish-loras=few.safetensors:0.5", "--finish-steps=2", "--finish-shift=5", "--output", "out")
     succeed(*words, *finish)
     config = yaml.safe_load(Path("out/config.yaml").read_text())["model"]["finish"]
+    again = ("--finish-loras=few.safetensors", "--finish-loras=few.safetensors:0.25")
+    succeed(*words, *again, "--output", "again")
+    both = yaml.safe_load(Path("again/config.yaml").read_text())["model"]["finish"]["loras"]
+    assert both == {"few.safetensors": 1.25}
     assert config == {"loras": {"few.safetensors": 0.5}, "num_steps": 2, "guidance_scale": 1.0, "shift": 5.0}
     Path("out/metrics.json").unlink()
     write_lora("few.safetensors", 0.2)

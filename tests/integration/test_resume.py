@@ -13,6 +13,7 @@ from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.cli.main import main
 from fastvmt_pl.clips.video_writing import write_video
 from fastvmt_pl.joblists.job_list import read_jobs
+from fastvmt_pl.runs.identity import LATER
 from fastvmt_pl.runs.options import default_config
 from fastvmt_pl.toy import ToyWorld
 
@@ -87,6 +88,17 @@ def test_a_folder_of_an_older_version_goes_on_if_its_settings_are_the_same(begin
     assert begin() is None
     (tmp_path / "out" / "identity.json").write_text("damaged")
     assert "num_steps: 3 there, 4 now" in begin("--num-steps=4")
+
+
+def test_a_folder_from_before_a_setting_was_there_goes_on(begin, tmp_path):
+    """All settings with a default that is neither nothing nor false have to be named as what earlier versions did."""
+    path = tmp_path / "out" / "identity.json"
+    written = json.loads(path.read_text())
+    later = [name for name in written if name in LATER]
+    assert sorted(later) == sorted(LATER)
+    path.write_text(json.dumps({name: value for name, value in written.items() if name not in later}))
+    assert begin() is None
+    assert "guidance" in begin("--guidance=fused")
 
 
 def test_a_folder_with_a_config_of_something_else_is_left_alone(begin, tmp_path):

@@ -1,17 +1,22 @@
 """Frozen weights in fewer bits: less memory, and nearly the same predictions and gradients."""
 
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
 
 from fastvmt_pl.backbones import DiffusersBackbone
+from fastvmt_pl.backbones.model_folder import BUNDLED
 from fastvmt_pl.backbones.request import Request
 from fastvmt_pl.backbones.untrained import untrained
 from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
-from fastvmt_pl.planning import Workload, plan
+from fastvmt_pl.planning import Workload, advise, plan
 
 PROMPTS = ["a red circle on a gray background", "a blue cross on a navy background"]
 TIMESTEP = torch.tensor([700.0, 300.0])
@@ -96,7 +101,12 @@ def test_it_is_another_model_for_the_cache(plain):
 
 
 def test_a_lora_that_is_switched_on_is_not_quantized(plain, latents, tmp_path, write_lora):
-    loras, text = {str(write_lora(tmp_path / "lora.safetensors", 0.1)): 1.0}, plain.embed_prompts(PROMPTS)
+    path = write_lora(tmp_path / "lora.safetensors", 0.1)
+    layer = "diffusion_model.blocks.1.self_attn.q"
+    save_file(
+        {**load_file(path), f"{layer}.diff": 0.01 * torch.randn(144, 144), f"{layer}.diff_b": torch.randn(144)}, path
+    )
+    loras, text = {str(path): 1.0}, plain.embed_prompts(PROMPTS)
     quantized = DiffusersBackbone(quantization="fp8")
     with torch.no_grad():
         effects = []
@@ -112,3 +122,16 @@ def test_what_does_not_go_with_it_is_refused():
         DiffusersBackbone(quantization="fp8", compile=True)
     with pytest.raises(UserError, match="quantization"):
         MotionDistillation(DiffusersBackbone(quantization="fp8"))
+
+
+def test_a_plan_advises_it_unless_blocks_are_compiled(tmp_path):
+    folder = shutil.copytree(BUNDLED["wan-tiny"], tmp_path / "model")
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    (folder / "transformer" / "config.json").write_text(json.dumps(config | {"ffn_dim": 65536}))  # weights are most
+    work = Workload(5, (16, 16), AttentionFlow(block=4, window=7), ("a red circle",), 1, 1, 1, 1, 4)
+    settings = {"dtype": "bfloat16", "gradient_checkpointing": True, "offload": True}
+    for compiled in (False, True):
+        module = MotionTransfer(DiffusersBackbone(str(folder), compile=compiled, **settings), negative_prompt="")
+        planned = plan(module, work)
+        advised = [change.setting for change in advise(module, work, planned, planned.peak // 2)]
+        assert ("quantization: fp8" in advised) == (not compiled)

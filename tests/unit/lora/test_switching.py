@@ -33,6 +33,7 @@ def file(transformer, lora):
         tensors[f"transformer.{layer}.alpha"] = torch.tensor(2.0)
     tensors["diffusion_model.blocks.0.self_attn.norm_q.diff"] = torch.randn(24)
     tensors["diffusion_model.blocks.0.self_attn.q.diff_b"] = torch.randn(24)
+    tensors["diffusion_model.blocks.0.self_attn.k.diff"] = 0.3 * torch.randn(24, 24)
     return lora(tensors)
 
 
@@ -50,6 +51,17 @@ def test_on_it_is_fused_and_off_it_is_as_before(transformer, file, inputs):
     for name, parameter in transformer.named_parameters():
         assert parameter is before[name][0]
         assert torch.equal(parameter, before[name][1])
+
+
+def test_it_does_not_change_with_its_file(transformer, file, inputs):
+    switched = SwitchedLoras(transformer, {file: 1.0}, NAMES)
+    with switched.on():
+        (before,) = transformer(**inputs)
+        content = bytearray(file.read_bytes())
+        content[-2000:] = bytes(2000)
+        with file.open("r+b") as written:  # in place, as a copy over it does
+            written.write(content)
+        assert torch.equal(transformer(**inputs)[0], before)
 
 
 def test_an_error_switches_it_off(transformer, file, inputs):

@@ -47,6 +47,16 @@ def test_the_model_is_plain_again_for_the_next_run(fit, finish):
     assert torch.equal(fit(optimizer=DESCENT).result.latents, before)
 
 
+def test_one_finish_is_kept_and_a_changed_file_is_read_again(fit, backbone, tmp_path, write_lora):
+    found = []
+    for value in (0.2, 0.3):
+        path = write_lora(tmp_path / "few.safetensors", value)
+        for weight in (0.5, 1.0):
+            found.append(fit(optimizer=DESCENT, finish=Finish({str(path): weight}, num_steps=2)).result.latents)
+            assert len(backbone.switched) == 1
+    assert not any(torch.equal(one, other) for n, one in enumerate(found) for other in found[:n])
+
+
 def test_the_baseline_has_the_same_finish(fit, finish):
     unguided = fit(num_guided_steps=0, num_steps=4, finish=finish)
     assert unguided.num_steps == 2

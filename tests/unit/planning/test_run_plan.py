@@ -125,6 +125,10 @@ def test_a_finish_takes_the_place_of_the_last_steps(tmp_path, write_lora):
     plain, last = steps["denoise: a step"], steps["finish: a step"]
     assert (plain.num_times, last.num_times) == (2 * 8, 2 * 3)  # of the video and of its baseline
     assert last.reading.flops == pytest.approx(plain.reading.flops / 2, rel=0.01)
+    unguided = MotionTransfer(DiffusersBackbone("wan-tiny"), num_guided_steps=0, negative_prompt="", finish=finish)
+    found = plan(unguided, workload(num_gradients=0))
+    passes = {step.name: found.forward_equivalents(step) for step in found.steps}
+    assert passes["finish: a step"] == pytest.approx(2 * 3)
 
 
 @pytest.mark.slow

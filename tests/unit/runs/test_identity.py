@@ -38,7 +38,8 @@ def with_backbone(config, **arguments):
         lambda config: changed(config, "data", cache_dir="elsewhere", extraction_batch=1),
         lambda config: with_backbone(config, offload=True, gradient_checkpointing=True, attention_backend="flash"),
         lambda config: with_backbone(config, model=str(BUNDLED["wan-tiny"])),
-        lambda config: changed(config, "model", added_by_a_newer_version=None, another=False),
+        lambda config: changed(config, "model", added_by_a_newer_version=None, another=False, guidance="optimise"),
+        lambda config: changed(config, "data", region_of="subject", background_weight=1.0),
         lambda config: changed(
             config,
             "data",
@@ -60,6 +61,8 @@ def test_what_does_not_change_the_result_is_no_part_of_it(config, change):
         (lambda config: changed(config, "model", num_steps=50), "model.num_steps: 30 there, 50 now"),
         (lambda config: changed(config, "model", baseline=True), "model.baseline: unset there, true now"),
         (lambda config: changed(config, "model", negative_prompt="mist"), "model.negative_prompt:  there, mist now"),
+        (lambda config: changed(config, "model", guidance="fused"), "model.guidance: unset there, fused now"),
+        (lambda config: changed(config, "model", finish={"loras": {"a.safetensors": 1.0}}), "model.finish.loras"),
         (lambda config: changed(config, "data", prompts=["a dog"]), "data.prompts"),
         (lambda config: changed(config, "data", seed=3), "data.seed: unset there, 3 now"),
         (lambda config: changed(config, "trainer", callbacks=[]), "trainer.callbacks.0.init_args.interval: 3 there"),
