@@ -34,7 +34,10 @@ class Adapter(NamedTuple):
 
 def read_adapter(transformer: ModelMixin) -> Adapter:
     """Return a transformer's adapter. If its weights are sharded, all processes have to call this."""
-    metadata = _collate_lora_metadata({"transformer": transformer})
+    metadata = {
+        name: {key: sorted(value) if isinstance(value, set) else value for key, value in of_part.items()}
+        for name, of_part in _collate_lora_metadata({"transformer": transformer}).items()
+    }
     return Adapter(lora_weights(transformer), transformer.peft_config["default"], metadata)
 
 

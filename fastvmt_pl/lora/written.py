@@ -1,5 +1,6 @@
 """Write the files of a trained LoRA, and verify them in a stock pipeline."""
 
+import json
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -83,6 +84,7 @@ def write_lora(adapter: Adapter, folder: Path, family: LoraFamily, expert: int =
         )
         if alone:
             _add_to_header(path, {ALONE_KEY: expert_name})
+        _sort_header(path)
     if names.original:
         with written_whole(folder / half_file(ORIGINAL_FILE, expert_name)) as path:
             renamed = _original_names(adapter.weights, adapter.config.lora_alpha, names)
@@ -93,6 +95,18 @@ def _add_to_header(path: Path, entries: dict[str, str]) -> None:
     with safe_open(path, "pt") as file:
         header, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
     save_file(tensors, path, header | entries)
+
+
+def _sort_header(path: Path) -> None:
+    """Sort the entries that are no tensors, which safetensors writes in any order: equal LoRAs are equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
 
 
 def _original_names(weights: Weights, alpha: float, names: LayerNames) -> Weights:

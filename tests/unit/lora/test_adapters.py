@@ -79,6 +79,17 @@ def test_alpha_is_in_the_header_of_one_file_and_in_tensors_of_the_other(tmp_path
     assert all(alpha == 8 for alpha in alphas)
 
 
+def test_the_same_adapter_is_the_same_bytes(tmp_path):
+    adapter, written = read_adapter(with_lora()), set()
+    for number in range(8):  # in each, safetensors has another order
+        write_lora(adapter, tmp_path / str(number), FAMILY)
+        written.add(b"".join((tmp_path / str(number) / file).read_bytes() for file in (DIFFUSERS_FILE, ORIGINAL_FILE)))
+    assert len(written) == 1
+    with safe_open(tmp_path / "0" / DIFFUSERS_FILE, "pt") as file:
+        layers = json.loads(file.metadata()["lora_adapter_metadata"])["transformer.target_modules"]
+    assert layers == sorted(layers)  # peft's is a set, whose order differs between processes
+
+
 def test_the_second_file_has_the_names_that_comfyui_looks_for(tmp_path):
     """Its rules are in ``comfy/lora.py`` and ``comfy/weight_adapter/lora.py``.
 
