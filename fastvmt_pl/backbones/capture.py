@@ -106,7 +106,7 @@ def capturing(
     seen = Seen()
 
     def end_if_all_seen() -> None:
-        if not (request.velocity or request.denoising) and not seen.misses(request):
+        if not request.to_the_end and not seen.misses(request):
             raise _AllSeen
 
     output = None
@@ -165,8 +165,7 @@ def _watched(
         if block not in request.query_key:
             after()
             return forward(*args, **kwargs)
-        ends = not (request.velocity or request.denoising)
-        if ends and seen.misses(request) == {block} and block not in request.hidden:
+        if not request.to_the_end and seen.misses(request) == {block} and block not in request.hidden:
             if found := until_kernel(*args, **kwargs):
                 seen.query[block], seen.key[block] = found
             after()

@@ -126,7 +126,7 @@ class PretrainedParts:
             self.switched_on = before
 
     def with_switched(self, number: int) -> AbstractContextManager[None]:
-        """Return the context in which an expert runs: with the LoRAs that are on, the last of which are kept."""
+        """Return the context in which an expert runs with the LoRAs that are on. The last ones are kept in memory."""
         loras = self.switched_on[number]
         if not loras:
             return nullcontext()

@@ -49,6 +49,11 @@ class Request:
         )
 
     @property
+    def to_the_end(self) -> bool:
+        """Whether the pass goes on to the transformer's output."""
+        return self.velocity or self.denoising
+
+    @property
     def blocks(self) -> frozenset[int]:
         """All blocks that it asks for something of."""
         return self.query_key | self.unrotated | self.hidden
