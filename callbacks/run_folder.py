@@ -96,7 +96,7 @@ class RunFolder(Callback):
             }
             if baseline_errors is not None:
                 job["baseline_attention_flow_error"] = round(float(baseline_errors[number]), 4)
-            jobs.append({**job, **_gradients(trainer, pl_module, number), **costs})
+            jobs.append({**job, **_gradients(trainer, pl_module, number), **_step_cache(pl_module), **costs})
             if (folder / METRICS).exists():  # written by a batch that was killed while writing
                 continue
             videos = {"reference": reference[number]}
@@ -160,6 +160,14 @@ def _costs(trainer: Trainer, num_jobs: int) -> dict[str, float | None]:
         "seconds": round(costs.seconds / num_jobs, 3),
         "gradient_peak_mib": None if peak is None else round(peak / 2**20 / num_jobs, 1),
     }
+
+
+def _step_cache(module: MotionTransfer) -> dict[str, Any]:
+    """Return the step cache, and the share of the passes with it that ran all blocks; empty without one."""
+    if module.step_cache is None or module.cached_passes is None:
+        return {}
+    whole, passes = module.cached_passes
+    return {"step_cache": module.step_cache.method, "step_cache_whole": round(whole / max(1, passes), 3)}
 
 
 def _gradients(trainer: Trainer, module: MotionTransfer, number: int) -> dict[str, int]:

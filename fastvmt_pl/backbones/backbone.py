@@ -9,12 +9,14 @@ from contextlib import AbstractContextManager
 
 import torch
 from diffusers import ModelMixin
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.families.family import Family
 from fastvmt_pl.backbones.precision import Quantization
 from fastvmt_pl.backbones.request import Capture, FrameTokens, Latents, Request
+from fastvmt_pl.backbones.step_cache import CachedSteps, StepCache
 from fastvmt_pl.clips.clip import Video
 from fastvmt_pl.errors import UserError
 
@@ -136,14 +138,37 @@ class Backbone(ABC):
         """Give the text encoder's memory on the device back."""
 
     @abstractmethod
-    def velocity(self, latents: Latents, timestep: float | Tensor, condition: Condition) -> Latents:
+    def velocity(
+        self, latents: Latents, timestep: float | Tensor, condition: Condition, trajectory: str = "cond"
+    ) -> Latents:
         """Predict the flow-matching velocity (noise less clean latents), in fp32.
 
         Args:
             latents: Noisy latents.
             timestep: Noise level times 1000, one for all jobs or one for each.
             condition: What each job is conditioned on.
+            trajectory: ``cond`` or ``uncond``: the passes that a cache may compare.
         """
+
+    @abstractmethod
+    def cached(
+        self, cache: StepCache, sigmas: Float[Tensor, "steps_and_end"], first: int
+    ) -> AbstractContextManager[CachedSteps]:
+        """Predict velocities with a cache within a block, which takes the steps of one sampling from some step on.
+
+        Args:
+            cache: The cache.
+            sigmas: Noise levels of the whole sampling, the final zero included.
+            first: The first step with the cache.
+        """
+
+    def check_step_cache(self, cache: StepCache) -> None:
+        """Raise ``UserError`` if diffusers has no such cache for the model."""
+        if cache.method not in self.family.step_caches:
+            raise UserError(
+                f"diffusers has no step cache {cache.method} for {self.name}; use "
+                f"{' or '.join(self.family.step_caches)}"
+            )
 
     @abstractmethod
     def check_loras(self, loras: Mapping[str, float]) -> None:

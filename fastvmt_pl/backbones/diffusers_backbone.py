@@ -1,6 +1,7 @@
 """A video diffusion transformer of any family that is known, through diffusers' own classes."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +16,15 @@ from fastvmt_pl.backbones.geometry import WithGeometry
 from fastvmt_pl.backbones.offload import at_work
 from fastvmt_pl.backbones.pretrained import PretrainedParts
 from fastvmt_pl.backbones.request import Capture, Latents, Request
+from fastvmt_pl.backbones.step_cache import CachedSteps, StepCache
 from fastvmt_pl.clips.clip import Video
+from fastvmt_pl.errors import UserError
 
 
 class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
     """A video model through diffusers' own classes; :class:`.pretrained.PretrainedParts` says what can be set."""
+
+    cached_steps: CachedSteps | None = None
 
     def to(self, device: torch.device | str) -> Backbone:
         """Compute on a device from now on.
@@ -83,8 +88,30 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
     def _embed(self, prompt: str) -> Condition:
         return self.family.embed(self.text_pipeline, prompt)
 
-    def velocity(self, latents: Latents, timestep: float | Tensor, condition: Condition) -> Latents:
+    def check_step_cache(self, cache: StepCache) -> None:
+        """Raise ``UserError`` if diffusers has no such cache for the model, or its blocks are compiled."""
+        super().check_step_cache(cache)
+        if self.compile:
+            raise UserError(
+                "compile does not go with a step cache, which compiles each block anew; leave one of them out"
+            )
+
+    @contextmanager
+    def cached(self, cache: StepCache, sigmas: Float[Tensor, "steps_and_end"], first: int) -> Iterator[CachedSteps]:
+        """Predict velocities with a cache within the block, those of a batch one after another."""
+        self.cached_steps = CachedSteps(cache, sigmas, first, self.family)
+        try:
+            yield self.cached_steps
+        finally:
+            self.cached_steps.close()
+            self.cached_steps = None
+
+    def velocity(
+        self, latents: Latents, timestep: float | Tensor, condition: Condition, trajectory: str = "cond"
+    ) -> Latents:
         """Predict the flow-matching velocity, in fp32."""
+        if self.cached_steps is not None:
+            return self._cached_velocity(self.cached_steps, latents, float(timestep), condition, trajectory)
         latents, times = self._placed(latents, timestep)
         turns = self._turns(timestep, len(latents))
         found = [
@@ -100,6 +127,22 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         with self.with_switched(expert):
             output = transformer(**self._inputs(transformer, latents, times, condition), return_dict=False)
         return condition.stilled(self.family.velocity(output[0], latents, times))
+
+    def _cached_velocity(
+        self,
+        steps: CachedSteps,
+        latents: Latents,
+        timestep: float,
+        condition: Condition,
+        trajectory: str,
+    ) -> Latents:
+        (expert,) = self._turns(timestep, len(latents))
+        self.put_to_work([expert])
+        times, found = self._placed(latents, timestep)[1], []
+        for job in range(len(latents)):
+            with steps.run(self.expert(expert), expert, timestep, f"{trajectory} {job}"):
+                found.append(self._velocity(expert, latents[[job]], times[[job]], condition[[job]]))
+        return torch.cat(found)
 
     def _turns(self, timestep: float | Tensor, num_jobs: int) -> dict[int, list[int]]:
         """Return the jobs of each expert that works at their noise levels."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.request import Latents, Request
+from fastvmt_pl.backbones.step_cache import StepCache
 from fastvmt_pl.method.finish import Finish
 from fastvmt_pl.method.optimizers import clip_per_job
 from fastvmt_pl.method.video_sampler import NonFiniteError, VideoSampler, check
@@ -60,6 +61,7 @@ class MotionTransfer(VideoSampler):
         baseline: Also denoise the same start without guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
         finish: Takes the place of the steps that are not guided, with LoRAs of its own; ``None`` for none.
+        step_cache: A cache for the steps that are not guided, which leaves blocks out; ``None`` for none.
 
     Raises:
         ValueError: If a setting is out of range, saying which and what is allowed.
@@ -88,6 +90,7 @@ class MotionTransfer(VideoSampler):
         baseline: bool = True,
         keep_trajectory: bool = False,
         finish: Finish | None = None,
+        step_cache: StepCache | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -100,11 +103,8 @@ class MotionTransfer(VideoSampler):
             baseline,
             keep_trajectory,
             finish,
+            step_cache,
             num_guided_steps,
-        )
-        check(
-            0 <= num_guided_steps <= num_steps,
-            f"num_guided_steps is {num_guided_steps}; use 0 to num_steps, that is {num_steps} (the paper's is a fifth)",
         )
         check(num_inner_steps >= 1, f"num_inner_steps is {num_inner_steps}; use at least 1 (the paper's is 10)")
         check(final_rate >= 0, f"final_rate is {final_rate}; use a share of the first rate, 0 or more")
@@ -112,7 +112,7 @@ class MotionTransfer(VideoSampler):
         self.losses: Sequence[MotionLoss] = nn.ModuleList(losses)  # type: ignore[assignment]  # it is one, but untyped
         optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings of its own now, not after minutes
         self.optimizer = optimizer
-        self.num_guided_steps, self.guidance = num_guided_steps, guidance
+        self.guidance = guidance
         rates = [1 + step / max(1, num_inner_steps - 1) * (final_rate - 1) for step in range(num_inner_steps)]
         # Of the inner steps, as shares of the optimiser's own.
         self.rates: list[float] = [sum(rates)] if guidance == "fused" else rates

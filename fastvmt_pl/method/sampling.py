@@ -92,7 +92,7 @@ def guided_velocity(
     velocity = backbone.velocity(latents, timestep, condition) if conditional is None else conditional
     if guidance_scale == 1:
         return velocity
-    negative = backbone.velocity(latents, timestep, negative_condition)
+    negative = backbone.velocity(latents, timestep, negative_condition, trajectory="uncond")
     return negative + guidance_scale * (velocity - negative)
 
 

@@ -1,7 +1,8 @@
 """Sample videos from the starts of jobs, unguided by any motion: what a transfer does after its guided steps."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from fastvmt_pl.backbones.backbone import Backbone
 from fastvmt_pl.backbones.condition import Condition
 from fastvmt_pl.backbones.request import Latents
+from fastvmt_pl.backbones.step_cache import StepCache
 from fastvmt_pl.clips.video_writing import to_frames
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.finish import Finish
@@ -46,7 +48,8 @@ class VideoSampler(LightningModule):
         baseline: Also denoise the same start without motion guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
         finish: Takes the place of the last steps; ``None`` for none.
-        finish_from: How many steps come before it.
+        step_cache: A cache for the last steps; ``None`` for none. What a run is resumed from is before them.
+        num_guided_steps: How many steps come before finish and cache.
 
     Raises:
         UserError: If a setting is out of range or a LoRA of the finish cannot be used, saying what is allowed.
@@ -54,6 +57,8 @@ class VideoSampler(LightningModule):
 
     result: TransferResult | None
     """What the last fit made."""
+    cached_passes: tuple[int, int] | None
+    """Passes of the jobs' steps with a cache: those that ran all blocks, and all; ``None`` without a cache."""
     predicted: Latents | None
     """The clean latents that the last denoising step predicted, of whichever video; ``None`` after a restart."""
     on_denoised: list[Callable[[], None]]
@@ -74,7 +79,8 @@ class VideoSampler(LightningModule):
         baseline: bool,
         keep_trajectory: bool,
         finish: Finish | None,
-        finish_from: int,
+        step_cache: StepCache | None,
+        num_guided_steps: int,
     ) -> None:
         super().__init__()
         check(num_steps >= 1, f"num_steps is {num_steps}; use at least 1 (the paper's is 50)")
@@ -97,16 +103,23 @@ class VideoSampler(LightningModule):
         self.negative_prompt = usual if negative_prompt is None else negative_prompt
         self.baseline, self.keep_trajectory = baseline, keep_trajectory
         self.sigmas = flow_matching_sigmas(num_steps, shift, strength)
-        self.finish, self.finish_from = finish, finish_from
+        check(
+            0 <= num_guided_steps <= num_steps,
+            f"num_guided_steps is {num_guided_steps}; use 0 to num_steps, that is {num_steps} (the paper's is a fifth)",
+        )
+        self.finish, self.step_cache, self.num_guided_steps = finish, step_cache, num_guided_steps
         if finish is not None:
             check(
-                0 <= finish_from < num_steps,
-                f"num_guided_steps is {finish_from}, so none of {num_steps} steps is left for a finish; use fewer",
+                num_guided_steps < num_steps,
+                f"num_guided_steps is {num_guided_steps}, so none of {num_steps} steps is left for a finish; use fewer",
             )
+            check(step_cache is None, "a step cache does not go with a finish, whose few steps differ; leave one out")
             backbone.check_loras(finish.loras)
-            last = finish.sigmas(float(self.sigmas[finish_from]), shift)
-            self.sigmas = torch.cat([self.sigmas[:finish_from], last])
+            last = finish.sigmas(float(self.sigmas[num_guided_steps]), shift)
+            self.sigmas = torch.cat([self.sigmas[:num_guided_steps], last])
             self.num_steps = len(self.sigmas) - 1
+        if step_cache is not None:
+            backbone.check_step_cache(step_cache)
         self.restart()
 
     def restart(self) -> None:
@@ -118,6 +131,8 @@ class VideoSampler(LightningModule):
         self.baseline_latents: Tensor | None = None
         self.baseline_step = 0
         self.trajectory: list[Latents] = []
+        self.cached_passes: tuple[int, int] | None = None
+        self.before_cache: dict[str, Any] | None = None
 
     @property
     def jobs(self) -> TransferJobs:
@@ -163,7 +178,7 @@ class VideoSampler(LightningModule):
             conditional: The velocity under the prompts, if it is known already.
         """
         latents, timestep = latents.to(self.backbone.device), self.timestep(step)
-        finish = self.finish if step >= self.finish_from else None
+        finish = self.finish if step >= self.num_guided_steps else None
         with self.backbone.adapted({} if finish is None else finish.loras):
             velocity = guided_velocity(
                 self.backbone,
@@ -195,16 +210,18 @@ class VideoSampler(LightningModule):
     def denoise_rest(self) -> None:
         """Denoise the rest and the baseline, and decode; a resumed run goes on where it was."""
         self.saved_at = time.monotonic()
-        while self.step < self.num_steps:
-            self.take_step()
-            self._end_unguided_step(is_last=self.step == self.num_steps)
+        with self._cached():
+            while self.step < self.num_steps:
+                self.take_step()
+                self._end_unguided_step()
+        self.save_last_checkpoint()
         if self.baseline:
             if self.baseline_latents is None:
                 self.baseline_latents = self.initial_latents(self.jobs)
-            while self.baseline_step < self.num_steps:
-                self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
-                self.baseline_step += 1
-                self._end_unguided_step(is_last=self.baseline_step == self.num_steps)
+            self._denoise_baseline(until=self.num_guided_steps)
+            with self._cached():
+                self._denoise_baseline(until=self.num_steps)
+            self.save_last_checkpoint()
         self.result = TransferResult(
             latents=self.latents.detach().cpu(),
             frames=self.decoded(self.latents),
@@ -220,9 +237,28 @@ class VideoSampler(LightningModule):
         if self.keep_trajectory:
             self.trajectory.append(self.latents.detach().cpu().clone())
 
-    def _end_unguided_step(self, is_last: bool) -> None:
+    def _denoise_baseline(self, until: int) -> None:
+        assert self.baseline_latents is not None
+        while self.baseline_step < until:
+            self.baseline_latents = self.denoised(self.baseline_latents, self.baseline_step)
+            self.baseline_step += 1
+            self._end_unguided_step()
+
+    @contextmanager
+    def _cached(self) -> Iterator[None]:
+        """Have the step cache on, if there is one; a checkpoint within the block is of its begin, without a cache."""
+        if self.step_cache is None:
+            yield
+            return
+        self.before_cache = self._state()
+        with self.backbone.cached(self.step_cache, self.sigmas, self.num_guided_steps) as steps:
+            yield
+        self.before_cache = None
+        self.cached_passes = self.cached_passes or (steps.num_whole, steps.num_passes)
+
+    def _end_unguided_step(self) -> None:
         """Write a checkpoint if one is due, and report the step."""
-        if is_last or time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+        if self.before_cache is None and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
             self.save_last_checkpoint()
         for told in self.on_denoised:
             told()
@@ -236,11 +272,18 @@ class VideoSampler(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add position, baseline, trajectory and random state."""
-        checkpoint["motion_transfer"] = {
+        state = dict(self.before_cache or self._state())
+        checkpoint["state_dict"]["latents"] = state.pop("latents")
+        checkpoint["motion_transfer"] = state
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "latents": self.latents.detach(),
             "step": self.step,
             "baseline_latents": self.baseline_latents,
             "baseline_step": self.baseline_step,
-            "trajectory": self.trajectory,
+            "trajectory": list(self.trajectory),
+            "cached_passes": self.cached_passes,
             "random_state": torch.get_rng_state(),
         }
 
@@ -249,6 +292,7 @@ class VideoSampler(LightningModule):
         state = checkpoint["motion_transfer"]
         self.step, self.trajectory = state["step"], state["trajectory"]
         self.baseline_latents, self.baseline_step = state["baseline_latents"], state["baseline_step"]
+        self.cached_passes = state.get("cached_passes")
         torch.set_rng_state(state["random_state"])
 
 

@@ -74,7 +74,7 @@ class Rehearsal:
                 latents = self.module.denoised(self.module.latents.data, 0)
             if self.module.finish is not None:
                 with self._read("finish"):
-                    self.module.denoised(self.module.latents.data, self.module.finish_from)
+                    self.module.denoised(self.module.latents.data, self.module.num_guided_steps)
             self.module.predicted = None
             self.module.backbone.load_weights()
             self._replay_autoencoder()

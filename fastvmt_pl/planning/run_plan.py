@@ -80,7 +80,7 @@ class Plan:
     def prediction_flops(self) -> float:
         """Floating-point operations of one forward pass of the transformer for one job."""
         module = self.rehearsal.module
-        first = module if module.finish is None or module.finish_from else module.finish
+        first = module if module.finish is None or module.num_guided_steps else module.finish
         predictions = 1 if first.guidance_scale == 1 else 2
         return self.rehearsal.denoising.flops / (predictions * len(self.workload.prompts))
 
@@ -114,7 +114,7 @@ def plan(module: MotionTransfer, workload: Workload) -> Plan:
     extractions = -(-workload.num_levels // workload.extraction_batch)
     videos, guided = 2 if module.baseline else 1, batches * workload.num_gradients
     ended = [] if rehearsal.ending is None else [Step("guide: end the step", rehearsal.ending, guided, "prediction")]
-    plain = module.num_steps if rehearsal.finish is None else module.finish_from
+    plain = module.num_steps if rehearsal.finish is None else module.num_guided_steps
     others = batches * plain * videos - sum(step.num_times for step in ended)
     last = batches * (module.num_steps - plain) * videos
     steps = [

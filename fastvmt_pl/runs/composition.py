@@ -40,6 +40,9 @@ def compose(
     finish = (config.get("model") or {}).get("finish")
     if isinstance(finish, Mapping) and not finish.get("init_args", finish).get("loras"):
         raise UserError("the finish has no LoRA; give finish_loras, distilled for few steps, or leave the finish out")
+    cache = (config.get("model") or {}).get("step_cache")
+    if isinstance(cache, Mapping) and not cache.get("init_args", cache).get("method"):
+        raise UserError("step_cache_threshold is of no step cache; give step_cache too, such as first_block")
     return TransferCLI(
         renewed(config),
         trainer_defaults,

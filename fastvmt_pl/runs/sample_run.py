@@ -95,6 +95,7 @@ def sample(
         name: value for name, value in (settings.get("trainer") or {}).items() if name in ("accelerator", "devices")
     }
     unguided: dict[str, Any] = {"model.num_guided_steps": 0, "model.finish": None, "model.strength": 1.0}
+    unguided |= {"model.step_cache": None}
     unguided |= {"data.clips": [NO_CLIP], "data.prompts": [prompt]}
     unguided |= {"data.seed": seed} | ({} if output_fps is None else {"data.output_fps": output_fps})
     unguided |= {} if image is None else {"data.images": [str(image)]}

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_warn
 
 from fastvmt_pl.backbones.precision import PrecisionOption, Quantization
+from fastvmt_pl.backbones.step_cache import StepCacheMethod
 from fastvmt_pl.callbacks import LastCheckpoint, Preemption, TransferProgress
 from fastvmt_pl.errors import UserError, one_line
 from fastvmt_pl.files.atomic import naming
@@ -40,6 +41,8 @@ class Options(TypedDict, total=False):
     finish_steps: int | None
     finish_guidance_scale: float | None
     finish_shift: float | None
+    step_cache: StepCacheMethod | None
+    step_cache_threshold: float | None
     guidance_scale: float | None
     low_noise_guidance_scale: float | None
     negative_prompt: str | None
@@ -83,6 +86,9 @@ class TransferOptions(Options, total=False):
         finish_steps: Denoising steps with the finish LoRA. Default: 4.
         finish_guidance_scale: How closely these follow the prompt. Default: 1, without classifier-free guidance.
         finish_shift: Shift of their noise levels, best that of the finish LoRA. Default: the config's shift.
+        step_cache: first_block or sea leaves most of the transformer out in steps that are not guided and would change
+            little; mag does so by a model's own ratios, which the config has.
+        step_cache_threshold: The change up to which it does so; more is faster and less exact.
         guidance_scale: How closely to follow the prompt; 1 turns classifier-free guidance off.
         low_noise_guidance_scale: The same for low noise, for models that have a transformer of its own for that.
         negative_prompt: What to steer away from.
@@ -118,6 +124,8 @@ SETTINGS = {
     "finish_steps": "model.finish.num_steps",
     "finish_guidance_scale": "model.finish.guidance_scale",
     "finish_shift": "model.finish.shift",
+    "step_cache": "model.step_cache.method",
+    "step_cache_threshold": "model.step_cache.threshold",
     "guidance_scale": "model.guidance_scale",
     "low_noise_guidance_scale": "model.low_noise_guidance_scale",
     "negative_prompt": "model.negative_prompt",

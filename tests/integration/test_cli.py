@@ -377,6 +377,20 @@ def test_what_the_command_line_leaves_out_is_the_configs(begin, clip, tmp_path):
 # Whole runs
 
 
+def test_a_step_cache_is_a_setting_and_named_in_the_results(succeed, refused, clip):
+    words = ("transfer", clip, PROMPT, "--num-frames=5", "--num-steps=6", "--num-guided-steps=1", "--no-baseline")
+    cache = ("--step-cache=first_block", "--step-cache-threshold=1000", "--output", "out")
+    succeed(*words, *cache)
+    (job,) = json.loads(Path("out/metrics.json").read_text())["jobs"]
+    assert (job["step_cache"], job["step_cache_whole"]) == ("first_block", 0.2)  # 1 of 5 steps, under each prompt
+    config = yaml.safe_load(Path("out/config.yaml").read_text())["model"]
+    assert config["step_cache"] == {"method": "first_block", "threshold": 1000.0}
+    Path("out/metrics.json").unlink()
+    assert "step_cache.threshold" in refused(*words, *cache[:1], "--step-cache-threshold=0.1", *cache[2:])
+    assert "step_cache" in refused(*words, "--step-cache-threshold=0.1", "--output", "other")
+    assert "mag_ratios" in refused(*words, "--step-cache=mag", "--output", "other")
+
+
 def test_a_transfer_writes_its_folder_once_and_goes_on_when_unfinished(succeed, refused, clip, tmp_path):
     args = ["transfer", clip, PROMPT, *FEW, "--output", "out", "--seed", "4", "--negative-prompt", "gray: [mist"]
     assert "out" in succeed(*args).out

@@ -71,6 +71,8 @@ class Family(ABC):
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
     """Endings of the names of the linear layers that a LoRA adapts by default."""
     layer_names: LayerNames
+    step_caches: tuple[str, ...] = ("first_block", "mag")
+    """The caches of denoising steps that diffusers has for it, by the names of :class:`.step_cache.StepCache`."""
     chooses_kernel: ClassVar[bool] = True
     """Whether diffusers lets the user choose what computes its self-attention."""
     image_encoder: type[Any] | None = None

@@ -115,6 +115,8 @@ class Wan(Family):
             frame_step=FRAME_STEP,
             size_multiple=SIZE_MULTIPLE,
         )
+        if config.get("in_channels") == config.get("out_channels"):  # it filters the latents that the model is given
+            self.step_caches = (*self.step_caches, "sea")
         index = read_json(self.folder / "model_index.json")
         bundled = architecture(self.folder) in map(architecture, BUNDLED.values())
         self.images = "optional" if index.get("expand_timesteps") or bundled else "none"
