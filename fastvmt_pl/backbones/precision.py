@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 Precision = Literal["float32", "bfloat16", "float16"]
-Quantization = Literal["fp8"]
+Quantization = Literal["fp8", "int8"]
 """How frozen weights are quantised."""
 PrecisionOption = Literal["auto", "float32", "bfloat16", "float16"]
 """A precision, or ``auto``: bfloat16 where the device has instructions for it, and float32 everywhere else."""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class PretrainedParts:
             ``None`` is PyTorch's choice.
         compile: Compile the transformer's blocks when they first run, by ``torch.compile``.
         quantization: ``fp8`` keeps the weights of the transformer's layers in 8-bit floating point (E4M3), half of
-            bfloat16's memory, and casts each layer to ``dtype`` while it runs. ``None`` keeps them in ``dtype``.
+            bfloat16's memory, and casts each layer to ``dtype`` while it runs. ``int8`` keeps those of its blocks as
+            8-bit integers with a scale for each output channel, which is more exact; it needs the extra ``int8``.
+            ``None`` keeps them in ``dtype``.
 
     Raises:
         ValueError: If there is no such model, it is of an unsupported class, or has no safetensors weights, if a LoRA
@@ -87,6 +90,8 @@ class PretrainedParts:
                     f"attention_backend is {attention_backend!r}, and diffusers lets nobody choose what computes the "
                     f"attention of {self.name}; set it to null"
                 )
+        if quantization == "int8" and find_spec("torchao") is None:
+            raise UserError("quantization int8 needs torchao; pip install 'fastvmt_pl[int8]', or use fp8")
         if compile and quantization is not None:
             raise UserError(f"compile does not go with quantization {quantization}; leave one of them out")
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
@@ -217,6 +222,11 @@ class PretrainedParts:
         """Quantise a transformer's weights, if that is set."""
         if self.quantization == "fp8":
             transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=self.dtype)
+        elif self.quantization == "int8":
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_  # an extra
+
+            for block in self.family.blocks(transformer):
+                quantize_(block, Int8WeightOnlyConfig())
 
     @cached_property
     def vae(self) -> ModelMixin:

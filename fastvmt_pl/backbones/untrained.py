@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,13 +64,14 @@ class UntrainedBackbone(DiffusersBackbone):
             self.dtype,
             getattr(made, "_keep_in_fp32_modules", None) or (),
         )
-        if self.quantization is not None and self.random:
-            self.quantize(transformer)
-        elif self.quantization is not None:
+        if self.quantization == "fp8" and not self.random:
             with torch.device("meta"):
                 quantized = made.from_config(config, num_layers=self.num_blocks)
             self.quantize(quantized)
             cast_while_running(transformer, quantized, self.dtype)
+        else:
+            with nullcontext() if self.random else FAKE:
+                self.quantize(transformer)
         if self.gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         self.family.prepare(transformer)

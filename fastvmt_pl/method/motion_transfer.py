@@ -37,14 +37,16 @@ class MotionTransfer(VideoSampler):
 
     With ``fused`` guidance, the optimiser takes one step instead, as long as all of them, and the gradient comes from
     the forward pass that also denoises (as in MotionClone, arXiv 2406.05338). So a guided step costs a plain one and a
-    backward pass through the blocks up to the one that is read.
+    backward pass through the blocks up to the one that is read. One optimiser serves all guided steps, so its momentum
+    averages their gradients.
 
     A checkpoint also holds the optimiser and the inner step, so a killed run continues to the same bits.
 
     Args:
         backbone: The frozen video model.
         losses: What is minimised, each with its weight.
-        optimizer: Makes the optimiser of the latents; a fresh one for every guided step.
+        optimizer: Makes the optimiser of the latents; a fresh one for every guided step, or with fused guidance one
+            for all.
         num_steps: Denoising steps.
         num_guided_steps: How many of them, from the first, are guided; the trainer's ``max_epochs``.
         guidance: ``optimise`` takes inner steps before each guided denoising step; ``fused`` takes one, with the
@@ -272,7 +274,8 @@ class MotionTransfer(VideoSampler):
         self.take_step(self._conditional() if self.guidance == "fused" else None)
         self.inner_step = 0
         self.cached_gradients, self.velocities = {}, {}
-        self.latents_optimizer.state.clear()
+        if self.guidance == "optimise":
+            self.latents_optimizer.state.clear()
 
     @torch.no_grad()
     def _conditional(self) -> Latents:

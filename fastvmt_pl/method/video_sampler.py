@@ -210,12 +210,13 @@ class VideoSampler(LightningModule):
     def denoise_rest(self) -> None:
         """Denoise the rest and the baseline, and decode; a resumed run goes on where it was."""
         self.saved_at = time.monotonic()
-        with self._cached():
-            while self.step < self.num_steps:
-                self.take_step()
-                self._end_unguided_step()
-        self.save_last_checkpoint()
-        if self.baseline:
+        if self.step < self.num_steps:
+            with self._cached():
+                while self.step < self.num_steps:
+                    self.take_step()
+                    self._end_unguided_step()
+            self.save_last_checkpoint()
+        if self.baseline and self.baseline_step < self.num_steps:
             if self.baseline_latents is None:
                 self.baseline_latents = self.initial_latents(self.jobs)
             self._denoise_baseline(until=self.num_guided_steps)
@@ -258,7 +259,9 @@ class VideoSampler(LightningModule):
 
     def _end_unguided_step(self) -> None:
         """Write a checkpoint if one is due, and report the step."""
-        if self.before_cache is None and time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS:
+        video_is_done = self.step == self.num_steps and self.baseline_step in (0, self.num_steps)  # it is saved then
+        is_due = time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS
+        if is_due and not video_is_done and self.before_cache is None:
             self.save_last_checkpoint()
         for told in self.on_denoised:
             told()

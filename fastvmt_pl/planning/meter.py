@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
@@ -23,6 +23,14 @@ FLOPS: dict[Any, Callable[..., int]] = {
     ],
 }
 """Formulas of PyTorch's own counter, with the CPU's attention kernel, which it lacks."""
+
+
+def stored_tensors(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors that hold a tensor's numbers: itself, or for a quantised one its integers and scales."""
+    if not is_traceable_wrapper_subclass(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [each for name in names for each in stored_tensors(getattr(tensor, name))]
 
 
 def convolution_buffers(
@@ -121,8 +129,9 @@ class TensorMeter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         tensors = [result] if isinstance(result, Tensor) else tree_leaves(result) if isinstance(result, tuple) else []
         for tensor in tensors:
-            if isinstance(tensor, Tensor) and not tensor.is_meta:  # which takes no memory; fake tensors do
-                self._follow(tensor.untyped_storage())
+            for each in stored_tensors(tensor) if isinstance(tensor, Tensor) else []:
+                if not each.is_meta:  # which takes no memory; fake tensors do
+                    self._follow(each.untyped_storage())
         flops = FLOPS.get(func.overloadpacket)
         buffer = convolution_buffers(*args, result=result) if func is ATEN.convolution.default else 0
         for reading in self._readings:

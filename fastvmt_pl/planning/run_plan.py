@@ -7,7 +7,7 @@ from torch import nn
 
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.planning.calibration import Rates
-from fastvmt_pl.planning.meter import Reading
+from fastvmt_pl.planning.meter import Reading, stored_tensors
 from fastvmt_pl.planning.rehearsal import Rehearsal
 from fastvmt_pl.planning.workload import Workload
 
@@ -90,7 +90,8 @@ class Plan:
 
 
 def _size_of(part: nn.Module) -> Size:
-    return Size(sum(each.numel() for each in part.parameters()), sum(each.nbytes for each in part.parameters()))
+    stored = (each for parameter in part.parameters() for each in stored_tensors(parameter))
+    return Size(sum(each.numel() for each in part.parameters()), sum(each.nbytes for each in stored))
 
 
 def plan(module: MotionTransfer, workload: Workload) -> Plan:

@@ -102,7 +102,8 @@ class TransferOptions(Options, total=False):
             the motion is as fast as there.
         device: auto, cpu, cuda, cuda:1 or mps.
         dtype: Precision of the model's weights; auto is bfloat16 where the device has instructions for it, or float32.
-        quantization: fp8 keeps the model's weights in 8 bits, which halves their memory.
+        quantization: fp8 or int8 (more exact; needs the extra int8) keeps the model's weights in 8 bits, which halves
+            their memory.
         loras: Folder of fastvmt distill or a .safetensors file to start from, as PATH or PATH:WEIGHT; a list for
             several.
         baseline: Also make the video without guidance, to compare.

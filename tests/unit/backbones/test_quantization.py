@@ -17,6 +17,7 @@ from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
 from fastvmt_pl.planning import Workload, advise, plan
+from fastvmt_pl.planning.meter import stored_tensors
 
 PROMPTS = ["a red circle on a gray background", "a blue cross on a navy background"]
 TIMESTEP = torch.tensor([700.0, 300.0])
@@ -24,7 +25,7 @@ EVERYTHING = Request(frozenset({2}), frozenset({3}), frozenset({1}), denoising=T
 
 
 def num_bytes(transformer):
-    return sum(parameter.nbytes for parameter in transformer.parameters())
+    return sum(each.nbytes for parameter in transformer.parameters() for each in stored_tensors(parameter))
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,14 @@ def plain():
     return DiffusersBackbone()
 
 
+@pytest.fixture(params=["fp8", "int8"])
+def quantization(request):
+    return request.param
+
+
 @pytest.fixture(params=[False, True], ids=["stored", "checkpointed"])
-def quantized(request):
-    return DiffusersBackbone(quantization="fp8", gradient_checkpointing=request.param)
+def quantized(request, quantization):
+    return DiffusersBackbone(quantization=quantization, gradient_checkpointing=request.param)
 
 
 @pytest.fixture
@@ -64,50 +70,60 @@ def test_predictions_and_gradients_are_nearly_the_same(plain, quantized, latents
 
 def test_an_early_exit_leaves_no_layer_in_full_precision(quantized, latents):
     quantized.load_weights()
-    before = {name: (each.dtype, each.clone()) for name, each in quantized.transformer.named_parameters()}
+
+    def stored():
+        parameters = quantized.transformer.named_parameters()
+        return {name: [each.clone() for each in stored_tensors(parameter)] for name, parameter in parameters}
+
+    before = stored()
     brought(quantized, latents)
     quantized.query_key(latents, TIMESTEP, quantized.embed_prompts(PROMPTS), 1)[0].sum().backward()
-    for name, parameter in quantized.transformer.named_parameters():
-        assert parameter.dtype == before[name][0]
-        assert torch.equal(parameter.float(), before[name][1].float()), name
+    for name, tensors in stored().items():
+        for each, expected in zip(tensors, before[name], strict=True):
+            assert each.dtype == expected.dtype
+            assert torch.equal(each.float(), expected.float()), name
 
 
-def test_weights_take_half_of_bfloat16_and_a_plan_knows(plain):
-    half, quantized = DiffusersBackbone(dtype="bfloat16"), DiffusersBackbone(dtype="bfloat16", quantization="fp8")
+def test_weights_take_half_of_bfloat16_and_a_plan_knows(quantization):
+    half, quantized = (
+        DiffusersBackbone(dtype="bfloat16"),
+        DiffusersBackbone(dtype="bfloat16", quantization=quantization),
+    )
     assert num_bytes(quantized.transformer) < 0.65 * num_bytes(half.transformer)
     assert num_bytes(untrained(quantized).expert(0)) == num_bytes(quantized.transformer)
 
 
-def test_a_plan_counts_layers_that_are_cast_while_they_run():
+def test_a_plan_counts_layers_that_are_cast_while_they_run(quantization):
     work = Workload(5, (48, 48), AttentionFlow(block=4, window=7), ("a red circle",), 1, 1, 1, 1, 4)
     found = {
         name: plan(MotionTransfer(DiffusersBackbone(dtype="bfloat16", **options), negative_prompt=""), work)
         for name, options in {
             "plain": {"gradient_checkpointing": True},
-            "fp8": {"gradient_checkpointing": True, "quantization": "fp8"},
-            "fp8, stored": {"quantization": "fp8"},
+            "quantized": {"gradient_checkpointing": True, "quantization": quantization},
+            "quantized, stored": {"quantization": quantization},
         }.items()
     }
     weights = {name: each.sizes["transformer"].num_bytes for name, each in found.items()}
-    assert weights["fp8"] < 0.65 * weights["plain"]
-    more = found["fp8"].rehearsal.gradient[True].growth - found["plain"].rehearsal.gradient[True].growth
+    assert weights["quantized"] < 0.65 * weights["plain"]
+    more = found["quantized"].rehearsal.gradient[True].growth - found["plain"].rehearsal.gradient[True].growth
     assert more < 0.25 * weights["plain"]  # a block that is computed again, of six
-    kept = found["fp8, stored"].rehearsal.gradient[False].growth - found["plain"].rehearsal.gradient[False].growth
+    kept = found["quantized, stored"].rehearsal.gradient[False].growth - found["plain"].rehearsal.gradient[False].growth
     assert kept > 0.3 * weights["plain"]  # the graph keeps the layers that were cast, up to the block that is read
 
 
 def test_it_is_another_model_for_the_cache(plain):
-    assert DiffusersBackbone(quantization="fp8").fingerprint() != plain.fingerprint()
+    others = [DiffusersBackbone(quantization=each).fingerprint() for each in ("fp8", "int8")]
+    assert len({plain.fingerprint(), *others}) == 3
 
 
-def test_a_lora_that_is_switched_on_is_not_quantized(plain, latents, tmp_path, write_lora):
+def test_a_lora_that_is_switched_on_is_not_quantized(plain, quantization, latents, tmp_path, write_lora):
     path = write_lora(tmp_path / "lora.safetensors", 0.1)
     layer = "diffusion_model.blocks.1.self_attn.q"
     save_file(
         {**load_file(path), f"{layer}.diff": 0.01 * torch.randn(144, 144), f"{layer}.diff_b": torch.randn(144)}, path
     )
     loras, text = {str(path): 1.0}, plain.embed_prompts(PROMPTS)
-    quantized = DiffusersBackbone(quantization="fp8")
+    quantized = DiffusersBackbone(quantization=quantization)
     with torch.no_grad():
         effects = []
         for backbone in (plain, quantized):
@@ -117,11 +133,15 @@ def test_a_lora_that_is_switched_on_is_not_quantized(plain, latents, tmp_path, w
     assert cosine_similarity(*(each.flatten() for each in effects), dim=0) > 0.95
 
 
-def test_what_does_not_go_with_it_is_refused():
+def test_what_does_not_go_with_it_is_refused(quantization, monkeypatch):
     with pytest.raises(UserError, match="compile"):
-        DiffusersBackbone(quantization="fp8", compile=True)
+        DiffusersBackbone(quantization=quantization, compile=True)
     with pytest.raises(UserError, match="quantization"):
-        MotionDistillation(DiffusersBackbone(quantization="fp8"))
+        MotionDistillation(DiffusersBackbone(quantization=quantization))
+    monkeypatch.setattr("fastvmt_pl.backbones.pretrained.find_spec", lambda name: None)
+    DiffusersBackbone(quantization="fp8")
+    with pytest.raises(UserError, match=r"fastvmt_pl\[int8\]"):
+        DiffusersBackbone(quantization="int8")
 
 
 def test_a_plan_advises_it_unless_blocks_are_compiled(tmp_path):

@@ -12,7 +12,7 @@ from fastvmt_pl.method.optimizers import NormalizedGradientDescent, scale_per_jo
 from fastvmt_pl.method.sampling import denoise
 
 PROMPTS = ("a red cross on a navy background", "a blue circle on a gray background")
-DESCENT = partial(NormalizedGradientDescent, lr=0.02)
+DESCENT = partial(NormalizedGradientDescent, lr=0.02, momentum=0.5)
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def passes(backbone, monkeypatch):
     for name in ("capture", "velocity"):
         method = getattr(backbone, name)
 
-        def counted(latents, *args, name=name, method=method):
+        def counted(latents, *args, name=name, method=method, **options):
             done.append((name, len(latents)))
-            return method(latents, *args)
+            return method(latents, *args, **options)
 
         monkeypatch.setattr(backbone, name, counted)
     return done
@@ -32,10 +32,11 @@ def passes(backbone, monkeypatch):
 
 @pytest.mark.parametrize(("num_steps", "tolerance"), [(1, 2e-5), (4, 1e-4)])
 def test_it_is_a_loop_of_separate_passes(fit, backbone, num_steps, tolerance):
-    """A step predicts, moves along the gradient, and denoises by what it had predicted before it moved."""
+    """A step predicts, moves along the gradients so far, and denoises by what it had predicted before it moved."""
     options = {"num_steps": num_steps, "num_guided_steps": min(2, num_steps), "num_inner_steps": 3, "final_rate": 0.5}
     module = fit(guidance="fused", optimizer=DESCENT, clips=2, prompts=PROMPTS, **options)
     targets, latents = module.trainer.datamodule.targets, module.initial_latents(module.jobs)
+    direction = torch.zeros_like(latents)
     for step in range(module.num_steps):
         timestep = module.timestep(step)
         with torch.no_grad():
@@ -45,7 +46,8 @@ def test_it_is_a_loop_of_separate_passes(fit, backbone, num_steps, tolerance):
             capture = backbone.capture(latents, timestep, module.condition, targets[step].request)
             total = sum(loss.weight * loss(capture, targets[step]) for loss in module.losses)
             (gradient,) = torch.autograd.grad(total, latents)
-            latents = latents.detach() - 0.02 * (1 + 0.75 + 0.5) * scale_per_job(gradient)
+            direction = scale_per_job(gradient) + 0.5 * direction
+            latents = latents.detach() - 0.02 * (1 + 0.75 + 0.5) * direction
         with torch.no_grad():
             negative = backbone.velocity(latents, timestep, module.negative_condition)
             latents = denoise(negative + 3.0 * (predicted - negative), latents, module.sigmas, step)

@@ -292,7 +292,7 @@ def test_trainers_that_would_break_the_optimisation_are_refused(backbone, settin
 
 def test_latents_that_are_not_finite_end_the_run(fit, backbone, monkeypatch):
     velocity = backbone.velocity
-    monkeypatch.setattr(backbone, "velocity", lambda *args: velocity(*args) / 0)
+    monkeypatch.setattr(backbone, "velocity", lambda *args, **options: velocity(*args, **options) / 0)
     with pytest.raises(NonFiniteError, match="denoising step 1"):
         fit(num_guided_steps=0)
 
