@@ -7,7 +7,8 @@ import torch
 from measure import MIB, medians, table
 from torch import Tensor
 
-from fastvmt_pl.objectives import frame_pairs, global_motion_flow, window_centres, windowed_motion_flow
+from fastvmt_pl.objectives.frame_pairs import frame_pairs
+from fastvmt_pl.objectives.motion_flow import global_motion_flow, window_centres, windowed_motion_flow
 from fastvmt_pl.processes.peak_memory import PeakMemory
 
 HEADS, HEAD_DIM = 12, 128

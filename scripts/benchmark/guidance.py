@@ -1,20 +1,24 @@
-"""Parts a, b and d: a fresh gradient, a guided step and a step that reuses a gradient."""
+"""Parts a, b, d and j: a fresh gradient, a guided step, a step that reuses a gradient, and whole jobs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
 from jobs import StepTimer, compose_job, reuse_every, toy_clip
-from measure import medians, now, table
+from measure import MIB, medians, now, table
 from published import PublishedBackbone, loss, measure
 from subject import SETTINGS, Sizes, Subject
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.families.wan_padding import trim_padding
 from fastvmt_pl.method.motion_transfer import MotionTransfer
+from fastvmt_pl.processes.peak_memory import PeakMemory
 
 INTERVAL = 3
+NUM_STEPS, NUM_GUIDED_STEPS = 50, 10
+"""Steps of a job in part j."""
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
 """Allowed difference of final latents as a share of their change: AdamW turns rounding of tiny gradients into whole
 steps, so single entries say little."""
@@ -74,7 +78,7 @@ def inner_steps(start: Tensor, module: MotionTransfer, loss_of: Callable[[nn.Par
     optimizer = module.configure_optimizers()
     for inner in range(module.num_inner_steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * (1 + inner / (module.num_inner_steps - 1) * (module.final_rate - 1))
+            group["lr"] = group["initial_lr"] * module.rates[inner]
         optimizer.zero_grad()
         if inner % INTERVAL == 0:
             loss_of(module.latents).backward()
@@ -173,3 +177,56 @@ def trainer_overhead(scratch: Path, device: str, count: int = 200) -> float:
     begun = now(device)
     reuse_steps(cli.model, optimizer, count)
     return timer.median_step() - (now(device) - begun) / count
+
+
+def part_j(subject: Subject, folder: Path, sizes: Sizes, repeats: int) -> str:
+    """Compare whole jobs under each guidance with plain sampling, by the seconds and the memory of their steps."""
+    module, start = subject.module, subject.module.latents.detach().clone()
+    timestep, theirs = module.timestep(0), PublishedBackbone(folder, sizes.dtype, sizes.device, SETTINGS.block)
+    fused = MotionTransfer(module.backbone, guidance="fused")
+    fused.condition, fused.negative_condition = module.condition, module.negative_condition
+
+    @torch.no_grad()
+    def read() -> None:
+        module.backbone.capture(subject.noisy_reference, timestep, subject.null, SETTINGS.request)
+
+    def plain() -> None:
+        module.denoised(start, 0)
+
+    def fused_step() -> None:
+        fused.latents = nn.Parameter(start.clone())
+        optimizer_step(fused.configure_optimizers(), lambda: fresh_loss(replace(subject, module=fused)))
+        fused.denoised(fused.latents.data, 0, fused.velocities[0][None])
+
+    def optimised() -> None:
+        module.denoised(inner_steps(start, module, lambda latents: fresh_loss(subject)), 0)
+
+    def published() -> None:
+        with torch.no_grad():
+            target = measure(*theirs.query_key(subject.noisy_reference, timestep, subject.null), sizes.grid, SETTINGS)
+        inner_steps(start, module, lambda latents: loss(*theirs.query_key(latents, timestep, module.condition), target))
+        module.denoised(start, 0)
+
+    sides = {"read": read, "plain": plain, "fused": fused_step, "optimise": optimised, "published": published}
+    seconds = medians(sides, repeats, sizes.device)
+    peaks = {}
+    for name in ("plain", "fused", "optimise", "published"):
+        with PeakMemory(torch.device(sizes.device)) as peak:
+            sides[name]()
+        peaks[name] = peak.num_bytes
+    whole = NUM_STEPS * seconds["plain"]
+    rows = []
+    for name in ("plain", "fused", "optimise", "published"):
+        guided = NUM_GUIDED_STEPS * (seconds[name] + (seconds["read"] if name in ("fused", "optimise") else 0))
+        job = guided + (NUM_STEPS - NUM_GUIDED_STEPS) * seconds["plain"]
+        job = whole if name == "plain" else job
+        rows.append([name, f"{seconds[name]:.2f}", f"{job / whole:.2f}", f"{peaks[name] / MIB:.0f}"])
+    return table(
+        [
+            f"j. {NUM_GUIDED_STEPS} of {NUM_STEPS} steps guided",
+            "seconds of such a step",
+            "whole job, to plain sampling",
+            "peak MiB of such a step",
+        ],
+        rows,
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attention import part_c
 from full_size import part_f
-from guidance import part_a, part_b, part_d
+from guidance import part_a, part_b, part_d, part_j
 from jobs import part_e
 from jsonargparse import auto_cli
 from levers import part_g
@@ -21,7 +21,7 @@ from subject import Sizes, load_subject, write_scaled_wan
 
 from fastvmt_pl.backbones.precision import Precision
 
-PARTS = "abcdefghi"
+PARTS = "abcdefghij"
 
 
 def main(
@@ -44,13 +44,13 @@ def main(
             fresh one. e: whole jobs on the bundled model, with and without each part of the method. f: guided steps
             at the size of Wan 2.1 1.3B and the memory they take; writes 3 GB to the temporary folder. g: what the
             memory levers save and cost; needs a C++ compiler. h: a list of jobs by two processes against one. i: how
-            soon a list of 10,000 jobs begins.
-        num_heads: Attention heads of the transformer in a, b, d and g, which has Wan 2.1 1.3B's 30 blocks.
+            soon a list of 10,000 jobs begins. j: jobs under each guidance against plain sampling.
+        num_heads: Attention heads of the transformer in a, b, d, g and j, which has Wan 2.1 1.3B's 30 blocks.
         head_dim: Width of each head.
-        grid: Rows and columns of tokens in a latent frame, in a, b, d and g; multiples of 3 and 4 in b.
-        num_latent_frames: Latent frames in a, b, d and g.
+        grid: Rows and columns of tokens in a latent frame, in a, b, d, g and j; multiples of 3 and 4 in b.
+        num_latent_frames: Latent frames in a, b, d, g and j.
         device: cpu, cuda or cuda:1.
-        dtype: Precision of the transformer in a, b, d and g.
+        dtype: Precision of the transformer in a, b, d, g and j.
         num_frames: Frames of the video in f; the paper's is 81.
         size: Its height and width in pixels; the paper's is 480 x 832.
         repeats: Rounds of each part that count, of which it takes medians.
@@ -63,11 +63,11 @@ def main(
     print(f"Measured on {hardware(device)}; medians of {repeats} rounds.\n")
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
-        if set(parts) & set("abdg"):
+        if set(parts) & set("abdgj"):
             sizes = Sizes(num_heads, head_dim, grid, num_latent_frames, dtype, device)
-            print(f"Parts a, b, d, g: {sizes}.\n", flush=True)
+            print(f"Parts a, b, d, g, j: {sizes}.\n", flush=True)
             write_scaled_wan(scratch / "scaled", sizes)
-        if set(parts) & set("abd"):
+        if set(parts) & set("abdj"):
             subject = load_subject(scratch / "scaled", sizes)
         for part in sorted(set(parts)):
             if part == "a":
@@ -78,6 +78,8 @@ def main(
                 text = part_c(repeats, device)
             elif part == "d":
                 text = part_d(subject, sizes, repeats, scratch)
+            elif part == "j":
+                text = part_j(subject, scratch / "scaled", sizes, repeats)
             elif part == "e":
                 text = part_e(scratch, device, repeats)
             elif part == "g":
