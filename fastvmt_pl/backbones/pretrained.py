@@ -13,6 +13,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from fastvmt_pl.backbones.attention_kernel import check_backend, try_backend
+from fastvmt_pl.backbones.block_offload import gather, spread
 from fastvmt_pl.backbones.families.finding import find_family
 from fastvmt_pl.backbones.model_folder import (
     check_weights,
@@ -46,6 +47,8 @@ class PretrainedParts:
             that cannot be applied as a whole is refused before the model's weights are read. For a model with two
             experts, either file of a pair, NAME_high_noise and NAME_low_noise, stands for both.
         offload: Keep the text encoder and the autoencoder in the CPU's memory while they are idle.
+        offload_blocks: Keep the transformer's blocks behind the one whose motion is read in the CPU's memory, and each
+            on the device while it runs.
         attention_backend: What computes self-attention, by diffusers' name, such as ``flash`` or ``_native_cudnn``;
             ``None`` is PyTorch's choice.
         compile: Compile the transformer's blocks when they first run, by ``torch.compile``.
@@ -68,6 +71,7 @@ class PretrainedParts:
         revision: str | None = None,
         loras: dict[str, float] | None = None,
         offload: bool = False,
+        offload_blocks: bool = False,
         attention_backend: str | None = None,
         compile: bool = False,
         quantization: Quantization | None = None,
@@ -94,7 +98,10 @@ class PretrainedParts:
             raise UserError("quantization int8 needs torchao; pip install 'fastvmt_pl[int8]', or use fp8")
         if compile and quantization is not None:
             raise UserError(f"compile does not go with quantization {quantization}; leave one of them out")
+        if compile and offload_blocks:
+            raise UserError("compile does not go with offload_blocks; leave one of them out")
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
+        self.offload_blocks, self.num_kept_blocks = offload_blocks, 0
         self.quantization = quantization
         self.loras = self._found_loras(loras or {})
         self.switched_on: tuple[dict[Path, float], ...] = tuple({} for _ in self.family.expert_names)
@@ -178,7 +185,25 @@ class PretrainedParts:
         """Return one of the frozen transformers, and read it if that was not done; one that is idle is on the CPU."""
         if number not in self.experts:
             self.experts[number] = self.make_expert(number)
+            self.place(number)
         return self.experts[number]
+
+    def place(self, number: int) -> None:
+        """Put an expert where it is to be."""
+        expert = self.experts[number]
+        if self.offload_blocks:
+            gather(self.family.blocks(expert))
+        if self.offload_blocks and number in self.working:
+            spread(expert, self.family.blocks(expert), self.device, self.num_kept_blocks)
+        else:
+            expert.to(self.device if number in self.working else torch.device("cpu"))
+
+    def keep_blocks(self, count: int) -> None:
+        """Have at least so many of the first blocks on the device from now on, though blocks are offloaded."""
+        if self.offload_blocks and count > self.num_kept_blocks:
+            self.num_kept_blocks = count
+            for number in self.working & self.experts.keys():
+                self.place(number)
 
     def put_to_work(self, numbers: Iterable[int]) -> None:
         """Put experts on the device, and others into the CPU's memory, but for those that are held.
@@ -189,10 +214,10 @@ class PretrainedParts:
         leaving, coming = self.working - wanted, wanted - self.working
         self.working = wanted
         for number in leaving & self.experts.keys():
-            self.experts[number].to(torch.device("cpu"))
+            self.place(number)
             self.switched.pop(number, None)
         for number in coming & self.experts.keys():
-            self.experts[number].to(self.device)
+            self.place(number)
 
     def hold(self, numbers: Iterable[int]) -> None:
         """Have experts on the device from now on, whichever works."""
@@ -216,7 +241,7 @@ class PretrainedParts:
             if self.compile:
                 block.compile()
         made: ModelMixin = transformer.requires_grad_(False).eval()
-        return made.to(self.device if number in self.working else torch.device("cpu"))
+        return made
 
     def quantize(self, transformer: ModelMixin) -> None:
         """Quantise a transformer's weights, if that is set."""
@@ -282,8 +307,8 @@ class PretrainedParts:
         # Not on the CPU, which weights that are to be sharded only pass through.
         if self.attention_backend is not None and self.device.type != "cpu":
             try_backend(self.attention_backend, self.device, self.dtype, self.geometry.head_dim)
-        for number, expert in self.experts.items():
-            expert.to(self.device if number in self.working else torch.device("cpu"))
+        for number in self.experts:
+            self.place(number)
         if "vae" in vars(self):
             self.vae.to(self.idle_device)
         if "text_pipeline" in vars(self):

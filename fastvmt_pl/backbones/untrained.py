@@ -1,7 +1,7 @@
 """A model made from its configs alone, to see what it costs before any weights are fetched or read."""
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,6 +11,8 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass, transform_subclass
+from torch.utils.hooks import RemovableHandle
 from transformers import AutoTokenizer
 
 from fastvmt_pl.backbones.backbone import Backbone
@@ -43,6 +45,7 @@ class UntrainedBackbone(DiffusersBackbone):
         self.embedded, self.switched = {}, {}
         self.experts, self.held = {}, set(backbone.held)
         self.working = {0, *self.held}
+        self.num_kept_blocks, self.waiting = 0, dict[int, Callable[[], None]]()
 
     def load_weights(self) -> None:
         """Make the transformer that works, and the autoencoder."""
@@ -53,6 +56,7 @@ class UntrainedBackbone(DiffusersBackbone):
         self.working = {*numbers, *self.held}
         for number in self.experts.keys() - self.working:
             del self.experts[number]
+            self.waiting.pop(number, None)
             gc.collect()
 
     def make_expert(self, number: int) -> ModelMixin:
@@ -76,6 +80,14 @@ class UntrainedBackbone(DiffusersBackbone):
             transformer.enable_gradient_checkpointing()
         self.family.prepare(transformer)
         return transformer
+
+    def place(self, number: int) -> None:
+        """Let blocks of a transformer wait, if that is set."""
+        if number in self.waiting:
+            self.waiting.pop(number)()
+        if self.offload_blocks and not self.random:
+            blocks = self.family.blocks(self.experts[number])
+            self.waiting[number] = wait_without_weights(blocks, self.num_kept_blocks)
 
     @cached_property
     def vae(self) -> ModelMixin:
@@ -152,6 +164,55 @@ class UntrainedBackbone(DiffusersBackbone):
             return torch.randn(empty.shape, dtype=dtype, device=self.device) * 0.02
         with FAKE:
             return torch.empty(empty.shape, dtype=dtype)
+
+
+def wait_without_weights(blocks: Sequence[nn.Module], num_kept: int) -> Callable[[], None]:
+    """Let a model's last blocks have no weights but while they or the blocks before them run, as a GPU has them.
+
+    Args:
+        blocks: All blocks, of fake tensors.
+        num_kept: How many of the first have weights all the time.
+
+    Returns:
+        What gives all blocks weights again.
+    """
+    waiting, handles = list(blocks[num_kept:]), list[RemovableHandle]()
+
+    def bring(number: int, *_: object) -> None:
+        for block in waiting[number : number + 2]:  # the next one is copied meanwhile
+            _put_weights(block, "cpu")
+
+    def leave(number: int, *_: object) -> None:
+        _put_weights(waiting[number], "meta")
+
+    for number, block in enumerate(waiting):
+        leave(number)
+        handles.append(block.register_forward_pre_hook(partial(bring, number)))
+        handles.append(block.register_forward_hook(partial(leave, number)))
+
+    def bring_all() -> None:
+        for handle in handles:
+            handle.remove()
+        for block in waiting:
+            _put_weights(block, "cpu")
+
+    return bring_all
+
+
+def _put_weights(block: nn.Module, device: str) -> None:
+    for module in block.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.device.type != device:
+                module._parameters[name] = nn.Parameter(_without_contents(parameter, device), requires_grad=False)
+
+
+def _without_contents(tensor: Tensor, device: str) -> Tensor:
+    """Return a tensor of the same kind on the meta device, or a fake one elsewhere."""
+    if is_traceable_wrapper_subclass(tensor):
+        made: Tensor = transform_subclass(tensor, lambda _, inner: _without_contents(inner, device))
+        return made
+    with nullcontext() if device == "meta" else FAKE:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
 
 
 def cast_while_running(transformer: ModelMixin, quantized: ModelMixin, dtype: torch.dtype) -> None:

@@ -71,6 +71,8 @@ def _changes(
     if (largest.work == "gradient" or denoising) and len(workload.prompts) > 1:
         batches = workload.num_batches * len(workload.prompts)
         yield "batch size 1", module, replace(workload, prompts=workload.prompts[:1], num_batches=batches)
+    if has_transformer and set_now.get("offload_blocks") is False and not set_now["compile"]:
+        yield "offload_blocks: true", _with(module, offload_blocks=True), workload
     may_cast = "quantization" in set_now and set_now["quantization"] is None and not set_now["compile"]
     if has_transformer and may_cast:
         yield "quantization: fp8", _with(module, quantization="fp8"), workload

@@ -20,7 +20,7 @@ from fastvmt_pl.runs.settings import merged
 
 Settings = dict[str, Any]
 """Values by dotted names."""
-ROUNDING = {"gradient_checkpointing", "offload", "attention_backend", "compile"}
+ROUNDING = {"gradient_checkpointing", "offload", "offload_blocks", "attention_backend", "compile"}
 """Settings of a backbone that change no more than rounding."""
 OUTSIDE = {"cache_dir", "extraction_batch", "folder", "keep_motion", "num_workers"}
 """Settings of datamodules that say where and how fast, not what."""
