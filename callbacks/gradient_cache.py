@@ -58,8 +58,8 @@ class GradientCache(Callback):
     budget bounds the error of a step as a share of the first step's length.
 
     Logs ``gradients/computed`` and ``gradients/reused`` (counts so far), ``gradients/cosine``, the cosine similarity
-    between a fresh gradient and the last one of the same guided step (near 1, reuse loses little), and
-    ``gradients/drift``, ``1 - exp(-drift)``. All are averaged over jobs.
+    between a fresh gradient and the last one (near 1, reuse loses little), and ``gradients/drift``, which is
+    ``1 - exp(-drift)``. All are averaged over jobs. Without ``carry_over``, both gradients are of the same guided step.
 
     Args:
         interval: Inner steps from one fresh gradient to the next; with a budget, the largest number of them. 1 reuses
@@ -152,15 +152,18 @@ class GradientCache(Callback):
         last, self.gradient = self.gradient, gradient
         self.jobs = self.jobs or [JobState() for _ in gradient]
         fresh = [number for number in range(len(gradient)) if number not in pl_module.cached_gradients]
-        renewed = [number for number in fresh if 0 < self.jobs[number].age <= pl_module.inner_step]
-        if renewed:  # both gradients are of this guided step
+        oldest = math.inf if self.carry_over else pl_module.inner_step
+        renewed = [number for number in fresh if 0 < self.jobs[number].age <= oldest]
+        if renewed:
             assert last is not None
             cosine = cosine_per_job(gradient[renewed], last.to(gradient.device)[renewed])
             pl_module.log("gradients/cosine", cosine.mean(), batch_size=len(renewed))
             for number, value in zip(renewed, cosine.tolist(), strict=True):
-                self.jobs[number].compare(value)
+                if self.jobs[number].age <= pl_module.inner_step:  # both are of this guided step
+                    self.jobs[number].compare(value)
             lost = [1 - math.exp(-job.drift) for job in self.jobs if job.drift is not None]
-            pl_module.log("gradients/drift", sum(lost) / len(lost), batch_size=len(gradient))
+            if lost:
+                pl_module.log("gradients/drift", sum(lost) / len(lost), batch_size=len(gradient))
         for number in fresh:
             self.jobs[number].num_computed += 1
             self.jobs[number].age, self.jobs[number].distance = 0, 0.0

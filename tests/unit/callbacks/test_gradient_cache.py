@@ -177,16 +177,17 @@ def test_gradients_of_two_guided_steps_are_not_compared(fit):
     assert not any("gradients/cosine" in logged for logged in record.logged)
 
 
-def test_gradients_carried_over_are_not_compared_either(fit):
+def test_gradients_carried_over_are_compared_but_say_nothing_of_the_drift(fit):
     record, cache = Record(), GradientCache(3, carry_over=True)
     fit([cache, record], num_guided_steps=2, num_inner_steps=2)  # the second gradient is that of the last inner step
     assert cache.num_computed == 2
-    assert not any("gradients/cosine" in logged for logged in record.logged)
+    assert ["gradients/cosine" in logged for logged in record.logged] == [False, False, False, True]
+    assert not any("gradients/drift" in logged for logged in record.logged)
     fit([cache, record], num_guided_steps=2)  # the second is that of inner step 3, the third of the second guided step
     cosines = [logged.get("gradients/cosine") for logged in record.logged[4:]]
     assert cache.num_computed == 3
     assert cosines[:3] == [None] * 3
-    assert len(set(cosines[3:])) == 1
+    assert len(set(cosines[3:])) == 2  # logged values stay until the next: those of the second and the third gradient
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, 1.0])
