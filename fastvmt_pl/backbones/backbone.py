@@ -33,6 +33,7 @@ class Backbone(ABC):
         lora_targets: Names of the linear layers that a LoRA adapts by default.
         device: Where it computes.
         quantization: How the frozen weights are quantised; ``None`` if they are not.
+        offload_blocks: Whether blocks wait in the CPU's memory, so that no gradient can go through all of them.
     """
 
     family: Family
@@ -43,6 +44,7 @@ class Backbone(ABC):
     lora_targets: tuple[str, ...]
     device: torch.device
     quantization: Quantization | None = None
+    offload_blocks: bool = False
 
     @abstractmethod
     def load_weights(self) -> None:

@@ -167,7 +167,7 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         """
         for block in request.blocks:
             self.check_block(block)
-        self.keep_blocks(max(request.blocks, default=-1) + 1)
+        self.keep_blocks(self.num_blocks if request.velocity else max(request.blocks, default=-1) + 1)
         turns, times = self._turns(timestep, len(latents)), self._placed(latents, timestep)[1]
         with torch.set_grad_enabled(request.gradient and torch.is_grad_enabled()):
             found = [

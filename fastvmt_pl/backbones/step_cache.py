@@ -45,7 +45,7 @@ class StepCache:
             raise UserError(f"the step cache has threshold {self.threshold}; use a positive number, or no step cache")
         if (self.method == "mag") != bool(self.mag_ratios):
             raise UserError(
-                "the step cache mag needs mag_ratios, a model's own; see docs/memory.md"
+                "the step cache mag needs mag_ratios, a model's own; see docs/cost.md"
                 if self.method == "mag"
                 else f"the step cache {self.method} takes no mag_ratios; leave them out"
             )

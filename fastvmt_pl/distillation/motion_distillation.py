@@ -140,6 +140,8 @@ class MotionDistillation(LightningModule):
         """Raise ``UserError`` if the frozen weights are quantised."""
         if backbone.quantization is not None:
             raise UserError(f"quantization is {backbone.quantization}; set it to null to train a LoRA")
+        if backbone.offload_blocks:
+            raise UserError("offload_blocks is true; set it to false to train a LoRA, whose gradient needs all blocks")
 
     def restart(self) -> None:
         """Reset the state of an earlier fit."""

@@ -7,6 +7,7 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.block_offload import HOOK
 from fastvmt_pl.backbones.request import Request
+from fastvmt_pl.distillation.motion_distillation import MotionDistillation
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.method.motion_transfer import MotionTransfer
 from fastvmt_pl.objectives import AttentionFlow
@@ -101,6 +102,16 @@ def test_a_plan_has_two_waiting_blocks_in_memory(quantization):
     assert (gradient.flops, denoising.flops) == (less.flops, running.flops)
 
 
-def test_compiled_blocks_cannot_wait():
+def test_a_gradient_of_the_velocity_keeps_all_blocks():
+    backbone = DiffusersBackbone(offload_blocks=True)
+    latents = torch.randn(1, *backbone.latent_shape(5, 32, 32), requires_grad=True)
+    found = backbone.capture(latents, 500.0, backbone.embed_prompts(PROMPTS[:1]), Request(velocity=True))
+    found.velocity.sum().backward()
+    assert not waiting(backbone)
+
+
+def test_what_does_not_go_with_it_is_refused():
     with pytest.raises(UserError, match="offload_blocks"):
         DiffusersBackbone(offload_blocks=True, compile=True)
+    with pytest.raises(UserError, match="offload_blocks"):
+        MotionDistillation(DiffusersBackbone(offload_blocks=True))

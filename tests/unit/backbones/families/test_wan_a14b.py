@@ -108,6 +108,14 @@ def test_unguided_sampling_gives_the_stock_pipelines_latents(folder, backbone, p
     assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
+def test_blocks_of_both_experts_may_wait(folder, backbone, image):
+    settings = [PROMPT], [5], backbone.latent_shape(*VIDEO), flow_matching_sigmas(4, 5.0), 4.0, NEGATIVE, image
+    offloaded = load_backbone(str(folder), offload_blocks=True)
+    assert torch.equal(sample(offloaded, *settings), sample(backbone, *settings))
+    offloaded.keep_blocks(1)
+    assert torch.equal(sample(offloaded, *settings), sample(backbone, *settings))
+
+
 def test_queries_and_keys_are_those_of_a_whole_pass_of_the_expert(backbone, latents, condition, monkeypatch):
     calls, kernel = [], functional.scaled_dot_product_attention
 
