@@ -75,6 +75,7 @@ def moves(backbone, monkeypatch):
         return move(self, *args, **kwargs)
 
     backbone.load_weights()
+    backbone.put_to_work([0])
     monkeypatch.setattr(torch.nn.Module, "to", watched)
     backbone.to("cpu:0")  # another device than "cpu", by its name
     yield asked
