@@ -13,6 +13,8 @@ from fastvmt_pl.errors import UserError
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 """The file that diffusers loads. Its header holds the adapter's settings, such as alpha."""
+BUNDLED = {"wan-tiny-few-steps": Path(__file__).parent / "wan_tiny_few_steps.safetensors"}
+"""LoRAs that ship with this package: wan-tiny's own sampling in four steps, by ``scripts/wan_tiny/few_steps.py``."""
 PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 """Files of peft's ``save_pretrained``. Only the second holds alpha."""
 HEADER_KEY = "lora_adapter_metadata"
@@ -24,15 +26,20 @@ def unfit(path: Path, reason: str) -> UserError:
 
 
 def find_lora(path: str | Path) -> Path:
-    """Return the safetensors file of a LoRA, given the file or its folder.
+    """Return the safetensors file of a LoRA, given the file, its folder, or the name of one that is bundled.
 
     Raises:
         UserError: If it does not exist.
     """
     given = Path(path).expanduser()
+    if str(path) in BUNDLED and not given.exists():
+        return BUNDLED[str(path)]
     file = given / DIFFUSERS_FILE if given.is_dir() else given
     if file.suffix != ".safetensors" or not file.is_file():
-        raise UserError(f"LoRA {path} does not exist; give a .safetensors file or a folder with {DIFFUSERS_FILE}")
+        raise UserError(
+            f"LoRA {path} does not exist; give a .safetensors file, a folder with {DIFFUSERS_FILE}, or the bundled "
+            f"{', '.join(BUNDLED)}"
+        )
     return file
 
 

@@ -63,7 +63,8 @@ class MotionTransfer(VideoSampler):
         baseline: Also denoise the same start without guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
         finish: Takes the place of the steps that are not guided, with LoRAs of its own; ``None`` for none.
-        step_cache: A cache for the steps that are not guided, which leaves blocks out; ``None`` for none.
+        step_cache: A cache for the steps that are not guided, which leaves blocks out; ``None`` for none. A finish has
+            none.
 
     Raises:
         ValueError: If a setting is out of range, saying which and what is allowed.

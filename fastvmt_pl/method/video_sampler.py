@@ -48,7 +48,8 @@ class VideoSampler(LightningModule):
         baseline: Also denoise the same start without motion guidance, to compare.
         keep_trajectory: Keep the latents before each denoising step, to learn from.
         finish: Takes the place of the last steps; ``None`` for none.
-        step_cache: A cache for the last steps; ``None`` for none. What a run is resumed from is before them.
+        step_cache: A cache for the last steps, unless there is a finish; ``None`` for none. What a run is resumed from
+            is before them.
         num_guided_steps: How many steps come before finish and cache.
 
     Raises:
@@ -113,7 +114,6 @@ class VideoSampler(LightningModule):
                 num_guided_steps < num_steps,
                 f"num_guided_steps is {num_guided_steps}, so none of {num_steps} steps is left for a finish; use fewer",
             )
-            check(step_cache is None, "a step cache does not go with a finish, whose few steps differ; leave one out")
             backbone.check_loras(finish.loras)
             last = finish.sigmas(float(self.sigmas[num_guided_steps]), shift)
             self.sigmas = torch.cat([self.sigmas[:num_guided_steps], last])
@@ -248,7 +248,7 @@ class VideoSampler(LightningModule):
     @contextmanager
     def _cached(self) -> Iterator[None]:
         """Have the step cache on, if there is one; a checkpoint within the block is of its begin, without a cache."""
-        if self.step_cache is None:
+        if self.step_cache is None or self.finish is not None:  # its few steps differ
             yield
             return
         self.before_cache = self._state()

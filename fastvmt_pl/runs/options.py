@@ -12,6 +12,7 @@ from typing import Any
 from fastvmt_pl.backbones.families.finding import family_of
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.tables import lines_of, read_text
+from fastvmt_pl.lora.sources import BUNDLED
 
 CONFIGS = Path(str(files("fastvmt_pl.configs")))
 Loras = str | list[str] | dict[str, float]
@@ -124,14 +125,18 @@ def parse_loras(loras: Loras | None) -> dict[str, float]:
 
 def _parse_lora(lora: str) -> tuple[str, float]:
     path, _, weight = lora.rpartition(":")
-    if lora and Path(lora).expanduser().exists():
+    if lora and _exists(lora):
         return lora, 1.0
-    if not path or not Path(path).expanduser().exists():
+    if not path or not _exists(path):
         raise UserError(f"LoRA {lora!r} does not exist; give a folder or a .safetensors file, or PATH:WEIGHT")
     number = float(weight) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", weight, re.IGNORECASE) else math.nan
     if not math.isfinite(number):
         raise UserError(f"the weight of LoRA {path!r} is {weight!r}; give a number, such as 0.5 or -1e-1")
     return path, number
+
+
+def _exists(lora: str) -> bool:
+    return lora in BUNDLED or Path(lora).expanduser().exists()
 
 
 def as_words(options: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 Usage: ``python scripts/wan_tiny/few_steps.py --output FOLDER``; the same command resumes a run that was stopped. The
 teacher makes videos of prompts that wan-tiny was trained on, unguided by any motion, and keeps its trajectories. The
-LoRA is in ``FOLDER/few_steps.safetensors``.
+LoRA is in ``FOLDER/few_steps.safetensors``; with the default settings, it is the bundled ``wan-tiny-few-steps``.
 """
 
 import math
@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 
 from fastvmt_pl.clips.video_writing import write_video
+from fastvmt_pl.files.atomic import written_whole
 from fastvmt_pl.lora import DIFFUSERS_FILE, write_lora
 from fastvmt_pl.runs.claims import claimed_folder
 from fastvmt_pl.runs.composition import SILENT, compose, compose_training
@@ -34,10 +35,10 @@ TARGETS += ["ffn.net.0.proj", "ffn.net.2"]
 
 def main(
     output: Path,
-    num_samples: int = 256,
+    num_samples: int = 128,
     few_steps: int = 4,
     rank: int = 16,
-    num_steps: int = 1000,
+    num_steps: int = 300,
     batch_size: int = 16,
     lr: float = 2e-3,
 ) -> None:
@@ -78,7 +79,8 @@ def main(
         with training.model.for_sampling():
             write_lora(training.model.read_adapters()[0], output / "lora", training.model.backbone.family)
         weights = {name: x.to(torch.bfloat16) for name, x in load_file(output / "lora" / DIFFUSERS_FILE).items()}
-        save_file(weights, output / "few_steps.safetensors")
+        with written_whole(output / "few_steps.safetensors") as path:
+            save_file(weights, path)
 
 
 def _teach(output: Path, num_samples: int) -> None:

@@ -113,6 +113,13 @@ def test_a_killed_run_goes_on_from_before_the_cache(fit, tmp_path, monkeypatch, 
     assert resumed.cached_passes == whole.cached_passes
 
 
+def test_a_finish_has_no_cache(fit):
+    finish = Finish({"wan-tiny-few-steps": 1.0}, num_steps=4)
+    module = fit(step_cache=ALWAYS, finish=finish, **OPTIONS)
+    assert module.cached_passes is None
+    assert torch.equal(module.result.latents, fit(finish=finish, **OPTIONS).result.latents)
+
+
 def test_ratios_are_those_of_each_transformers_own_steps():
     cache = StepCache("mag", mag_ratios=[1.0, 1.25, 1.5])
     assert cache.config([2, 3], num_steps=5).mag_ratios.tolist() == [1.25, 1.5]
@@ -121,8 +128,6 @@ def test_ratios_are_those_of_each_transformers_own_steps():
 
 def test_what_cannot_be_is_refused_before_weights_are_read(tmp_path):
     backbone = DiffusersBackbone("wan-tiny")
-    with pytest.raises(UserError, match="finish"):
-        MotionTransfer(backbone, step_cache=ALWAYS, finish=Finish({"few.safetensors": 1.0}))
     with pytest.raises(UserError, match="mag_ratios"):
         StepCache("mag")
     with pytest.raises(UserError, match="mag_ratios"):
