@@ -96,7 +96,7 @@ def draw(settings: list[Setting], output: Path, score: str, cost: str) -> None:
         axes.errorbar(costs, means, bars, marker="o", capsize=3, label=name)
         for setting, x, y in zip(curve, costs, means, strict=True):
             label = setting.name.removeprefix(name).lstrip(", ")
-            axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 5), fontsize="small")
+            axes.annotate(label, (x, y), textcoords="offset points", xytext=(2, 4), fontsize="small", rotation=50)
     axes.set(xlabel=f"{cost.replace('_', ' ')}, mean of jobs", ylabel=f"{score.replace('_', ' ')}, mean of jobs")
     axes.grid(alpha=0.3)
     axes.legend()
