@@ -1,6 +1,7 @@
 """The parts of a pretrained model: a folder that is checked at once, and weights that are read when they are used."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -26,6 +27,7 @@ from fastvmt_pl.backbones.precision import PrecisionOption, Quantization, settle
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
 from fastvmt_pl.lora import SwitchedLoras, check_loras, find_loras, fuse_loras, lora_files
+from fastvmt_pl.lora.reading import read_lora
 
 LAZY = {"folder", "vae", "text_pipeline"}
 """What is fetched or read only when it is first used."""
@@ -112,12 +114,19 @@ class PretrainedParts:
         self.embedded: dict[str, dict[str, Tensor]] = {}
 
     def check_loras(self, loras: Mapping[str, float]) -> None:
-        """Check LoRAs without reading the model's weights.
+        """Check LoRAs that are to be switched on, without reading the model's weights.
 
         Raises:
             UserError: If one is not found, or any part of it cannot be applied.
         """
-        self._found_loras(loras)
+        paths = {path for of_expert in self._found_loras(loras) for path in of_expert}
+        for path in paths if self.offload_blocks else ():
+            for update in read_lora(path, self.family.shapes(), self.family.layer_names):
+                if not re.fullmatch(self.family.layer_names.adaptable, update.parameter.rpartition(".")[0]):
+                    raise UserError(
+                        f"LoRA {path} replaces {update.parameter}, which the copy of a waiting block would undo; set "
+                        "offload_blocks to false"
+                    )
 
     def _found_loras(self, loras: Mapping[str, float]) -> tuple[dict[Path, float], ...]:
         """Return the weight of each LoRA's file, for each expert."""

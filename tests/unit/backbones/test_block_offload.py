@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers.hooks.group_offloading import ModuleGroup
+from safetensors.torch import load_file, save_file
 
 from fastvmt_pl.backbones import DiffusersBackbone
 from fastvmt_pl.backbones.block_offload import HOOK
@@ -70,6 +71,21 @@ def test_a_gradient_brings_no_block_that_waits(brought):
     query, _ = backbone.query_key(latents, 500.0, backbone.embed_prompts(PROMPTS[:1]), 2)
     query.sum().backward()
     assert not brought
+
+
+def test_a_lora_beside_waiting_blocks_works_and_one_that_replaces_is_refused(tmp_path, write_lora):
+    path = write_lora(tmp_path / "lora.safetensors", 0.1)
+    loras, found = {str(path): 1.0}, []
+    latents = torch.randn(1, *DiffusersBackbone().latent_shape(5, 32, 32))
+    for backbone in (DiffusersBackbone(), DiffusersBackbone(offload_blocks=True)):
+        backbone.check_loras(loras)
+        with torch.no_grad(), backbone.adapted(loras):
+            found.append(backbone.velocity(latents, 500.0, backbone.embed_prompts(PROMPTS[:1])))
+    assert torch.equal(*found)
+    save_file({**load_file(path), "diffusion_model.blocks.1.modulation.diff": torch.zeros(1, 6, 144)}, path)
+    DiffusersBackbone().check_loras(loras)
+    with pytest.raises(UserError, match="offload_blocks"):
+        DiffusersBackbone(offload_blocks=True).check_loras(loras)
 
 
 def test_a_model_that_moves_has_the_same_blocks_waiting():
