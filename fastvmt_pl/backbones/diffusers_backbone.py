@@ -93,7 +93,7 @@ class DiffusersBackbone(PretrainedParts, WithGeometry, Backbone):
         super().check_step_cache(cache)
         if self.compile:
             raise UserError(
-                "compile does not go with a step cache, which compiles each block anew; leave one of them out"
+                "a step cache cannot be used with compile, since every block would be compiled separately; turn one off"
             )
 
     @contextmanager

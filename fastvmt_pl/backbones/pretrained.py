@@ -1,9 +1,7 @@
 """The parts of a pretrained model: a folder that is checked at once, and weights that are read when they are used."""
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,16 +22,16 @@ from fastvmt_pl.backbones.model_folder import (
     resolve_model,
 )
 from fastvmt_pl.backbones.precision import PrecisionOption, Quantization, settled
+from fastvmt_pl.backbones.switches_loras import SwitchesLoras
 from fastvmt_pl.errors import UserError
 from fastvmt_pl.files.file_hash import file_sha256
-from fastvmt_pl.lora import SwitchedLoras, check_loras, find_loras, fuse_loras, lora_files
-from fastvmt_pl.lora.reading import read_lora
+from fastvmt_pl.lora import SwitchedLoras, fuse_loras, lora_files
 
 LAZY = {"folder", "vae", "text_pipeline"}
 """What is fetched or read only when it is first used."""
 
 
-class PretrainedParts:
+class PretrainedParts(SwitchesLoras):
     """A pipeline folder in diffusers format.
 
     Checks the folder when made, and fetches and reads weights when they are first used.
@@ -105,58 +103,13 @@ class PretrainedParts:
         self.offload, self.attention_backend, self.compile = offload, attention_backend, compile
         self.offload_blocks, self.num_kept_blocks = offload_blocks, 0
         self.quantization = quantization
-        self.loras = self._found_loras(loras or {})
+        self.loras = self.found_loras(loras or {})
         self.switched_on: tuple[dict[Path, float], ...] = tuple({} for _ in self.family.expert_names)
         self.switched: dict[int, tuple[str, SwitchedLoras]] = {}
         self.device = torch.device("cpu")
         self.experts: dict[int, ModelMixin] = {}
         self.working, self.held = {0}, set[int]()
         self.embedded: dict[str, dict[str, Tensor]] = {}
-
-    def check_loras(self, loras: Mapping[str, float]) -> None:
-        """Check LoRAs that are to be switched on, without reading the model's weights.
-
-        Raises:
-            UserError: If one is not found, or any part of it cannot be applied.
-        """
-        paths = {path for of_expert in self._found_loras(loras) for path in of_expert}
-        for path in paths if self.offload_blocks else ():
-            for update in read_lora(path, self.family.shapes(), self.family.layer_names):
-                if not re.fullmatch(self.family.layer_names.adaptable, update.parameter.rpartition(".")[0]):
-                    raise UserError(
-                        f"LoRA {path} replaces {update.parameter}, which the copy of a waiting block would undo; set "
-                        "offload_blocks to false"
-                    )
-
-    def _found_loras(self, loras: Mapping[str, float]) -> tuple[dict[Path, float], ...]:
-        """Return the weight of each LoRA's file, for each expert."""
-        found = find_loras(loras, self.family.expert_names)
-        if any(found):
-            shapes = self.family.shapes()
-            for of_expert in found:
-                check_loras(shapes, of_expert, self.family.layer_names)
-        return found
-
-    @contextmanager
-    def adapted(self, loras: Mapping[str, float]) -> Iterator[None]:
-        """Have LoRAs on within the block, beside those that are fused."""
-        before, self.switched_on = self.switched_on, find_loras(loras, self.family.expert_names)
-        try:
-            yield
-        finally:
-            self.switched_on = before
-
-    def with_switched(self, number: int) -> AbstractContextManager[None]:
-        """Return the context in which an expert runs with the LoRAs that are on. The last ones are kept in memory."""
-        loras = self.switched_on[number]
-        if not loras:
-            return nullcontext()
-        key = str([(path, weight, path.stat().st_mtime_ns, path.stat().st_size) for path, weight in loras.items()])
-        if number not in self.switched or self.switched[number][0] != key:
-            self.switched.pop(number, None)  # before others take memory
-            made = SwitchedLoras(self.expert(number), loras, self.family.layer_names, self.dtype)
-            self.switched[number] = key, made
-        return self.switched[number][1].on()
 
     @cached_property
     def dtype(self) -> torch.dtype:

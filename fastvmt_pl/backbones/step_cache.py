@@ -79,20 +79,18 @@ class CachedSteps:
         family: The family of the model.
 
     Attributes:
+        steps: The steps that each of the transformers takes, by its number.
         num_passes: Passes of a transformer so far, of a video each.
         num_whole: How many of them ran all blocks.
     """
 
     def __init__(self, cache: StepCache, sigmas: Float[Tensor, "steps_and_end"], first: int, family: Family) -> None:
-        self.cache, self.first, self.family = cache, first, family
+        self.cache, self.family = cache, family
         self.timesteps = [1000 * sigma for sigma in sigmas[:-1].tolist()]
+        experts = {step: family.expert_at(self.timesteps[step]) for step in range(first, len(self.timesteps))}
+        self.steps = {each: [step for step in experts if experts[step] == each] for each in set(experts.values())}
         self.num_passes = self.num_whole = 0
         self.rest = ExitStack()
-
-    def steps_of(self, expert: int) -> list[int]:
-        """Return the steps that one of the transformers takes."""
-        steps = range(self.first, len(self.timesteps))
-        return [step for step in steps if self.family.expert_at(self.timesteps[step]) == expert]
 
     def run(
         self, transformer: ModelMixin, expert: int, timestep: float, trajectory: str
@@ -105,7 +103,7 @@ class CachedSteps:
             timestep: Noise level times 1000, of one of the steps.
             trajectory: Name of the passes that the cache may compare: of one video, under one of its prompts.
         """
-        steps = self.steps_of(expert)
+        steps = self.steps[expert]
         if not transformer.is_cache_enabled:
             transformer.enable_cache(self.cache.config(steps, len(self.timesteps)))
             self.rest.callback(transformer.disable_cache)
